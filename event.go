@@ -1,0 +1,39 @@
+package freezeframe
+
+// The kinds of Event.
+const (
+	// EventKernelLog is a line of /dev/kmsg: Text is the message, attributes
+	// level, facility, sequence.
+	EventKernelLog = "kernel_log"
+	// EventMissed is a reading that ran late or not at all: attributes source,
+	// lane, late_us, wchan, stack.
+	EventMissed = "missed"
+	// EventRefused is work that the kernel refused at once: attributes probe,
+	// target, errno (the name: ENOSPC).
+	EventRefused = "refused"
+	// EventClockStepped is a jump of the wall clock: attribute step_ns.
+	EventClockStepped = "clock_stepped"
+)
+
+// Event is something that happened at a moment (End 0) or over a span.
+type Event struct {
+	Kind  string
+	At    Instant
+	End   Instant
+	PID   int
+	Text  string
+	Attrs []Attr
+}
+
+// Attr is one named property of an event.
+type Attr struct{ Name, Value string }
+
+// Attr returns the named attribute, or "".
+func (e *Event) Attr(name string) string {
+	for _, a := range e.Attrs {
+		if a.Name == name {
+			return a.Value
+		}
+	}
+	return ""
+}
