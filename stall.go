@@ -56,7 +56,9 @@ type Probe interface {
 type Symptom struct {
 	Probe   string
 	Target  string
-	Span    Span
+	Span    Span          // from its first late work to its last
+	Late    Spans         // when work was late, within Span
+	Own     bool          // the late work was ours: no user or service waited for it
 	Worst   time.Duration // the longest single wait in the span
 	Count   int           // how many waits it is made of
 	Quality float64
@@ -70,4 +72,27 @@ type Stall struct {
 	Span
 	Ongoing  bool // it had not ended when the window was taken
 	Symptoms []Symptom
+}
+
+// Late returns the time in which something was late: what a verdict has to
+// explain. Between two waits of one stall there may be moments in which all
+// went well. Where a service or process was late, our own probes' waits do not
+// add to it, so that the stall is what people felt.
+func (s *Stall) Late() Spans {
+	var felt, own []Span
+	for i := range s.Symptoms {
+		if sy := &s.Symptoms[i]; sy.Own {
+			own = append(own, sy.Late...)
+		} else {
+			felt = append(felt, sy.Late...)
+		}
+	}
+	if len(felt) == 0 {
+		felt = own
+	}
+	set := Union(felt...).Within(s.Span)
+	if set.Length() == 0 {
+		return Union(s.Span)
+	}
+	return set
 }

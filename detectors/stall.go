@@ -1,0 +1,248 @@
+package detectors
+
+import (
+	"slices"
+	"time"
+
+	"freezeframe"
+)
+
+// How lateness becomes a stall.
+const (
+	// timesUsual is how many times a probe's own baseline its lateness must be.
+	timesUsual = 4
+	// minQuality is how certain a probe must be that somebody waited before
+	// its lateness may open a stall on its own.
+	minQuality = 0.5
+	// refusedSpan is how long work that failed at once counts as not done:
+	// until it is tried again, about.
+	refusedSpan = 200 * time.Millisecond
+)
+
+// alone is how late our own pieces of work must be to open a stall when no
+// service and no process is seen to suffer. A machine that compiles or copies
+// a disk delays a heartbeat by 100 ms and an fsync by a second, and nobody is
+// waiting for it; what freezes a machine delays them by more. Together with a
+// service's lateness they count from their probe's floor on.
+var alone = map[string]time.Duration{
+	"heartbeat":    600 * time.Millisecond,
+	"heartbeat_rt": 150 * time.Millisecond,
+	"fsync":        2 * time.Second,
+	"page_touch":   600 * time.Millisecond,
+	"fork":         1500 * time.Millisecond,
+	"loopback":     600 * time.Millisecond,
+}
+
+// Tracker turns lateness into stalls. It is used by one goroutine.
+type Tracker struct {
+	// Quiet is how long nothing must be late before a stall is over.
+	Quiet time.Duration
+
+	items []item // what is late or was, of the stall that is open or may open
+	open  bool
+}
+
+// item is one piece of work, from its first report to its last.
+type item struct {
+	late freezeframe.Lateness
+	at   freezeframe.Instant // the last report
+}
+
+// span is when the work was late, up to now while it is in flight.
+func (it *item) span(now freezeframe.Instant) freezeframe.Span {
+	end := it.late.Done
+	switch {
+	case it.late.Err != "" && (end == 0 || end.Sub(it.late.Began) < refusedSpan):
+		end = max(it.late.Seen, it.late.Began.Add(refusedSpan))
+	case end == 0 && now.Sub(it.at) > forgotten:
+		end = it.late.Seen // its probe has stopped reporting it
+	case end == 0:
+		end = max(it.late.Seen, now)
+	}
+	return freezeframe.Span{Start: it.late.Began, End: end}
+}
+
+// forgotten is how long a probe may be silent on work it called in flight
+// before it counts as over: probes repeat themselves every 100 ms.
+const forgotten = time.Second
+
+func (it *item) inFlight(now freezeframe.Instant) bool {
+	return it.late.Done == 0 && it.late.Err == "" && now.Sub(it.at) <= forgotten
+}
+
+// counts tells whether the item is late enough to be part of a stall.
+func (it *item) counts() bool {
+	l := &it.late
+	if l.Err != "" {
+		return true
+	}
+	return l.Late() >= max(l.Floor, timesUsual*l.Usual)
+}
+
+// opens tells whether the item may open a stall by itself.
+func (it *item) opens() bool {
+	if !it.counts() || it.late.Quality < minQuality {
+		return false
+	}
+	if it.late.Err != "" {
+		return true
+	}
+	return it.late.Late() >= alone[it.late.Probe]
+}
+
+// synthetic tells whether a probe does work of its own, which no user waits for.
+func synthetic(probe string) bool {
+	_, own := alone[probe]
+	return own
+}
+
+// Feed takes a report of a probe.
+func (t *Tracker) Feed(l freezeframe.Lateness) {
+	for i := range t.items {
+		if have := &t.items[i].late; have.Probe == l.Probe && have.Target == l.Target && have.Began == l.Began {
+			if len(l.Victims) == 0 {
+				l.Victims = have.Victims
+			}
+			t.items[i] = item{l, l.Seen}
+			return
+		}
+	}
+	if len(t.items) >= maxItems {
+		t.drop()
+	}
+	t.items = append(t.items, item{l, l.Seen})
+}
+
+// maxItems bounds what is kept of one stall: a service with ten thousand
+// waiting clients is as stalled as one with a few hundred.
+const maxItems = 4096
+
+// drop makes room by merging finished items of the same probe and target that
+// lie inside another.
+func (t *Tracker) drop() {
+	half := len(t.items) / 2
+	slices.SortFunc(t.items, func(a, b item) int {
+		return int(b.late.Late()/time.Microsecond) - int(a.late.Late()/time.Microsecond)
+	})
+	t.items = t.items[:half]
+}
+
+// Step says how things stand: whether a stall is open now, and the stall that
+// has just ended, if one has. Call it a few times a second.
+func (t *Tracker) Step(now freezeframe.Instant) (open bool, ended *freezeframe.Stall) {
+	if !t.open {
+		t.forget(now)
+		for i := range t.items {
+			if t.items[i].opens() {
+				t.open = true
+				break
+			}
+		}
+		return t.open, nil
+	}
+	last := freezeframe.Instant(0)
+	for i := range t.items {
+		it := &t.items[i]
+		if !it.counts() {
+			continue
+		}
+		if it.inFlight(now) {
+			return true, nil
+		}
+		last = max(last, it.span(now).End)
+	}
+	if now.Sub(last) < t.Quiet {
+		return true, nil
+	}
+	stall := t.stall(now, false)
+	t.open, t.items = false, nil
+	return false, stall
+}
+
+// Current returns the stall that is open, as it stands, or nil.
+func (t *Tracker) Current(now freezeframe.Instant) *freezeframe.Stall {
+	if !t.open {
+		return nil
+	}
+	ongoing := false
+	for i := range t.items {
+		ongoing = ongoing || t.items[i].counts() && t.items[i].inFlight(now)
+	}
+	return t.stall(now, ongoing)
+}
+
+// forget drops what was late long ago without opening a stall.
+func (t *Tracker) forget(now freezeframe.Instant) {
+	t.items = slices.DeleteFunc(t.items, func(it item) bool {
+		return !it.inFlight(now) && now.Sub(it.span(now).End) > t.Quiet
+	})
+}
+
+// stall merges the items into symptoms. The edges are those of what people
+// and services felt; our own probes decide only when nothing else was late.
+func (t *Tracker) stall(now freezeframe.Instant, ongoing bool) *freezeframe.Stall {
+	s := &freezeframe.Stall{Ongoing: ongoing}
+	felt := false
+	for i := range t.items {
+		it := &t.items[i]
+		felt = felt || it.opens() && !synthetic(it.late.Probe)
+	}
+	for i := range t.items {
+		it := &t.items[i]
+		if !it.counts() {
+			continue
+		}
+		span := it.span(now)
+		if edge := !felt || (!synthetic(it.late.Probe) && it.late.Quality >= minQuality); edge {
+			if s.Start == 0 || span.Start < s.Start {
+				s.Start = span.Start
+			}
+			s.End = max(s.End, span.End)
+		}
+		addSymptom(s, it, span)
+	}
+	// A symptom that began long before what people felt would only blur it.
+	s.Symptoms = slices.DeleteFunc(s.Symptoms, func(sy freezeframe.Symptom) bool {
+		return sy.Span.And(s.Span).Length() == 0
+	})
+	slices.SortStableFunc(s.Symptoms, func(a, b freezeframe.Symptom) int {
+		if x, y := synthetic(a.Probe), synthetic(b.Probe); x != y {
+			if y {
+				return -1
+			}
+			return 1
+		}
+		return int(b.Worst/time.Millisecond) - int(a.Worst/time.Millisecond)
+	})
+	return s
+}
+
+func addSymptom(s *freezeframe.Stall, it *item, span freezeframe.Span) {
+	l := &it.late
+	i := slices.IndexFunc(s.Symptoms, func(sy freezeframe.Symptom) bool {
+		return sy.Probe == l.Probe && sy.Target == l.Target && sy.Err == l.Err
+	})
+	if i < 0 {
+		s.Symptoms = append(s.Symptoms, freezeframe.Symptom{
+			Probe: l.Probe, Target: l.Target, Span: span, Quality: l.Quality, Err: l.Err, Own: synthetic(l.Probe),
+		})
+		i = len(s.Symptoms) - 1
+	}
+	sy := &s.Symptoms[i]
+	sy.Span.Start = min(sy.Span.Start, span.Start)
+	sy.Span.End = max(sy.Span.End, span.End)
+	sy.Quality = max(sy.Quality, l.Quality)
+	sy.Count++
+	sy.Late = freezeframe.Union(append(sy.Late, span)...)
+	if span.Length() > sy.Worst && l.Err == "" {
+		sy.Worst = span.Length()
+	}
+	for _, v := range l.Victims {
+		if !slices.Contains(sy.Victims, v) && len(sy.Victims) < maxVictims {
+			sy.Victims = append(sy.Victims, v)
+		}
+	}
+}
+
+// maxVictims is how many victims of one symptom are accounted for.
+const maxVictims = 64
