@@ -11,6 +11,10 @@ const (
 	// EventRefused is work that the kernel refused at once: attributes probe,
 	// target, errno (the name: ENOSPC).
 	EventRefused = "refused"
+	// EventEnds names the processes at the ends of a pipe or socket that a
+	// victim waits on: attributes file, readers, writers (comma-separated
+	// pids), found while it could still be seen.
+	EventEnds = "ends"
 	// EventClockStepped is a jump of the wall clock: attribute step_ns.
 	EventClockStepped = "clock_stepped"
 )

@@ -1,6 +1,7 @@
 package freezeframe
 
 import (
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -149,11 +150,14 @@ type Host struct {
 	Focus *Focus
 }
 
-// Focus tells the collectors what deserves the full rate. Writers replace it
-// as a whole; readers never wait.
+// Focus tells the collectors what deserves the full rate. Readers never wait;
+// writers replace a list as a whole, and one that changes nothing allocates
+// nothing.
 type Focus struct {
-	until atomic.Int64
-	pids  atomic.Pointer[[]int32]
+	until   atomic.Int64
+	victims atomic.Pointer[[]int32]
+	holders atomic.Pointer[[]int32]
+	merged  atomic.Pointer[[]int32]
 }
 
 // Stalled tells whether a stall is open or suspected at the moment now.
@@ -172,19 +176,49 @@ func (f *Focus) Suspect(until Instant) {
 }
 
 // PIDs returns the processes whose threads are sampled at the full rate while
-// a stall is open: those that suffer it. The slice must not be changed.
+// a stall is open: those that suffer it and those that hold what they wait
+// for, without repetition, victims first. The slice must not be changed.
 func (f *Focus) PIDs() []int32 {
 	if f == nil {
 		return nil
 	}
-	if p := f.pids.Load(); p != nil {
-		return *p
+	return load(&f.merged)
+}
+
+// Watch replaces the processes that suffer.
+func (f *Focus) Watch(pids []int32) { f.replace(&f.victims, pids) }
+
+// Hold replaces the processes that hold what the others wait for.
+func (f *Focus) Hold(pids []int32) { f.replace(&f.holders, pids) }
+
+func (f *Focus) replace(list *atomic.Pointer[[]int32], pids []int32) {
+	if slices.Equal(load(list), pids) {
+		return
+	}
+	own := slices.Clone(pids)
+	list.Store(&own)
+	// Two writers at once may each merge; the later store has both lists,
+	// since each stored its own before it merged.
+	var merged []int32
+	for _, pid := range load(&f.victims) {
+		if !slices.Contains(merged, pid) {
+			merged = append(merged, pid)
+		}
+	}
+	for _, pid := range load(&f.holders) {
+		if !slices.Contains(merged, pid) {
+			merged = append(merged, pid)
+		}
+	}
+	f.merged.Store(&merged)
+}
+
+func load(p *atomic.Pointer[[]int32]) []int32 {
+	if s := p.Load(); s != nil {
+		return *s
 	}
 	return nil
 }
-
-// Watch replaces the processes that PIDs returns.
-func (f *Focus) Watch(pids []int32) { f.pids.Store(&pids) }
 
 // Collector reads one kernel source. Open may be called again after Close.
 // Collect fills the table it is given (already reset, with Due and At set) and
