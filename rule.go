@@ -44,6 +44,9 @@ type Finding struct {
 	Evidence   []Evidence
 	Remedy     []string // particular to this finding; before the rule's own
 	Chain      []string // victim first, root last; empty: none known
+	// SymptomOf is set by the judge on a finding that a deeper one brought
+	// about; rules leave it empty.
+	SymptomOf Cause
 }
 
 // The kinds of Culprit.

@@ -1,0 +1,675 @@
+package detectors
+
+import (
+	"cmp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"freezeframe"
+	"freezeframe/internal/kernel"
+)
+
+const (
+	// lead is how far before and after a symptom samples are still used to
+	// place its edges.
+	lead = 1500 * time.Millisecond
+	// maxAccounts bounds the ledger: a pool of hundreds of threads that all
+	// wait for the same thing is judged by its first ones.
+	maxAccounts = 160
+	// maxChain is how many holders a wait chain is followed through.
+	maxChain = 6
+	// throttledShare: of the time a thread wanted a CPU, how much its cgroup
+	// must have been throttled for the wait to be the quota's.
+	throttledShare = 0.3
+)
+
+// Account builds the time ledger of a window's stall: an account for each
+// victim thread of each symptom, in which every moment has one class.
+func Account(w freezeframe.Window) freezeframe.Ledger {
+	b := newBook(w)
+	var ledger freezeframe.Ledger
+	for i, sy := range w.Stall().Symptoms {
+		if sy.Err != "" && sy.Worst == 0 {
+			continue // refused at once: nobody's time is missing
+		}
+		var accounts []freezeframe.Account
+		for _, v := range sy.Victims {
+			accounts = append(accounts, b.accounts(i, v, sy.Span)...)
+		}
+		weigh(accounts)
+		slices.SortStableFunc(accounts, func(x, y freezeframe.Account) int { return cmp.Compare(y.Weight, x.Weight) })
+		for j := range accounts {
+			if len(ledger.Accounts) >= maxAccounts {
+				break
+			}
+			if accounts[j].Weight > 0 {
+				accounts[j].Chain = b.chain(&accounts[j])
+			}
+			ledger.Accounts = append(ledger.Accounts, accounts[j])
+		}
+	}
+	return ledger
+}
+
+// sample is one row of the tasks source.
+type sample struct {
+	at                    freezeframe.Instant
+	state                 byte
+	run, wait, timeslices uint64
+	syscall               int64
+	wchan, stack, file    uint64
+	cpu                   uint64
+}
+
+// thread is the samples of one task key over the window.
+type thread struct {
+	key     freezeframe.Key
+	pid     int
+	comm    uint64
+	samples []sample
+}
+
+// book is a window read once into what the accounts need.
+type book struct {
+	w        freezeframe.Window
+	threads  map[int][]*thread // by pid
+	sockets  map[uint64]socket // by inode
+	outgoing map[int][]socket  // client sides, by pid
+	locks    []lockWait
+	ends     []freezeframe.Event
+	fuses    []fuseMount
+	comms    map[int]string
+	groups   map[int]string // /proc/PID/cgroup lines joined by ';'
+	parents  map[int]int
+}
+
+type socket struct {
+	server         bool
+	pid, peerPID   int
+	peer           string
+	sentAt, recvAt freezeframe.Instant
+	seen           freezeframe.Instant
+}
+
+type lockWait struct {
+	span           freezeframe.Span
+	waiter, holder int
+	kind, path     string
+}
+
+type fuseMount struct {
+	mountpoint string
+	pid        int
+	comm       string
+}
+
+func newBook(w freezeframe.Window) *book {
+	stall := w.Stall()
+	span := freezeframe.Span{Start: stall.Start.Add(-lead), End: stall.End.Add(lead)}
+	b := &book{
+		w: w, threads: map[int][]*thread{}, sockets: map[uint64]socket{}, outgoing: map[int][]socket{},
+		comms: map[int]string{}, groups: map[int]string{}, parents: map[int]int{},
+		ends: w.Events(freezeframe.EventEnds, freezeframe.Whole),
+	}
+	b.readTasks(w.Between("tasks", span))
+	b.readProcs(w.Between("procs", span))
+	b.readSockets(w.Between("connections", span))
+	b.readLocks(w.Between("locks", span))
+	fuse := w.Between("fuse", span)
+	each(&fuse, []string{"mountpoint", "pid", "comm"}, func(_ *freezeframe.Table, _ freezeframe.Key, v []uint64) {
+		m := fuseMount{w.Text(v[0]), int(v[1]), w.Text(v[2])}
+		if !slices.Contains(b.fuses, m) {
+			b.fuses = append(b.fuses, m)
+		}
+	})
+	return b
+}
+
+// each calls f with the values of the named columns of every row; a column
+// that the source does not have reads 0.
+func each(s *freezeframe.Series, columns []string, f func(t *freezeframe.Table, key freezeframe.Key, v []uint64)) {
+	at := make([]int, len(columns))
+	for i, name := range columns {
+		at[i] = s.Source.Column(name)
+	}
+	width := len(s.Source.Columns)
+	v := make([]uint64, len(columns))
+	for i := range s.Tables {
+		t := &s.Tables[i]
+		for r, key := range t.Keys {
+			row := t.Values(r, width)
+			for j, c := range at {
+				v[j] = 0
+				if c >= 0 {
+					v[j] = row[c]
+				}
+			}
+			f(t, key, v)
+		}
+	}
+}
+
+func (b *book) readTasks(s freezeframe.Series) {
+	byKey := map[freezeframe.Key]*thread{}
+	columns := []string{"pid", "comm", "state", "run_ns", "wait_ns", "timeslices", "syscall", "wchan", "stack", "file", "cpu"}
+	each(&s, columns, func(t *freezeframe.Table, key freezeframe.Key, v []uint64) {
+		th := byKey[key]
+		if th == nil {
+			th = &thread{key: key, pid: int(v[0])}
+			byKey[key] = th
+			b.threads[th.pid] = append(b.threads[th.pid], th)
+		}
+		th.comm = v[1]
+		th.samples = append(th.samples, sample{
+			at: t.At, state: byte(v[2]), run: v[3], wait: v[4], timeslices: v[5],
+			syscall: int64(v[6]), wchan: v[7], stack: v[8], file: v[9], cpu: v[10],
+		})
+	})
+}
+
+func (b *book) readProcs(s freezeframe.Series) {
+	columns := []string{"comm", "cgroup", "ppid", "state"}
+	single := map[freezeframe.Key]*thread{}
+	each(&s, columns, func(t *freezeframe.Table, key freezeframe.Key, v []uint64) {
+		pid := key.TID()
+		b.comms[pid] = b.w.Text(v[0])
+		if v[1] != 0 {
+			b.groups[pid] = b.w.Text(v[1])
+		}
+		b.parents[pid] = int(v[2])
+		if b.threads[pid] != nil && single[key] == nil {
+			return // its threads were sampled
+		}
+		// Not sampled by thread: its once-a-second state is better than nothing.
+		th := single[key]
+		if th == nil {
+			th = &thread{key: key, pid: pid, comm: v[0]}
+			single[key] = th
+			b.threads[pid] = append(b.threads[pid], th)
+		}
+		th.samples = append(th.samples, sample{at: t.At, state: byte(v[3]), syscall: -2})
+	})
+}
+
+func (b *book) readSockets(s freezeframe.Series) {
+	columns := []string{"inode", "server", "pid", "peer_pid", "peer", "sent_at", "received_at"}
+	each(&s, columns, func(t *freezeframe.Table, _ freezeframe.Key, v []uint64) {
+		so := socket{
+			server: v[1] != 0, pid: int(v[2]), peerPID: int(v[3]), peer: b.w.Text(v[4]),
+			sentAt: freezeframe.Instant(v[5]), recvAt: freezeframe.Instant(v[6]), seen: t.At,
+		}
+		if v[0] != 0 {
+			b.sockets[v[0]] = so
+		}
+		if !so.server && so.pid != 0 && so.sentAt > so.recvAt {
+			list := b.outgoing[so.pid]
+			if n := len(list); n == 0 || list[n-1].sentAt != so.sentAt || list[n-1].peer != so.peer {
+				b.outgoing[so.pid] = append(list, so)
+			} else {
+				list[n-1] = so
+			}
+		}
+	})
+}
+
+func (b *book) readLocks(s freezeframe.Series) {
+	byKey := map[[3]uint64]int{}
+	each(&s, []string{"waiter_pid", "holder_pid", "kind", "path", "inode"}, func(t *freezeframe.Table, _ freezeframe.Key, v []uint64) {
+		id := [3]uint64{v[0], v[1], v[4]}
+		i, ok := byKey[id]
+		if !ok {
+			i = len(b.locks)
+			byKey[id] = i
+			b.locks = append(b.locks, lockWait{
+				span: freezeframe.Span{Start: t.At, End: t.At}, waiter: int(v[0]), holder: int(v[1]), kind: b.w.Text(v[2]), path: b.w.Text(v[3]),
+			})
+		}
+		b.locks[i].span.End = t.At
+	})
+}
+
+func (b *book) comm(pid int) string { return b.comms[pid] }
+
+// accounts returns an account for each thread that a victim means: the one
+// thread, or every sampled thread of the process.
+func (b *book) accounts(symptom int, v freezeframe.Victim, span freezeframe.Span) []freezeframe.Account {
+	var out []freezeframe.Account
+	for _, th := range b.threads[v.PID] {
+		tid := th.key.TID()
+		if v.TID != 0 && v.TID != tid {
+			continue
+		}
+		waits := b.waits(th, span)
+		if waits == nil {
+			continue
+		}
+		comm := b.w.Text(th.comm)
+		if comm == "" {
+			comm = v.Comm
+		}
+		out = append(out, freezeframe.Account{
+			Symptom: symptom, Span: span, Waits: waits,
+			Victim: freezeframe.Victim{PID: v.PID, TID: tid, Comm: comm},
+		})
+	}
+	return out
+}
+
+// waits lays a thread's samples over the span: each interval between two
+// samples is divided by what the scheduler counted (ran, waited for a CPU)
+// and what is left goes to the place where the thread was seen to sleep.
+func (b *book) waits(th *thread, span freezeframe.Span) []freezeframe.Wait {
+	s := th.samples
+	from := 0
+	for from+1 < len(s) && s[from+1].at <= span.Start {
+		from++
+	}
+	to := len(s)
+	for to > 0 && s[to-1].at >= span.End {
+		to--
+	}
+	if to < len(s) {
+		to++ // the first one after the span closes its last interval
+	}
+	s = s[from:max(from, to)]
+	if len(s) == 0 || s[0].at >= span.End {
+		return nil
+	}
+	l := layer{span: span, at: span.Start}
+	place := func(x *sample) place { return b.place(x) }
+	if s[0].at > span.Start {
+		// First seen inside the span. What it was doing when it was found it
+		// had been doing, unless it was running.
+		p := place(&s[0])
+		l.lay(s[0].at, b.wait(th, &p, s[0].state == 'R', false))
+	}
+	for i := 0; i+1 < len(s); i++ {
+		b.interval(&l, th, &s[i], &s[i+1])
+	}
+	if l.at < span.End {
+		last := &s[len(s)-1]
+		p := place(last)
+		l.lay(span.End, b.wait(th, &p, last.state == 'R', false))
+	}
+	waits := l.waits
+	b.throttle(th, span, waits)
+	b.peers(th, span, waits)
+	for i := range waits {
+		b.hold(th, &waits[i])
+	}
+	return waits
+}
+
+// interval lays what happened between two samples.
+func (b *book) interval(l *layer, th *thread, x, y *sample) {
+	if y.at <= l.span.Start {
+		return
+	}
+	length := y.at.Sub(x.at)
+	ran := min(time.Duration(y.run-min(x.run, y.run)), length)
+	queued := min(time.Duration(y.wait-min(x.wait, y.wait)), length-ran)
+	rest := length - ran - queued
+	px, py := b.place(x), b.place(y)
+	cpu := b.wait(th, &place{state: 'R'}, true, true)
+	queue := b.wait(th, &place{state: 'R'}, true, false)
+	switch {
+	case x.state != 'R' && y.state != 'R' && sameSlices(x, y):
+		l.lay(y.at, b.wait(th, &px, false, false))
+	case x.state != 'R':
+		// It slept, was woken, waited for a CPU, ran (and may sleep again).
+		l.lay(x.at.Add(rest), b.wait(th, &px, false, false))
+		l.lay(x.at.Add(rest+queued), queue)
+		l.lay(y.at, cpu)
+	case y.state != 'R':
+		l.lay(x.at.Add(queued), queue)
+		l.lay(x.at.Add(queued+ran), cpu)
+		l.lay(y.at, b.wait(th, &py, false, false))
+	case x.run == 0 && y.run == 0 && x.wait == 0 && y.wait == 0:
+		// No schedstat to tell running from waiting to run.
+		l.lay(y.at, b.wait(th, &place{state: 'R'}, true, true))
+	default:
+		// Runnable at both ends: what it did not run it waited, counted by
+		// the kernel only when the wait is over.
+		l.lay(x.at.Add(length-ran), queue)
+		l.lay(y.at, cpu)
+	}
+}
+
+// sameSlices tells whether the thread was never put on a CPU in between.
+func sameSlices(x, y *sample) bool {
+	return x.timeslices == y.timeslices && (x.timeslices != 0 || x.run == y.run)
+}
+
+func (b *book) place(x *sample) place {
+	return place{
+		state: x.state, wchan: b.w.Text(x.wchan), stack: b.w.Text(x.stack),
+		syscall: kernel.Syscall(x.syscall), file: b.w.Text(x.file),
+	}
+}
+
+// wait describes a place; runnable places are on a CPU or waiting for one.
+func (b *book) wait(th *thread, p *place, runnable, onCPU bool) freezeframe.Wait {
+	if runnable {
+		if onCPU {
+			return freezeframe.Wait{Class: freezeframe.OnCPU}
+		}
+		return freezeframe.Wait{Class: freezeframe.Runnable}
+	}
+	w := freezeframe.Wait{Class: p.class(), Wchan: p.wchan, Stack: p.stack, Syscall: p.syscall, File: p.file}
+	if w.Class == freezeframe.PeerWait || w.Class == freezeframe.Idle {
+		if so, ok := b.sockets[socketInode(p.file)]; ok && so.server && !strings.Contains(p.stack, "sk_stream_wait_memory") {
+			w.Class = freezeframe.Idle // it waits for its client's next request
+		}
+	}
+	return w
+}
+
+// socketInode returns N of "socket:[N]", or 0.
+func socketInode(file string) uint64 {
+	digits, ok := strings.CutPrefix(file, "socket:[")
+	if !ok {
+		return 0
+	}
+	n, _ := strconv.ParseUint(strings.TrimSuffix(digits, "]"), 10, 64)
+	return n
+}
+
+// layer appends waits one after the other and cuts them to the span.
+type layer struct {
+	span  freezeframe.Span
+	at    freezeframe.Instant
+	waits []freezeframe.Wait
+}
+
+// lay fills the time up to end with a wait; waits alike are joined.
+func (l *layer) lay(end freezeframe.Instant, w freezeframe.Wait) {
+	end = min(end, l.span.End)
+	if end <= l.at {
+		return
+	}
+	w.Start, w.End = l.at, end
+	l.at = end
+	if n := len(l.waits); n > 0 {
+		last := &l.waits[n-1]
+		if last.Class == w.Class && last.Wchan == w.Wchan && last.File == w.File && (last.Stack == w.Stack || w.Stack == "" || last.Stack == "") {
+			last.End = end
+			if last.Stack == "" {
+				last.Stack, last.Syscall = w.Stack, w.Syscall
+			}
+			return
+		}
+	}
+	l.waits = append(l.waits, w)
+}
+
+// throttle turns waiting for a CPU into waiting for the quota where the
+// thread's own cgroup, or one above it, spent its quota meanwhile.
+func (b *book) throttle(th *thread, span freezeframe.Span, waits []freezeframe.Wait) {
+	var wanted time.Duration
+	for i := range waits {
+		if waits[i].Class == freezeframe.Runnable {
+			wanted += waits[i].Length()
+		}
+	}
+	if wanted == 0 {
+		return
+	}
+	series := b.w.Between("cgroups", freezeframe.Span{Start: span.Start, End: span.End.Add(150 * time.Millisecond)})
+	for _, path := range CgroupPaths(b.groups[th.pid], "cpu") {
+		key, ok := textKey(b.w, &series, path)
+		if !ok {
+			continue
+		}
+		// The kernel counts the throttled time of each CPU's queue.
+		spent := time.Duration(series.Delta(key, "cpu_throttled_us")) * time.Microsecond
+		if spent > 0 && float64(spent) >= throttledShare*float64(wanted) {
+			for i := range waits {
+				if waits[i].Class == freezeframe.Runnable {
+					waits[i].Class = freezeframe.Throttled
+				}
+			}
+			return
+		}
+	}
+}
+
+// textKey finds the key of a series whose text is name.
+func textKey(w freezeframe.Window, s *freezeframe.Series, name string) (freezeframe.Key, bool) {
+	for _, k := range s.Keys() {
+		if w.Text(uint64(k)) == name {
+			return k, true
+		}
+	}
+	return 0, false
+}
+
+// CgroupPaths returns the names, in the cgroups source, of the cgroup that a
+// process is in for a controller and of those above it, innermost first.
+// lines is the content of /proc/PID/cgroup, lines joined by ';'.
+func CgroupPaths(lines, controller string) []string {
+	var out []string
+	for line := range strings.SplitSeq(lines, ";") {
+		parts := strings.SplitN(line, ":", 3)
+		if len(parts) != 3 {
+			continue
+		}
+		prefix := controller + ":"
+		if parts[1] == "" {
+			prefix = "" // the v2 tree
+		} else if !slices.Contains(strings.Split(parts[1], ","), controller) {
+			continue
+		}
+		path := parts[2]
+		for path != "" && path != "/" {
+			out = append(out, prefix+path)
+			path = path[:max(strings.LastIndexByte(path, '/'), 0)]
+		}
+		out = append(out, prefix+"/")
+	}
+	return out
+}
+
+// peers turns an event loop's idle wait into a wait for a peer where the
+// process had sent a request of its own during the stall, and no answer came:
+// that is what its loop was waiting for.
+func (b *book) peers(th *thread, span freezeframe.Span, waits []freezeframe.Wait) {
+	for i := range waits {
+		w := &waits[i]
+		if w.Class == freezeframe.PeerWait {
+			if so, ok := b.sockets[socketInode(w.File)]; ok {
+				w.Holder = peerParty(b, so)
+			}
+			continue
+		}
+		if w.Class != freezeframe.Idle || strings.Contains(w.Stack, "accept") {
+			continue
+		}
+		for _, so := range b.outgoing[th.pid] {
+			pending := freezeframe.Span{Start: so.sentAt, End: so.seen}
+			if so.sentAt < span.Start.Add(-sentBefore) || pending.And(w.Span).Length() < w.Length()/2 {
+				continue
+			}
+			w.Class = freezeframe.PeerWait
+			w.Holder = peerParty(b, so)
+			break
+		}
+	}
+}
+
+// sentBefore is how long before its own client began to wait a request to a
+// peer may have been sent and still be what the wait is for.
+const sentBefore = 100 * time.Millisecond
+
+func peerParty(b *book, so socket) *freezeframe.Party {
+	p := &freezeframe.Party{PID: so.peerPID, Address: so.peer, Why: "has not answered on " + so.peer}
+	if so.peerPID != 0 {
+		p.Comm = b.comm(so.peerPID)
+	}
+	return p
+}
+
+// hold finds who must act for the wait to end.
+func (b *book) hold(th *thread, w *freezeframe.Wait) {
+	if w.Holder != nil {
+		return
+	}
+	switch w.Class {
+	case freezeframe.FileLock:
+		for i := range b.locks {
+			l := &b.locks[i]
+			if l.holder > 0 && (l.waiter == th.pid || l.waiter == th.key.TID()) && l.span.End.Add(lead) > w.Start && l.span.Start < w.End {
+				what := l.path
+				if what == "" {
+					what = w.File
+				}
+				w.Holder = &freezeframe.Party{PID: l.holder, Comm: b.comm(l.holder), Why: "holds the " + strings.ToLower(l.kind) + " lock on " + what}
+				return
+			}
+		}
+	case freezeframe.PipeWait:
+		side, verb := "readers", "reads "
+		if strings.Contains(w.Stack+w.Wchan, "pipe_read") {
+			side, verb = "writers", "writes "
+		}
+		if pid := b.end(w.File, side, th.pid); pid != 0 {
+			w.Holder = &freezeframe.Party{PID: pid, Comm: b.comm(pid), Why: verb + w.File}
+		}
+	case freezeframe.PeerWait:
+		// A Unix socket: the table of TCP connections does not know it.
+		if pid := b.end(w.File, "peers", th.pid); pid != 0 {
+			w.Holder = &freezeframe.Party{PID: pid, Comm: b.comm(pid), Why: "is the other end of " + w.File}
+		}
+	case freezeframe.ChildWait:
+		child := 0
+		for pid, parent := range b.parents {
+			if parent == th.pid && pid > child {
+				child = pid
+			}
+		}
+		if child != 0 {
+			w.Holder = &freezeframe.Party{PID: child, Comm: b.comm(child), Why: "is the child it waits for"}
+		}
+	case freezeframe.FilesystemWait:
+		if !strings.Contains(w.Stack+w.Wchan, "request_wait_answer") && !strings.Contains(w.Stack, "fuse_") {
+			return
+		}
+		best := -1
+		for i, m := range b.fuses {
+			if under(w.File, m.mountpoint) || w.File == "" && len(b.fuses) == 1 {
+				best = i
+			}
+		}
+		if best >= 0 && b.fuses[best].pid != 0 {
+			m := b.fuses[best]
+			w.Holder = &freezeframe.Party{PID: m.pid, Comm: m.comm, Why: "serves the FUSE mount " + m.mountpoint}
+		}
+	}
+}
+
+// under tells whether a path lies below a mount point.
+func under(path, mountpoint string) bool {
+	return mountpoint != "" && (path == mountpoint || strings.HasPrefix(path, strings.TrimSuffix(mountpoint, "/")+"/"))
+}
+
+// end returns the first process at a side of a pipe or socket that is not the
+// waiter itself.
+func (b *book) end(file, side string, not int) int {
+	for i := range b.ends {
+		if b.ends[i].Attr("file") != file {
+			continue
+		}
+		for word := range strings.SplitSeq(b.ends[i].Attr(side), ",") {
+			if pid, err := strconv.Atoi(word); err == nil && pid != not {
+				return pid
+			}
+		}
+	}
+	return 0
+}
+
+// strong classes keep a thread from work that it has; a thread in a weak one
+// may as well have nothing to do.
+var strong = map[freezeframe.Class]float64{
+	freezeframe.Stopped: 1, freezeframe.Frozen: 1, freezeframe.DeviceWait: 1, freezeframe.FilesystemWait: 1,
+	freezeframe.KernelLock: 1, freezeframe.Reclaim: 1, freezeframe.SwapIn: 1, freezeframe.FileLock: 1,
+	freezeframe.PipeWait: 1, freezeframe.Throttled: 1, freezeframe.Runnable: 1, freezeframe.OnCPU: 1,
+	freezeframe.PeerWait: 1, freezeframe.ChildWait: 0.9,
+	freezeframe.Sleeping: 0.3, freezeframe.UserLock: 0.3,
+}
+
+// share is how much of a thread's span was spent in classes that keep it from
+// its work.
+func share(waits []freezeframe.Wait) float64 {
+	var sum, all float64
+	for i := range waits {
+		d := float64(waits[i].Length())
+		all += d
+		sum += d * strong[waits[i].Class]
+	}
+	if all == 0 {
+		return 0
+	}
+	return sum / all
+}
+
+// weigh gives the accounts of one symptom their weights: those that were kept
+// from work count, and their idle siblings do not.
+func weigh(accounts []freezeframe.Account) {
+	most := 0.0
+	for i := range accounts {
+		most = max(most, share(accounts[i].Waits))
+	}
+	for i := range accounts {
+		a := &accounts[i]
+		s := share(a.Waits)
+		switch {
+		case most == 0:
+			// All idle: the process did not see its work.
+			a.Weight = 1
+		case s >= 0.4*most:
+			a.Weight = min(s/most, 1)
+		}
+	}
+}
+
+// chain follows an account's longest held wait through the holders.
+func (b *book) chain(a *freezeframe.Account) []freezeframe.Link {
+	var links []freezeframe.Link
+	seen := map[int]bool{a.Victim.PID: true}
+	waits := a.Waits
+	for len(links) < maxChain {
+		w := longestHeld(waits)
+		if w == nil || w.Holder.PID == 0 || w.Holder.PID == a.Victim.PID && w.Holder.TID == a.Victim.TID {
+			return links
+		}
+		pid := w.Holder.PID
+		var best []freezeframe.Wait
+		most := -1.0
+		for _, th := range b.threads[pid] {
+			if got := b.waits(th, w.Span); got != nil {
+				if s := share(got); s > most {
+					best, most = got, s
+				}
+			}
+		}
+		links = append(links, freezeframe.Link{Party: *w.Holder, Waits: best})
+		if seen[pid] || best == nil {
+			return links
+		}
+		seen[pid] = true
+		waits = best
+	}
+	return links
+}
+
+func longestHeld(waits []freezeframe.Wait) *freezeframe.Wait {
+	var best *freezeframe.Wait
+	for i := range waits {
+		if w := &waits[i]; w.Holder != nil && (best == nil || w.Length() > best.Length()) {
+			best = w
+		}
+	}
+	return best
+}
