@@ -9,6 +9,9 @@ import (
 
 // How lateness becomes a stall.
 const (
+	// DefaultQuiet is how long all must be well for a stall to be over. The
+	// verdict follows at once, so it bounds how late a verdict may be.
+	DefaultQuiet = 700 * time.Millisecond
 	// timesUsual is how many times a probe's own baseline its lateness must be.
 	timesUsual = 4
 	// minQuality is how certain a probe must be that somebody waited before

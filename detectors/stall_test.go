@@ -1,0 +1,158 @@
+package detectors
+
+import (
+	"testing"
+	"time"
+
+	"freezeframe"
+)
+
+const ms = time.Millisecond
+
+func at(d time.Duration) freezeframe.Instant { return freezeframe.Instant(time.Hour + d) }
+
+func answer(began, seen, done time.Duration) freezeframe.Lateness {
+	l := freezeframe.Lateness{
+		Probe: "answer", Target: "0.0.0.0:80", Began: at(began), Seen: at(seen), Quality: 0.9, Floor: 200 * ms,
+		Victims: []freezeframe.Victim{{PID: 7}},
+	}
+	if done != 0 {
+		l.Done, l.Seen = at(done), at(done)
+	}
+	return l
+}
+
+// run feeds reports in order of Seen, stepping every 50 ms, and returns the
+// stalls with the time at which each was called over.
+func run(t *testing.T, until time.Duration, reports ...freezeframe.Lateness) (stalls []freezeframe.Stall, ended []time.Duration, opened time.Duration) {
+	t.Helper()
+	tr := Tracker{Quiet: DefaultQuiet}
+	opened = -1
+	for now := time.Duration(0); now <= until; now += 50 * ms {
+		for len(reports) > 0 && reports[0].Seen <= at(now) {
+			tr.Feed(reports[0])
+			reports = reports[1:]
+		}
+		open, over := tr.Step(at(now))
+		if open && opened < 0 {
+			opened = now
+		}
+		if over != nil {
+			stalls, ended = append(stalls, *over), append(ended, now)
+		}
+	}
+	if s := tr.Current(at(until)); s != nil {
+		stalls = append(stalls, *s)
+	}
+	return stalls, ended, opened
+}
+
+// inFlight is what a probe reports of one piece of work: every 100 ms while
+// it is late, and at its end.
+func inFlight(l freezeframe.Lateness, from, to time.Duration) []freezeframe.Lateness {
+	var out []freezeframe.Lateness
+	for now := from; now < to; now += 100 * ms {
+		l.Seen = at(now)
+		out = append(out, l)
+	}
+	l.Done, l.Seen = at(to), at(to)
+	return append(out, l)
+}
+
+func TestStallOpensInFlightAndHasTheEdgesOfTheWork(t *testing.T) {
+	stalls, ended, opened := run(t, 5*time.Second, inFlight(answer(1000*ms, 0, 0), 1100*ms, 2345*ms)...)
+	if len(stalls) != 1 {
+		t.Fatalf("%d stalls, want 1", len(stalls))
+	}
+	if got := stalls[0].Span; got != (freezeframe.Span{Start: at(1000 * ms), End: at(2345 * ms)}) {
+		t.Errorf("span %v to %v", got.Start.Sub(at(0)), got.End.Sub(at(0)))
+	}
+	if opened > 1300*ms {
+		t.Errorf("opened at %v: it waited for the work to end", opened)
+	}
+	if d := ended[0] - 2345*ms; d > time.Second {
+		t.Errorf("called over %v after its end", d)
+	}
+	if s := stalls[0].Symptoms[0]; s.Worst != 1345*ms || s.Count != 1 {
+		t.Errorf("symptom worst %v, count %d", s.Worst, s.Count)
+	}
+}
+
+func TestOverlappingSymptomsAreOneStall(t *testing.T) {
+	fsync := freezeframe.Lateness{Probe: "fsync", Target: "/data", Began: at(1200 * ms), Seen: at(2600 * ms), Done: at(2600 * ms), Floor: 100 * ms, Quality: 1}
+	stalls, _, _ := run(t, 6*time.Second, answer(1000*ms, 0, 2000*ms), fsync, answer(2300*ms, 0, 2900*ms))
+	if len(stalls) != 1 {
+		t.Fatalf("%d stalls, want one freeze", len(stalls))
+	}
+	if len(stalls[0].Symptoms) != 2 || stalls[0].Symptoms[0].Probe != "answer" {
+		t.Errorf("symptoms %+v, want the service's first", stalls[0].Symptoms)
+	}
+	// Between 2.0 and 2.3 s no service was late: that is not to be explained.
+	if got := (&stalls[0]).Late().Length(); got != 1600*ms {
+		t.Errorf("late for %v, want 1.6 s", got)
+	}
+}
+
+func TestQuietSeparatesStalls(t *testing.T) {
+	stalls, _, _ := run(t, 9*time.Second, answer(1000*ms, 0, 2000*ms), answer(5000*ms, 0, 5600*ms))
+	if len(stalls) != 2 {
+		t.Fatalf("%d stalls, want 2", len(stalls))
+	}
+}
+
+func TestWhatDoesNotOpenAStall(t *testing.T) {
+	usual := answer(1000*ms, 0, 1700*ms)
+	usual.Usual = 300 * ms
+	doubtful := answer(1000*ms, 0, 4000*ms)
+	doubtful.Quality = 0.2
+	own := freezeframe.Lateness{Probe: "heartbeat", Began: at(1000 * ms), Done: at(1250 * ms), Seen: at(1250 * ms), Floor: 100 * ms, Quality: 1}
+	for name, l := range map[string]freezeframe.Lateness{
+		"below the floor": answer(1000*ms, 0, 1150*ms), "usual for the service": usual, "doubtful": doubtful, "only our own heartbeat, a little": own,
+	} {
+		if stalls, _, _ := run(t, 6*time.Second, l); len(stalls) != 0 {
+			t.Errorf("%s: a stall was opened: %+v", name, stalls[0])
+		}
+	}
+}
+
+func TestOwnWorkOpensAStallWhenItIsLateEnough(t *testing.T) {
+	own := freezeframe.Lateness{Probe: "heartbeat", Began: at(1000 * ms), Done: at(2000 * ms), Seen: at(2000 * ms), Floor: 100 * ms, Quality: 1}
+	stalls, _, _ := run(t, 6*time.Second, own)
+	if len(stalls) != 1 || stalls[0].Length() != time.Second {
+		t.Fatalf("stalls %+v, want one of 1 s", stalls)
+	}
+}
+
+func TestRefusedWorkIsAStall(t *testing.T) {
+	refused := freezeframe.Lateness{Probe: "fsync", Target: "/data", Began: at(1000 * ms), Seen: at(1001 * ms), Done: at(1001 * ms), Err: "ENOSPC", Quality: 1}
+	stalls, _, _ := run(t, 6*time.Second, refused)
+	if len(stalls) != 1 || stalls[0].Symptoms[0].Err != "ENOSPC" || stalls[0].Length() < refusedSpan {
+		t.Fatalf("stalls %+v", stalls)
+	}
+}
+
+func TestOngoingStallIsToldAsItStands(t *testing.T) {
+	reports := inFlight(answer(1000*ms, 0, 0), 1100*ms, 9*time.Second)
+	stalls, _, _ := run(t, 4*time.Second, reports...)
+	if len(stalls) != 1 || !stalls[0].Ongoing || stalls[0].Length() < 2900*ms {
+		t.Fatalf("stalls %+v, want one ongoing", stalls)
+	}
+}
+
+func TestSilentProbeDoesNotHoldAStallOpen(t *testing.T) {
+	l := answer(1000*ms, 1500*ms, 0)
+	stalls, ended, _ := run(t, 6*time.Second, l)
+	if len(stalls) != 1 || len(ended) != 1 {
+		t.Fatalf("%d stalls, %d ended: work that nobody reports any more held it open", len(stalls), len(ended))
+	}
+}
+
+func TestManyLateWaitsAreBounded(t *testing.T) {
+	tr := Tracker{Quiet: DefaultQuiet}
+	for i := range 20000 {
+		tr.Feed(answer(1000*ms+time.Duration(i)*time.Microsecond, 0, 2000*ms))
+	}
+	if len(tr.items) > maxItems {
+		t.Fatalf("%d items kept, bound is %d", len(tr.items), maxItems)
+	}
+}
