@@ -8,6 +8,17 @@ func All() []freezeframe.Collector {
 	return []freezeframe.Collector{
 		// The machine as a whole, one kernel source each.
 		&stat{},
+		&pressure{},
+		&vmstat{},
+		&meminfo{},
+		&diskstats{},
+		&interrupts{},
+		&softirqs{},
+		&softnet{},
+		&netstat{},
+		&sockstat{},
+		&netdev{},
+		&limits{},
 
 		// Processes and threads.
 

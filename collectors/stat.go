@@ -1,7 +1,7 @@
 package collectors
 
 import (
-	"path/filepath"
+	"bytes"
 	"time"
 
 	"freezeframe"
@@ -9,19 +9,13 @@ import (
 )
 
 // tickUS is one USER_HZ tick in microseconds. USER_HZ is 100 on every
-// architecture that Linux still runs on with Go.
+// architecture that both Linux and Go run on.
 const tickUS = 10_000
 
+// The columns of stat. Those from statCtxt on stand in the AllCPUs row only.
 const (
-	statUser = iota
-	statNice
-	statSystem
-	statIdle
-	statIowait
-	statIRQ
-	statSoftirq
-	statSteal
-	statGuest
+	statUser  = iota
+	statGuest = iota + 7
 	statCtxt
 	statProcesses
 	statIntr
@@ -30,64 +24,51 @@ const (
 	statWidth
 )
 
+var cpuWord = []byte("cpu")
+
 // stat reads /proc/stat: CPU time by kind, a row a CPU and one of them all.
-type stat struct {
-	file *kernel.File
-}
+type stat struct{ file }
 
 func (c *stat) Source() freezeframe.Source {
 	return freezeframe.Source{
 		Name: "stat", From: "/proc/stat", Key: "cpu",
 		Every: 50 * time.Millisecond, Lane: freezeframe.Fast,
-		Columns: []freezeframe.Column{
-			statUser:         {Name: "user_us"},
-			statNice:         {Name: "nice_us"},
-			statSystem:       {Name: "system_us"},
-			statIdle:         {Name: "idle_us"},
-			statIowait:       {Name: "iowait_us"},
-			statIRQ:          {Name: "irq_us"},
-			statSoftirq:      {Name: "softirq_us"},
-			statSteal:        {Name: "steal_us"},
-			statGuest:        {Name: "guest_us"},
-			statCtxt:         {Name: "ctxt"},
-			statProcesses:    {Name: "processes"},
-			statIntr:         {Name: "intr"},
-			statProcsRunning: {Name: "procs_running", Kind: freezeframe.Gauge},
-			statProcsBlocked: {Name: "procs_blocked", Kind: freezeframe.Gauge},
-		},
+		Columns: append(counters("user_us", "nice_us", "system_us", "idle_us", "iowait_us",
+			"irq_us", "softirq_us", "steal_us", "guest_us", "ctxt", "processes", "intr"),
+			gauges("procs_running", "procs_blocked")...),
 	}
 }
 
 func (c *stat) Open(h freezeframe.Host) (err error) {
-	c.file, err = open(filepath.Join(h.Proc, "stat"), 16<<10)
-	return err
+	if c.file, err = open(h.Proc+"/stat", 16<<10); err != nil {
+		return err
+	}
+	return try(c)
 }
 
-func (c *stat) Close() error { return c.file.Close() }
-
 func (c *stat) Collect(t *freezeframe.Table) error {
-	b, err := c.file.Read()
+	b, err := c.lines()
 	if err != nil {
 		return err
 	}
-	parseStat(t, b)
+	if !parseStat(t, b) {
+		return c.malformed
+	}
 	return nil
 }
 
-func parseStat(t *freezeframe.Table, b []byte) {
-	all := -1 // index of the AllCPUs row: Row may move Vals, so no slice is kept
+func parseStat(t *freezeframe.Table, b []byte) bool {
+	all := -1 // the AllCPUs row, by index: Row may move the values
 	for s := kernel.Scan(b); s.More(); s.NextLine() {
 		word := s.Word()
-		if len(word) >= 3 && string(word[:3]) == "cpu" {
+		if number, isCPU := bytes.CutPrefix(word, cpuWord); isCPU {
 			key := freezeframe.AllCPUs
-			if len(word) > 3 {
-				n, ok := kernel.Uint(word[3:])
-				if !ok {
-					continue
-				}
+			if len(number) == 0 {
+				all = len(t.Keys)
+			} else if n, ok := kernel.Uint(number); ok {
 				key = freezeframe.Key(n)
 			} else {
-				all = len(t.Keys)
+				continue
 			}
 			row := t.Row(key, statWidth)
 			for i := statUser; i <= statGuest; i++ {
@@ -97,23 +78,21 @@ func parseStat(t *freezeframe.Table, b []byte) {
 			continue
 		}
 		if all < 0 {
-			continue
+			return false // the sum stands first in every kernel's file
 		}
-		column := -1
+		row := t.Values(all, statWidth)
 		switch string(word) {
 		case "ctxt":
-			column = statCtxt
+			row[statCtxt], _ = s.Uint()
 		case "processes":
-			column = statProcesses
+			row[statProcesses], _ = s.Uint()
 		case "intr":
-			column = statIntr
+			row[statIntr], _ = s.Uint()
 		case "procs_running":
-			column = statProcsRunning
+			row[statProcsRunning], _ = s.Uint()
 		case "procs_blocked":
-			column = statProcsBlocked
-		default:
-			continue
+			row[statProcsBlocked], _ = s.Uint()
 		}
-		t.Values(all, statWidth)[column], _ = s.Uint()
 	}
+	return all >= 0
 }

@@ -43,8 +43,9 @@ func Boottime() time.Duration {
 
 // SleepUntil sleeps on CLOCK_MONOTONIC until the moment at, without the Go
 // scheduler: the thread keeps its P for the time, so only threads locked to a
-// goroutine may call it, and GOMAXPROCS must leave others a P. Use SleepFor
-// for long sleeps.
+// goroutine may call it, and GOMAXPROCS must leave others a P. A garbage
+// collection that wants to stop the world waits until it returns: it is for
+// processes that do not collect; all others use WaitUntil.
 func SleepUntil(at freezeframe.Instant) {
 	ts := unix.NsecToTimespec(int64(at))
 	for {

@@ -3,6 +3,7 @@ package kernel
 import (
 	"errors"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -12,6 +13,7 @@ import (
 // used by one thread.
 type File struct {
 	path string
+	name []byte // path and a NUL byte
 	fd   int
 	buf  []byte
 }
@@ -19,12 +21,46 @@ type File struct {
 // OpenFile opens path for repeated reading. The buffer starts at size bytes
 // and grows when the file is larger.
 func OpenFile(path string, size int) (*File, error) {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	f, err := NewFile(path, size)
+	if err == nil {
+		err = f.Open()
+	}
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}
 	}
-	return &File{path: path, fd: fd, buf: make([]byte, max(size, 256))}, nil
+	return f, nil
 }
+
+// NewFile returns a File that is not open yet, for what may appear later.
+func NewFile(path string, size int) (*File, error) {
+	if strings.IndexByte(path, 0) >= 0 {
+		return nil, &os.PathError{Op: "open", Path: strings.ToValidUTF8(path, "?"), Err: unix.EINVAL}
+	}
+	return &File{path: path, name: append([]byte(path), 0), fd: -1, buf: make([]byte, max(size, 256))}, nil
+}
+
+// Open opens the file unless it is open. The error is the bare errno: trying
+// again and again does not allocate.
+func (f *File) Open() error {
+	if f.fd >= 0 {
+		return nil
+	}
+	cwd := unix.AT_FDCWD
+	for {
+		fd, _, errno := unix.RawSyscall6(unix.SYS_OPENAT, uintptr(cwd), uintptr(pointer(&f.name[0])), unix.O_RDONLY|unix.O_CLOEXEC, 0, 0, 0)
+		switch errno {
+		case 0:
+			f.fd = int(fd)
+			return nil
+		case unix.EINTR:
+		default:
+			return errno
+		}
+	}
+}
+
+// IsOpen tells whether the file is open.
+func (f *File) IsOpen() bool { return f != nil && f.fd >= 0 }
 
 // Path returns what was opened.
 func (f *File) Path() string { return f.path }

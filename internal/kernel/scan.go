@@ -63,6 +63,31 @@ func (s *Scanner) Uint() (v uint64, ok bool) {
 	return v, ok
 }
 
+// Hex is Uint for a hexadecimal number without prefix.
+func (s *Scanner) Hex() (v uint64, ok bool) {
+	s.blanks()
+	for ; s.i < len(s.b); s.i++ {
+		c := s.b[s.i]
+		switch {
+		case c-'0' <= 9:
+			c -= '0'
+		case c-'a' <= 5:
+			c -= 'a' - 10
+		case c-'A' <= 5:
+			c -= 'A' - 10
+		default:
+			return v, ok
+		}
+		ok = true
+		if v >= 1<<60 {
+			v = 1<<64 - 1 // and stays there: the digits that follow keep it above
+			continue
+		}
+		v = v<<4 | uint64(c)
+	}
+	return v, ok
+}
+
 // Int is Uint with an optional minus sign; the value is two's complement.
 func (s *Scanner) Int() (v int64, ok bool) {
 	s.blanks()
