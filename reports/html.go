@@ -1,0 +1,60 @@
+package reports
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"freezeframe"
+	"freezeframe/reports/page"
+)
+
+// ErrNoPage says that the binary was built without the page, by plain
+// `go build`.
+var ErrNoPage = errors.New("this binary was built without the HTML page; run `make page` and build it again")
+
+// placeholder is what the built page has in place of its data.
+const placeholder = `{"freezeframe":"data"}`
+
+// pageData is what the page is given.
+type pageData struct {
+	Report    freezeframe.Report `json:"report"`
+	Charts    []chartSource      `json:"charts"`
+	Processes []processRow       `json:"processes"`
+}
+
+// HTML writes a report as one file that needs no network. win gives the charts
+// and the process table; nil, where only the report is left, leaves them out.
+func HTML(w io.Writer, r freezeframe.Report, win freezeframe.Window) error {
+	return writeHTML(w, page.Index(), r, win)
+}
+
+func writeHTML(w io.Writer, index []byte, r freezeframe.Report, win freezeframe.Window) error {
+	if index == nil {
+		return ErrNoPage
+	}
+	before, after, ok := bytes.Cut(index, []byte(placeholder))
+	if !ok {
+		return fmt.Errorf("the built page has no place for its data: %w", ErrNoPage)
+	}
+	data := pageData{Report: r, Charts: []chartSource{}, Processes: []processRow{}}
+	if win != nil {
+		data.Charts = chartSources(win)
+		data.Processes = processTable(win)
+	}
+	cleanAll(&data)
+	// Marshal escapes <, >, &, U+2028 and U+2029, so that nothing in the data
+	// can end the script block that it stands in.
+	b, err := json.Marshal(data)
+	if err != nil {
+		return fmt.Errorf("encode the page's data: %w", err)
+	}
+	for _, part := range [][]byte{before, b, after} {
+		if _, err := w.Write(part); err != nil {
+			return err
+		}
+	}
+	return nil
+}
