@@ -1,0 +1,77 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Memory returns n bytes of zeroed memory outside the Go heap, so that a large
+// fixed buffer neither moves the garbage collector's goal nor is scanned by
+// it. It is never given back.
+func Memory(n int) ([]byte, error) {
+	b, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return nil, fmt.Errorf("map %d bytes of memory: %w", n, err)
+	}
+	return b, nil
+}
+
+// Words views memory whose start is aligned to 8 bytes as atomic words. A rest
+// of less than 8 bytes is left out.
+func Words(b []byte) []atomic.Uint64 {
+	if len(b) < 8 {
+		return nil
+	}
+	return unsafe.Slice((*atomic.Uint64)(unsafe.Pointer(unsafe.SliceData(b))), len(b)/8)
+}
+
+// Mlock makes b resident and keeps it so. The error says what an administrator
+// can do when the limit of locked memory (RLIMIT_MEMLOCK) is too low.
+func Mlock(b []byte) error {
+	if len(b) == 0 {
+		return nil
+	}
+	err := unix.Mlock(b)
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, unix.ENOMEM) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EAGAIN) {
+		var lim unix.Rlimit
+		if unix.Getrlimit(unix.RLIMIT_MEMLOCK, &lim) == nil && lim.Cur < uint64(len(b)) {
+			return fmt.Errorf("lock %d bytes of memory: the limit is %d (ulimit -l): %w", len(b), lim.Cur, err)
+		}
+	}
+	return fmt.Errorf("lock %d bytes of memory: %w", len(b), err)
+}
+
+// MlockAll keeps every page of the process resident from its first use on, its
+// program text included: under memory pressure the kernel drops that first, and
+// a recorder that must read itself back from a stalled disk records nothing. It
+// refuses where the limit of locked memory could make a later allocation fail,
+// which the Go runtime does not survive.
+func MlockAll() error {
+	var lim unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &lim); err != nil {
+		return fmt.Errorf("read the limit of locked memory: %w", err)
+	}
+	if lim.Cur != unix.RLIM_INFINITY && !hasCapability(unix.CAP_IPC_LOCK) {
+		return fmt.Errorf("lock all memory: the limit is %d bytes (ulimit -l) and CAP_IPC_LOCK is missing: %w", lim.Cur, unix.EPERM)
+	}
+	if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT); err != nil {
+		return fmt.Errorf("lock all memory: %w", err)
+	}
+	return nil
+}
+
+func hasCapability(capability uint) bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return false
+	}
+	return data[capability/32].Effective&(1<<(capability%32)) != 0
+}

@@ -1,0 +1,112 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"freezeframe"
+
+	"golang.org/x/sys/unix"
+)
+
+// SetRealtime puts every thread of this process under SCHED_RR at the given
+// priority (1 is the lowest), new threads included: a thread inherits the
+// policy of the one that starts it. Raising only one thread is not enough in a
+// Go process, where it can wait for any other. The error says why it was not
+// allowed.
+func SetRealtime(priority int) error {
+	// Threads may appear while we walk; those started by a thread that was
+	// already raised inherit, so a second clean pass means all are raised.
+	done := make(map[int]bool)
+	for {
+		entries, err := os.ReadDir("/proc/self/task")
+		if err != nil {
+			return fmt.Errorf("list own threads: %w", err)
+		}
+		fresh := false
+		for _, e := range entries {
+			tid, err := strconv.Atoi(e.Name())
+			if err != nil || done[tid] {
+				continue
+			}
+			if err := SetThreadPolicy(tid, unix.SCHED_RR, priority); err != nil && !IsGone(err) {
+				return err
+			}
+			done[tid], fresh = true, true
+		}
+		if !fresh {
+			return nil
+		}
+	}
+}
+
+// SetOther puts the calling thread back under SCHED_OTHER. The goroutine must
+// be locked to its thread.
+func SetOther() error { return SetThreadPolicy(0, unix.SCHED_NORMAL, 0) }
+
+// SetThreadPolicy sets the policy (unix.SCHED_*) and real-time priority of a
+// thread, 0 being the calling one.
+func SetThreadPolicy(tid, policy, priority int) error {
+	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: uint32(policy), Priority: uint32(priority)}
+	err := unix.SchedSetAttr(tid, &attr, 0)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("set real-time priority %d: needs CAP_SYS_NICE or LimitRTPRIO (ulimit -r), and with cgroup v1 a cpu.rt_runtime_us of the group: %w", priority, err)
+	}
+	return fmt.Errorf("set scheduling policy %d, priority %d: %w", policy, priority, err)
+}
+
+// TID returns the id of the calling thread.
+func TID() int { return unix.Gettid() }
+
+// ThreadCPU returns the CPU time that the calling thread has used.
+func ThreadCPU() time.Duration {
+	var ts unix.Timespec
+	if _, _, errno := unix.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_THREAD_CPUTIME_ID, uintptr(pointer(&ts)), 0); errno != 0 {
+		return 0
+	}
+	return time.Duration(ts.Nano())
+}
+
+// ProcessCPU returns the CPU time that all threads of this process have used.
+func ProcessCPU() time.Duration {
+	var ts unix.Timespec
+	if _, _, errno := unix.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_PROCESS_CPUTIME_ID, uintptr(pointer(&ts)), 0); errno != 0 {
+		return 0
+	}
+	return time.Duration(ts.Nano())
+}
+
+// Futex operations (linux/futex.h); x/sys/unix does not name them.
+const (
+	futexWake       = 1
+	futexWaitBitset = 9 // its timeout is absolute
+	futexPrivate    = 128
+	futexMatchAny   = 0xffffffff
+)
+
+// WaitUntil sleeps on CLOCK_MONOTONIC until the moment at, or until Wake is
+// called after *word stopped being old. It tells the Go scheduler that it
+// sleeps, so that a garbage collection can start meanwhile.
+func WaitUntil(word *atomic.Uint32, old uint32, at freezeframe.Instant) {
+	ts := unix.NsecToTimespec(int64(at))
+	for word.Load() == old {
+		_, _, errno := unix.Syscall6(unix.SYS_FUTEX, uintptr(pointer(word)), futexWaitBitset|futexPrivate, uintptr(old), uintptr(pointer(&ts)), 0, futexMatchAny)
+		if errno != unix.EINTR {
+			return
+		}
+	}
+}
+
+// Wake changes *word and wakes whoever sleeps in WaitUntil. It neither blocks
+// nor allocates.
+func Wake(word *atomic.Uint32) {
+	word.Add(1)
+	unix.RawSyscall6(unix.SYS_FUTEX, uintptr(pointer(word)), futexWake|futexPrivate, 1<<30, 0, 0, 0)
+}

@@ -1,0 +1,448 @@
+package recorder
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"freezeframe"
+	"freezeframe/internal/kernel"
+)
+
+const (
+	// Tick is the grid on which readings begin.
+	Tick = 50 * time.Millisecond
+	// stuckAfter is how late a lane is before another one has its thread looked
+	// at.
+	stuckAfter = 100 * time.Millisecond
+	// reopenAfter is the pause before a source that failed is opened again; it
+	// doubles up to reopenAtMost.
+	reopenAfter  = 10 * time.Second
+	reopenAtMost = 5 * time.Minute
+	// failuresToReopen is after how many failed readings in a row a source is
+	// closed and opened anew.
+	failuresToReopen = 5
+)
+
+// Observer watches readings as they are made. Observe is called on the lane's
+// thread right after the reading: it must not allocate, lock, wait or do I/O,
+// nor keep the table. An observer of sources on several lanes is called from
+// several threads.
+type Observer interface {
+	Observes() []string // names of sources
+	Observe(src *freezeframe.Source, t *freezeframe.Table)
+}
+
+// Sampler drives the collectors: one goroutine a lane, locked to its thread,
+// on a fixed grid of ticks. A reading that begins late says so (Due, At), and a
+// lane that ran more than a tick late leaves an EventMissed with what it waited
+// in; the grid never drifts and no missed reading is passed over in silence.
+//
+// A lane sleeps, and every collector that may hang must read, by system calls
+// that the Go scheduler knows of (kernel.WaitUntil): a thread in a raw system
+// call keeps the scheduler from stopping the world, so that a garbage
+// collection would wait for it and everybody for the garbage collection. Raw
+// calls are for files that never wait.
+type Sampler struct {
+	ring  *Ring
+	focus *freezeframe.Focus
+	lanes [freezeframe.Lanes]lane
+
+	started  atomic.Bool
+	stopping atomic.Bool
+	opened   sync.WaitGroup
+	ended    sync.WaitGroup
+	wake     chan struct{} // for the inspector
+	done     chan struct{}
+	draining sync.Mutex // of what takes the lanes' late ticks, never a lane
+
+	heapBytes atomic.Uint64 // kept up by the inspector for the source self
+	gcPauseNs atomic.Uint64
+}
+
+// lane is one thread and its collectors. The atomics are for the others.
+type lane struct {
+	name     freezeframe.Lane
+	sampler  *Sampler
+	host     freezeframe.Host
+	readers  []*reader
+	stalled  bool
+	word     atomic.Uint32 // kernel.Wake: the focus changed, or it is time to stop
+	tid      atomic.Int32
+	expected atomic.Int64 // when it should have begun, or began, what it does now
+	current  atomic.Int32 // index of the reader it is in; -1: none
+	reported atomic.Bool  // somebody noticed that it is late
+	seen     atomic.Pointer[waiting]
+
+	late     [64]lateTick // the inspector takes them from here
+	lateHead atomic.Uint32
+	lateTail atomic.Uint32
+
+	readings atomic.Uint64
+	lateN    atomic.Uint64
+	worst    atomic.Int64
+	cpu      atomic.Int64
+}
+
+// lateTick is a tick that began late, until the inspector makes an event of
+// it.
+type lateTick struct {
+	due, ran freezeframe.Instant
+	source   int32 // reader in which the lane was; -1: in none
+	missed   uint64
+}
+
+// reader is one collector with its schedule.
+type reader struct {
+	c         freezeframe.Collector
+	name      string // src.Name, for other goroutines
+	src       freezeframe.Source
+	w         *Writer
+	table     freezeframe.Table
+	observers []Observer
+	phase     time.Duration
+	due       freezeframe.Instant
+	took      time.Duration
+	open      bool
+	failures  int // in a row: of readings, or of opening
+}
+
+// SamplerStats is what the sampler has done so far.
+type SamplerStats struct {
+	Readings     uint64
+	LateReadings uint64 // begun more than their period late, or left out
+	WorstLate    time.Duration
+	LaneCPU      [freezeframe.Lanes]time.Duration // of the lanes' threads
+	CPU          time.Duration                    // of the whole process
+}
+
+// NewSampler returns a sampler of the given collectors. Each is opened, on its
+// lane's thread, with host, except that host.Texts is the lane's part of the
+// ring's dictionary. A collector's Source must give name and lane before it is
+// opened too.
+func NewSampler(ring *Ring, host freezeframe.Host, cs []freezeframe.Collector, obs ...Observer) *Sampler {
+	s := &Sampler{ring: ring, focus: host.Focus, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	for i := range s.lanes {
+		l := &s.lanes[i]
+		l.name, l.sampler, l.host = freezeframe.Lane(i), s, host
+		l.host.Texts = ring.Texts().Lane(l.name)
+		l.current.Store(-1)
+	}
+	hasSelf := false
+	for _, c := range cs {
+		hasSelf = hasSelf || c.Source().Name == "self"
+	}
+	if !hasSelf {
+		cs = append(cs[:len(cs):len(cs)], &self{sampler: s})
+	}
+	for _, c := range cs {
+		src := c.Source()
+		r := &reader{c: c, name: src.Name, src: src}
+		for _, o := range obs {
+			for _, name := range o.Observes() {
+				if name == src.Name {
+					r.observers = append(r.observers, o)
+				}
+			}
+		}
+		l := &s.lanes[min(src.Lane, freezeframe.Slow)]
+		// Sources of the same period begin on different ticks.
+		r.phase = time.Duration(len(l.readers)*7) * Tick
+		l.readers = append(l.readers, r)
+	}
+	ring.mu.Lock()
+	ring.drain = append(ring.drain, s.drainLate)
+	ring.mu.Unlock()
+	return s
+}
+
+// Start opens the collectors and begins to read. It waits until they are open,
+// though not for one that hangs; what could not be opened is in Missing.
+func (s *Sampler) Start() error {
+	if !s.started.CompareAndSwap(false, true) {
+		return errors.New("start the sampler: it was started before")
+	}
+	// A lane in a system call keeps its P until the scheduler takes it away:
+	// with one P a lane more than that, nobody else waits meanwhile.
+	if n := int(freezeframe.Lanes) + 2; runtime.GOMAXPROCS(0) < n {
+		runtime.GOMAXPROCS(n)
+	}
+	go s.inspect()
+	opened := make(chan struct{})
+	for i := range s.lanes {
+		s.opened.Add(1)
+		s.ended.Add(1)
+		go s.lanes[i].run()
+	}
+	go func() { s.opened.Wait(); close(opened) }()
+	select {
+	case <-opened:
+	case <-time.After(2 * time.Second):
+	}
+	return nil
+}
+
+// Stop ends the readings and closes the collectors. A lane that hangs in the
+// kernel is left behind after a second.
+func (s *Sampler) Stop() {
+	if !s.started.Load() || !s.stopping.CompareAndSwap(false, true) {
+		return
+	}
+	for i := range s.lanes {
+		kernel.Wake(&s.lanes[i].word)
+	}
+	ended := make(chan struct{})
+	go func() { s.ended.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-time.After(time.Second):
+	}
+	close(s.done)
+	s.drainLate()
+}
+
+// Missing says what could not be opened or read.
+func (s *Sampler) Missing() []freezeframe.Need {
+	s.ring.mu.Lock()
+	defer s.ring.mu.Unlock()
+	out := append([]freezeframe.Need(nil), s.ring.needs...)
+	for i := range s.ring.sources {
+		out = append(out, s.ring.sources[i].Needs...)
+	}
+	return out
+}
+
+// Stats returns what has been done so far.
+func (s *Sampler) Stats() SamplerStats {
+	st := SamplerStats{CPU: kernel.ProcessCPU()}
+	for i := range s.lanes {
+		l := &s.lanes[i]
+		st.Readings += l.readings.Load()
+		st.LateReadings += l.lateN.Load()
+		st.WorstLate = max(st.WorstLate, time.Duration(l.worst.Load()))
+		st.LaneCPU[i] = time.Duration(l.cpu.Load())
+	}
+	return st
+}
+
+// run is a lane's thread, from its start to its end. It is never unlocked, so
+// that the thread ends with it.
+func (l *lane) run() {
+	runtime.LockOSThread()
+	defer l.sampler.ended.Done()
+	l.tid.Store(int32(kernel.TID()))
+	l.expected.Store(int64(kernel.Now()))
+	for i, r := range l.readers {
+		l.current.Store(int32(i))
+		l.openReader(r, kernel.Now())
+	}
+	l.current.Store(-1)
+	begin := (kernel.Now()/freezeframe.Instant(Tick) + 1) * freezeframe.Instant(Tick)
+	for _, r := range l.readers {
+		if r.open && r.src.Every > 0 {
+			r.due = begin.Add(r.phase % r.src.Every)
+		}
+	}
+	l.sampler.opened.Done()
+
+	next := begin
+	second := begin
+	for !l.sampler.stopping.Load() {
+		seen := l.word.Load()
+		now := kernel.Now()
+		if now < next {
+			l.expected.Store(int64(next))
+			kernel.WaitUntil(&l.word, seen, next)
+			now = kernel.Now()
+		}
+		if l.sampler.stopping.Load() {
+			break
+		}
+		if now.Sub(next) > Tick {
+			l.noteLate(next, now)
+		}
+		l.reported.Store(false)
+		next = l.tick(now)
+		if now >= second {
+			second = now.Add(time.Second)
+			l.cpu.Store(int64(kernel.ThreadCPU()))
+		}
+	}
+	for _, r := range l.readers {
+		if r.open {
+			_ = r.c.Close() // the process is done with it
+		}
+	}
+}
+
+// tick reads what is due, and returns when the lane has to do so again.
+func (l *lane) tick(now freezeframe.Instant) freezeframe.Instant {
+	s := l.sampler
+	if stalled := s.focus.Stalled(now); stalled != l.stalled {
+		l.stalled = stalled
+		if stalled {
+			l.hurry(now)
+		}
+		if l.name == freezeframe.Fast {
+			// The other lanes may be asleep for much longer than a tick.
+			for i := range s.lanes {
+				if other := &s.lanes[i]; other != l {
+					kernel.Wake(&other.word)
+				}
+			}
+		}
+	}
+	next := freezeframe.Instant(math.MaxInt64)
+	for i, r := range l.readers {
+		if r.due != 0 && r.due <= now {
+			l.current.Store(int32(i))
+			l.read(r)
+			l.current.Store(-1)
+		}
+		if r.due != 0 {
+			next = min(next, r.due)
+		}
+	}
+	switch l.name {
+	case freezeframe.Fast:
+		s.watch(&s.lanes[freezeframe.Tasks])
+		s.watch(&s.lanes[freezeframe.Slow])
+	case freezeframe.Tasks:
+		s.watch(&s.lanes[freezeframe.Fast])
+	}
+	// The lane that watches has a tick even when it has nothing to read.
+	if l.name == freezeframe.Fast {
+		next = min(next, (now/freezeframe.Instant(Tick)+1)*freezeframe.Instant(Tick))
+	}
+	return min(next, now.Add(10*time.Second))
+}
+
+// hurry brings forward what is read more often during a stall.
+func (l *lane) hurry(now freezeframe.Instant) {
+	grid := now / freezeframe.Instant(Tick) * freezeframe.Instant(Tick)
+	for _, r := range l.readers {
+		if p := r.src.Stalled; r.open && r.failures == 0 && p > 0 && p < r.src.Every {
+			r.due = min(r.due, grid.Add(r.phase%p))
+		}
+	}
+}
+
+// period returns the time between two readings now.
+func (r *reader) period(stalled bool) time.Duration {
+	if stalled && r.src.Stalled > 0 {
+		return r.src.Stalled
+	}
+	return r.src.Every
+}
+
+// read makes one reading, or opens a source that failed again.
+func (l *lane) read(r *reader) {
+	begin := kernel.Now()
+	l.expected.Store(int64(begin))
+	if !r.open {
+		l.openReader(r, begin)
+		return
+	}
+	t := &r.table
+	t.Reset()
+	t.Due, t.At, t.Took = r.due, begin, 0
+	err := collect(r.c, t)
+	end := kernel.Now()
+	t.Took = end.Sub(begin)
+	r.took = t.Took
+	period := r.period(l.stalled)
+	if period <= 0 {
+		period = time.Second
+	}
+	late := begin.Sub(r.due)
+	l.readings.Add(1)
+	if late > time.Duration(l.worst.Load()) {
+		l.worst.Store(int64(late))
+	}
+	if late > period {
+		l.lateN.Add(uint64(late / period))
+	}
+	r.due = r.due.Add(period * (1 + late/period))
+	if err != nil {
+		l.failed(r, err, end)
+		return
+	}
+	r.failures = 0
+	r.w.Append(t)
+	for _, o := range r.observers {
+		o.Observe(&r.src, t)
+	}
+}
+
+// collect makes a defect in one collector that collector's failure.
+func collect(c freezeframe.Collector, t *freezeframe.Table) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("defect in the collector: %v", p)
+		}
+	}()
+	return c.Collect(t)
+}
+
+// openReader opens a source and gives it its place in the ring.
+func (l *lane) openReader(r *reader, now freezeframe.Instant) {
+	err := openCollector(r.c, l.host)
+	if err == nil {
+		src := r.c.Source()
+		src.Lane = l.name
+		if r.w, err = l.sampler.ring.Writer(src); err == nil {
+			if src.Every <= 0 {
+				src.Every = time.Second
+			}
+			r.src, r.open, r.failures = src, true, 0
+			r.due = (now/freezeframe.Instant(Tick) + 1) * freezeframe.Instant(Tick)
+			return
+		}
+		_ = r.c.Close() // the error that counts is the one above
+	}
+	l.sampler.ring.AddNeed(freezeframe.Need{
+		What: "open " + describe(&r.src),
+		Lost: "everything that " + r.src.Name + " tells",
+		Err:  err.Error(),
+	})
+	r.due = now.Add(min(reopenAfter<<min(r.failures, 8), reopenAtMost))
+	r.failures++
+}
+
+func openCollector(c freezeframe.Collector, h freezeframe.Host) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("defect in the collector: %v", p)
+		}
+	}()
+	return c.Open(h)
+}
+
+// failed puts off a source whose reading failed, and opens it anew when it
+// keeps failing.
+func (l *lane) failed(r *reader, err error, now freezeframe.Instant) {
+	l.sampler.ring.AddNeed(freezeframe.Need{
+		What: "read " + describe(&r.src),
+		Lost: "readings of " + r.src.Name,
+		Err:  err.Error(),
+	})
+	r.failures++
+	r.due = r.due.Add(min(r.src.Every<<min(r.failures, 8), reopenAfter))
+	if r.failures >= failuresToReopen {
+		_ = r.c.Close() // it is being replaced because it fails
+		r.open, r.failures = false, 0
+		r.due = now.Add(reopenAfter)
+	}
+}
+
+func describe(src *freezeframe.Source) string {
+	if src.From == "" || strings.Contains(src.Name, src.From) {
+		return src.Name
+	}
+	return src.Name + " (" + src.From + ")"
+}
