@@ -39,10 +39,11 @@ type netdev struct {
 	file
 	texts    freezeframe.Texts
 	carriers []carrier
+	needs    []freezeframe.Need
 }
 
 type carrier struct {
-	name string
+	name []byte
 	file
 }
 
@@ -52,11 +53,12 @@ func (c *netdev) Source() freezeframe.Source {
 		Every: time.Second, Stalled: 250 * time.Millisecond, Lane: freezeframe.Fast,
 		Columns: counters("rx_bytes", "rx_packets", "rx_errs", "rx_drop",
 			"tx_bytes", "tx_packets", "tx_errs", "tx_drop", "carrier_changes"),
+		Needs: c.needs,
 	}
 }
 
 func (c *netdev) Open(h freezeframe.Host) (err error) {
-	c.texts = h.Texts
+	c.texts, c.needs = h.Texts, nil
 	if c.file, err = open(h.Proc+"/net/dev", 4<<10); err != nil {
 		return err
 	}
@@ -68,9 +70,14 @@ func (c *netdev) Open(h freezeframe.Host) (err error) {
 		if _, err := os.Stat(dir + "/device"); err != nil || len(c.carriers) == carriersMax {
 			continue
 		}
-		if f, err := open(dir+"/carrier_changes", 256); err == nil { // there since Linux 3.15
-			c.carriers = append(c.carriers, carrier{i.Name(), f})
+		f, err := open(dir+"/carrier_changes", 256)
+		if err != nil {
+			c.needs = append(c.needs, freezeframe.Need{
+				What: "read " + dir + "/carrier_changes", Lost: "how often " + i.Name() + " lost its carrier", Err: err.Error(),
+			})
+			continue
 		}
+		c.carriers = append(c.carriers, carrier{[]byte(i.Name()), f})
 	}
 	return try(c)
 }
@@ -144,9 +151,8 @@ func (c *netdev) readCarriers(t *freezeframe.Table) (failed error) {
 	return failed
 }
 
-func (c *netdev) setCarrier(t *freezeframe.Table, name string, changes uint64) {
-	var buf [64]byte
-	key := freezeframe.Key(c.texts.Intern(append(buf[:0], name...)))
+func (c *netdev) setCarrier(t *freezeframe.Table, name []byte, changes uint64) {
+	key := freezeframe.Key(c.texts.Intern(name))
 	for i := range t.Keys {
 		if t.Keys[i] == key {
 			t.Values(i, netdevWidth)[netdevCarrierChanges] = changes

@@ -23,7 +23,10 @@ const (
 // sockstat reads /proc/net/sockstat and sockstat6: how many sockets there are
 // and the memory that TCP and UDP hold. The inuse columns are IPv4 and IPv6
 // together; the kernel keeps only one figure for the others.
-type sockstat struct{ v4, v6 file }
+type sockstat struct {
+	v4, v6 file
+	needs  []freezeframe.Need
+}
 
 func (c *sockstat) Source() freezeframe.Source {
 	return freezeframe.Source{
@@ -31,6 +34,7 @@ func (c *sockstat) Source() freezeframe.Source {
 		Every: time.Second, Stalled: 250 * time.Millisecond, Lane: freezeframe.Fast,
 		Columns: gauges("tcp_inuse", "tcp_orphan", "tcp_tw", "tcp_alloc", "tcp_mem_pages",
 			"udp_inuse", "udp_mem_pages", "sockets_used"),
+		Needs: c.needs,
 	}
 }
 
@@ -38,10 +42,11 @@ func (c *sockstat) Open(h freezeframe.Host) (err error) {
 	if c.v4, err = open(h.Proc+"/net/sockstat", 512); err != nil {
 		return err
 	}
-	// Without IPv6 there is no such file, and no such socket.
-	if c.v6, err = open(h.Proc+"/net/sockstat6", 512); err != nil && !errors.Is(err, freezeframe.ErrNotHere) {
-		c.v4.Close()
-		return err
+	c.needs = nil
+	if c.v6, err = open(h.Proc+"/net/sockstat6", 512); err != nil {
+		c.needs = append(c.needs, freezeframe.Need{
+			What: "read " + h.Proc + "/net/sockstat6", Lost: "how many IPv6 sockets there are (none, where IPv6 is off)", Err: err.Error(),
+		})
 	}
 	return try(c)
 }
