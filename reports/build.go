@@ -418,7 +418,10 @@ func eventText(e *freezeframe.Event) string {
 		}
 		return text
 	case freezeframe.EventRefused:
-		return strings.TrimSpace(strings.TrimSpace(e.Attr("probe")+" "+e.Attr("target")) + ": " + strings.TrimSpace(e.Attr("errno")+" "+e.Text))
+		if e.Text != "" {
+			return e.Text
+		}
+		return strings.TrimSpace(strings.TrimSpace(e.Attr("probe")+" "+e.Attr("target")) + ": " + e.Attr("errno"))
 	case freezeframe.EventClockStepped:
 		if d, err := time.ParseDuration(e.Attr("step_ns") + "ns"); err == nil {
 			return "the wall clock was set by " + signed(d)

@@ -1,0 +1,432 @@
+// Package config is the only door to viper. It reads one typed Config from,
+// in order of precedence, flags, FREEZEFRAME_* variables, a file, and the
+// defaults, and it is strict: a key that nobody reads is an error.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+	"github.com/spf13/viper"
+
+	"freezeframe/internal/nearest"
+)
+
+// DefaultFile is read when no file is named and it exists.
+const DefaultFile = "/etc/freezeframe/config.yaml"
+
+// envPrefix begins the name of every variable that is read: probes.http is
+// FREEZEFRAME_PROBES_HTTP.
+const envPrefix = "FREEZEFRAME_"
+
+// Config is everything that can be configured.
+type Config struct {
+	Probes   Probes
+	Sampling Sampling
+	Ring     Ring
+	Stall    Stall
+	Output   Output
+	Log      Log
+}
+
+// Probes says what is tried, and where nothing may be.
+type Probes struct {
+	Fsync         Fsync
+	NetworkMounts bool     // probes.network_mounts: fsync on network and FUSE mounts too
+	HTTP          []string // probes.http: URLs to get
+	TCP           []string // probes.tcp: host:port to connect to
+}
+
+// Fsync is the probe that writes a small file on each local filesystem.
+type Fsync struct {
+	Skip []string // probes.fsync.skip: mount points it must not touch
+}
+
+// Sampling says how readings are taken.
+type Sampling struct {
+	Realtime bool // sampling.realtime: real-time priority, where it can be had
+}
+
+// Ring is the memory that readings are kept in.
+type Ring struct {
+	Bytes int // ring.bytes
+}
+
+// Stall says what belongs to one stall.
+type Stall struct {
+	Quiet time.Duration // stall.quiet: how long nothing must be late before it is over
+}
+
+// Output is where reports go.
+type Output struct {
+	Dir string // output.dir: "" writes none
+}
+
+// Log is how much is logged to standard error.
+type Log struct {
+	Level string // log.level: debug, info, warn or error
+}
+
+// key is one setting: its name, its default, and how its value is read.
+type key struct {
+	name  string
+	value any // the default, in the form the file gives it
+	set   func(*Config, any) error
+}
+
+// keys is every key there is.
+func keys() []key {
+	return []key{
+		{"probes.fsync.skip", []any{}, list(func(c *Config, v []string) { c.Probes.Fsync.Skip = v }, absolute)},
+		{"probes.network_mounts", false, boolean(func(c *Config, v bool) { c.Probes.NetworkMounts = v })},
+		{"probes.http", []any{}, list(func(c *Config, v []string) { c.Probes.HTTP = v }, httpURL)},
+		{"probes.tcp", []any{}, list(func(c *Config, v []string) { c.Probes.TCP = v }, hostPort)},
+		{"sampling.realtime", true, boolean(func(c *Config, v bool) { c.Sampling.Realtime = v })},
+		{"ring.bytes", 24 << 20, integer(func(c *Config, v int) { c.Ring.Bytes = v }, 8<<20, 1<<30)},
+		{"stall.quiet", "1s", duration(func(c *Config, v time.Duration) { c.Stall.Quiet = v }, 100*time.Millisecond, time.Minute)},
+		{"output.dir", "", text(func(c *Config, v string) { c.Output.Dir = v })},
+		{"log.level", "warn", text(func(c *Config, v string) { c.Log.Level = v }, "debug", "info", "warn", "error")},
+	}
+}
+
+// Keys returns the name of every key.
+func Keys() []string {
+	var names []string
+	for _, k := range keys() {
+		names = append(names, k.name)
+	}
+	return names
+}
+
+// Sources is where Load looks.
+type Sources struct {
+	// File is read if it is not "". Default is read instead when File is ""
+	// and it exists.
+	File, Default string
+	// Environ is the environment, as os.Environ gives it.
+	Environ []string
+	// Flags are the flags that set a key, by the key's name. One that was not
+	// given on the command line sets nothing.
+	Flags map[string]*pflag.Flag
+}
+
+// Load reads the configuration. The error names the file or variable, the key,
+// what was wanted there and what was found.
+func Load(s Sources) (Config, error) {
+	var c Config
+	v := viper.New()
+	where, err := readFile(v, s)
+	if err != nil {
+		return c, err
+	}
+	env, err := environment(s.Environ)
+	if err != nil {
+		return c, err
+	}
+	for _, k := range keys() {
+		v.SetDefault(k.name, k.value)
+		origin := where
+		if value, ok := env[k.name]; ok {
+			v.Set(k.name, value)
+			origin = "variable " + variable(k.name)
+		}
+		if flag := s.Flags[k.name]; flag != nil && flag.Changed {
+			v.Set(k.name, flagValue(flag))
+			origin = "flag --" + flag.Name
+		}
+		if err := k.set(&c, v.Get(k.name)); err != nil {
+			return c, fmt.Errorf("%s: key %q: %w", origin, k.name, err)
+		}
+	}
+	return c, nil
+}
+
+// given is a value that came as text, from the environment or a flag.
+type given string
+
+// flagValue keeps a repeatable flag's values apart.
+func flagValue(f *pflag.Flag) any {
+	if many, ok := f.Value.(pflag.SliceValue); ok {
+		values := make([]any, 0)
+		for _, v := range many.GetSlice() {
+			values = append(values, v)
+		}
+		return values
+	}
+	return given(f.Value.String())
+}
+
+// readFile reads the file into v and returns how errors name it.
+func readFile(v *viper.Viper, s Sources) (string, error) {
+	path := s.File
+	if path == "" {
+		if s.Default == "" {
+			return "default", nil
+		}
+		if _, err := os.Stat(s.Default); errors.Is(err, fs.ErrNotExist) {
+			return "default", nil
+		}
+		path = s.Default
+	}
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrPermission) {
+		return "", fmt.Errorf("read the configuration: %w (run as root, or name another file with --config; --config '' reads none)", err)
+	}
+	if err != nil {
+		return "", fmt.Errorf("read the configuration: %w", err)
+	}
+	switch ext := strings.TrimPrefix(filepath.Ext(path), "."); ext {
+	case "yaml", "yml", "toml":
+		v.SetConfigType(ext)
+	default:
+		v.SetConfigType("yaml")
+	}
+	if err := v.ReadConfig(strings.NewReader(string(b))); err != nil {
+		return "", fmt.Errorf("read the configuration %s: %w", path, err)
+	}
+	known := Keys()
+	for _, name := range sorted(v.AllKeys()) {
+		if slices.Contains(known, name) {
+			continue
+		}
+		if section(known, name) {
+			return "", fmt.Errorf("%s: key %q: want a section with keys below it, got %s", path, name, describe(v.Get(name)))
+		}
+		return "", fmt.Errorf("%s: %w", path, unknown(name, known))
+	}
+	return path, nil
+}
+
+func sorted(names []string) []string { slices.Sort(names); return names }
+
+func section(known []string, name string) bool {
+	return slices.ContainsFunc(known, func(k string) bool { return strings.HasPrefix(k, name+".") })
+}
+
+// unknown names the nearest key, by the whole name, by its section, or by its
+// last word.
+func unknown(name string, known []string) error {
+	close := nearest.To(name, known)
+	if close == "" {
+		sections := make(map[string]string)
+		var names []string
+		for _, k := range known {
+			for i, r := range k {
+				if r == '.' {
+					sections[k[:i]] = k[:i]
+				}
+			}
+			last := k[strings.LastIndexByte(k, '.')+1:]
+			sections[last] = k
+		}
+		for n := range sections {
+			names = append(names, n)
+		}
+		close = sections[nearest.To(name, sorted(names))]
+	}
+	if close == "" {
+		return fmt.Errorf("unknown key %q: the keys are %s", name, strings.Join(known, ", "))
+	}
+	return fmt.Errorf("unknown key %q: did you mean %q?", name, close)
+}
+
+func variable(key string) string {
+	return envPrefix + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
+}
+
+// environment returns the values of the FREEZEFRAME_* variables by key.
+func environment(environ []string) (map[string]given, error) {
+	byVariable := make(map[string]string)
+	var names []string
+	for _, k := range Keys() {
+		byVariable[variable(k)] = k
+		names = append(names, variable(k))
+	}
+	out := make(map[string]given)
+	for _, e := range environ {
+		name, value, _ := strings.Cut(e, "=")
+		if !strings.HasPrefix(name, envPrefix) {
+			continue
+		}
+		k, ok := byVariable[name]
+		if !ok {
+			if close := nearest.To(name, names); close != "" {
+				return nil, fmt.Errorf("unknown variable %s: did you mean %s?", name, close)
+			}
+			return nil, fmt.Errorf("unknown variable %s: the variables are %s", name, strings.Join(names, ", "))
+		}
+		out[k] = given(value)
+	}
+	return out, nil
+}
+
+// want is the error for a value of the wrong type or out of range.
+func want(what string, got any) error {
+	return fmt.Errorf("want %s, got %s", what, describe(got))
+}
+
+func describe(v any) string {
+	switch v := v.(type) {
+	case nil:
+		return "nothing"
+	case given:
+		return strconv.Quote(string(v))
+	case string:
+		return "the text " + strconv.Quote(v)
+	case bool:
+		return fmt.Sprintf("the truth value %v", v)
+	case []any:
+		return "a list"
+	case map[string]any:
+		return "a section"
+	case int, int64, uint64, float64:
+		return fmt.Sprintf("the number %v", v)
+	}
+	return fmt.Sprintf("%v", v)
+}
+
+func text(set func(*Config, string), oneOf ...string) func(*Config, any) error {
+	return func(c *Config, raw any) error {
+		var v string
+		switch raw := raw.(type) {
+		case string:
+			v = raw
+		case given:
+			v = string(raw)
+		default:
+			return want("a text", raw)
+		}
+		if len(oneOf) > 0 && !slices.Contains(oneOf, v) {
+			return want("one of "+strings.Join(oneOf, ", "), raw)
+		}
+		set(c, v)
+		return nil
+	}
+}
+
+func boolean(set func(*Config, bool)) func(*Config, any) error {
+	return func(c *Config, raw any) error {
+		switch v := raw.(type) {
+		case bool:
+			set(c, v)
+			return nil
+		case given:
+			if b, err := strconv.ParseBool(string(v)); err == nil {
+				set(c, b)
+				return nil
+			}
+		}
+		return want("true or false", raw)
+	}
+}
+
+func integer(set func(*Config, int), least, most int) func(*Config, any) error {
+	return func(c *Config, raw any) error {
+		what := fmt.Sprintf("a whole number from %d to %d", least, most)
+		var n int64
+		switch v := raw.(type) {
+		case int:
+			n = int64(v)
+		case int64:
+			n = v
+		case given:
+			var err error
+			if n, err = strconv.ParseInt(string(v), 10, 64); err != nil {
+				return want(what, raw)
+			}
+		default:
+			return want(what, raw)
+		}
+		if n < int64(least) || n > int64(most) {
+			return want(what, raw)
+		}
+		set(c, int(n))
+		return nil
+	}
+}
+
+func duration(set func(*Config, time.Duration), least, most time.Duration) func(*Config, any) error {
+	return func(c *Config, raw any) error {
+		what := fmt.Sprintf("a time from %s to %s, such as 500ms or 2s", least, most)
+		var v string
+		switch raw := raw.(type) {
+		case string:
+			v = raw
+		case given:
+			v = string(raw)
+		default:
+			return want(what, raw)
+		}
+		d, err := time.ParseDuration(v)
+		if err != nil || d < least || d > most {
+			return want(what, raw)
+		}
+		set(c, d)
+		return nil
+	}
+}
+
+// list reads a list of texts; from a variable it is separated by commas.
+func list(set func(*Config, []string), check func(string) error) func(*Config, any) error {
+	return func(c *Config, raw any) error {
+		var values []string
+		switch v := raw.(type) {
+		case []any:
+			for i, e := range v {
+				s, ok := e.(string)
+				if !ok {
+					return fmt.Errorf("entry %d: %w", i+1, want("a text", e))
+				}
+				values = append(values, s)
+			}
+		case given:
+			for _, s := range strings.Split(string(v), ",") {
+				if s = strings.TrimSpace(s); s != "" {
+					values = append(values, s)
+				}
+			}
+		default:
+			return want("a list of texts", raw)
+		}
+		for _, s := range values {
+			if err := check(s); err != nil {
+				return err
+			}
+		}
+		set(c, values)
+		return nil
+	}
+}
+
+func absolute(path string) error {
+	if !filepath.IsAbs(path) {
+		return want("an absolute path", path)
+	}
+	return nil
+}
+
+func httpURL(s string) error {
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return want("a URL such as http://127.0.0.1:8080/health", s)
+	}
+	return nil
+}
+
+func hostPort(s string) error {
+	_, port, err := net.SplitHostPort(s)
+	if n, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || n == 0 {
+		return want("host:port, such as 127.0.0.1:6379", s)
+	}
+	return nil
+}

@@ -1,0 +1,150 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/pflag"
+)
+
+func write(t *testing.T, name, content string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+const yamlFile = `
+probes:
+  fsync:
+    skip: [/data, "/mnt/a b"]
+  network_mounts: true
+  http: ["http://127.0.0.1:8000/health"]
+ring:
+  bytes: 33554432
+stall: {quiet: 750ms}
+log: {level: debug}
+`
+
+func TestLoad(t *testing.T) {
+	defaults, err := Load(Sources{Default: "/nonexistent/config.yaml"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Config{Sampling: Sampling{true}, Ring: Ring{24 << 20}, Stall: Stall{time.Second}, Log: Log{"warn"}}
+	if diff := cmp.Diff(want, defaults); diff != "" {
+		t.Errorf("defaults:\n%s", diff)
+	}
+	want.Probes = Probes{Fsync: Fsync{Skip: []string{"/data", "/mnt/a b"}}, NetworkMounts: true, HTTP: []string{"http://127.0.0.1:8000/health"}}
+	want.Ring.Bytes, want.Stall.Quiet, want.Log.Level = 32<<20, 750*time.Millisecond, "debug"
+	toml := "[probes]\nnetwork_mounts = true\nhttp = [\"http://127.0.0.1:8000/health\"]\n[probes.fsync]\nskip = [\"/data\", \"/mnt/a b\"]\n[ring]\nbytes = 33554432\n[stall]\nquiet = \"750ms\"\n[log]\nlevel = \"debug\"\n"
+	for _, path := range []string{write(t, "c.yaml", yamlFile), write(t, "c", yamlFile), write(t, "c.toml", toml)} {
+		got, err := Load(Sources{File: path})
+		if err != nil {
+			t.Errorf("%s: %v", path, err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s:\n%s", path, diff)
+		}
+		if got, err = Load(Sources{Default: path}); err != nil || got.Log.Level != "debug" {
+			t.Errorf("%s as the default file: %v %v", path, got, err)
+		}
+	}
+}
+
+func TestPrecedence(t *testing.T) {
+	flags := pflag.NewFlagSet("x", pflag.ContinueOnError)
+	flags.StringArray("http", nil, "")
+	flags.String("level", "", "")
+	s := Sources{
+		File:    write(t, "c.yaml", yamlFile),
+		Environ: []string{"HOME=/", "FREEZEFRAME_LOG_LEVEL=info", "FREEZEFRAME_STALL_QUIET=2s", "FREEZEFRAME_PROBES_TCP=a:1, b:2", "FREEZEFRAME_SAMPLING_REALTIME=false"},
+		Flags:   map[string]*pflag.Flag{"probes.http": flags.Lookup("http"), "log.level": flags.Lookup("level")},
+	}
+	got, err := Load(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Log.Level != "info" || got.Stall.Quiet != 2*time.Second || len(got.Probes.TCP) != 2 || got.Probes.TCP[1] != "b:2" || got.Sampling.Realtime || got.Probes.HTTP[0] != "http://127.0.0.1:8000/health" {
+		t.Errorf("variables must win over the file: %+v", got)
+	}
+	if err := flags.Parse([]string{"--level", "error", "--http", "http://x/?a=1,2", "--http", "https://y"}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err = Load(s); err != nil || got.Log.Level != "error" || len(got.Probes.HTTP) != 2 || got.Probes.HTTP[0] != "http://x/?a=1,2" {
+		t.Errorf("flags must win over all: %+v %v", got, err)
+	}
+}
+
+func TestErrors(t *testing.T) {
+	for in, want := range map[string]string{
+		"probs: {fsync: {skip: []}}":           `unknown key "probs.fsync.skip": did you mean "probes.fsync.skip"?`,
+		"probes: {fsync: {skp: [/a]}}":         `unknown key "probes.fsync.skp": did you mean "probes.fsync.skip"?`,
+		"probs:":                               `unknown key "probs": did you mean "probes"?`,
+		"quiet: 1s":                            `unknown key "quiet": did you mean "stall.quiet"?`,
+		"entirely: else":                       `unknown key "entirely": the keys are probes.fsync.skip, `,
+		"probes: {network_mounts: maybe}":      `key "probes.network_mounts": want true or false, got the text "maybe"`,
+		"probes: {network_mounts: 1}":          `key "probes.network_mounts": want true or false, got the number 1`,
+		"probes: 5":                            `key "probes": want a section with keys below it, got the number 5`,
+		"probes: {http: 'http://x/'}":          `key "probes.http": want a list of texts, got the text "http://x/"`,
+		"probes: {http: [1]}":                  `key "probes.http": entry 1: want a text, got the number 1`,
+		"probes: {http: ['ftp://x']}":          `want a URL such as`,
+		"probes: {tcp: ['localhost']}":         `want host:port`,
+		"probes: {tcp: ['localhost:99999']}":   `want host:port`,
+		"probes: {fsync: {skip: [data]}}":      `want an absolute path, got the text "data"`,
+		"ring: {bytes: 24MiB}":                 `key "ring.bytes": want a whole number from 8388608 to 1073741824, got the text "24MiB"`,
+		"ring: {bytes: 1}":                     `got the number 1`,
+		"ring: {bytes: 9.5e6}":                 `want a whole number`,
+		"stall: {quiet: 2}":                    `key "stall.quiet": want a time from 100ms to 1m0s, such as 500ms or 2s, got the number 2`,
+		"stall: {quiet: 1h}":                   `got the text "1h"`,
+		"log: {level: loud}":                   `want one of debug, info, warn, error, got the text "loud"`,
+		"log: [1":                              `read the configuration`,
+		"output: {dir: {a: b}}":                `unknown key "output.dir.a"`,
+		"probes: {tcp: ['\x1b[2J:1']}\nlog: 1": `read the configuration`,
+	} {
+		path := write(t, "c.yaml", in)
+		_, err := Load(Sources{File: path})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: error %v, want one that says %q", in, err, want)
+		} else if !strings.Contains(err.Error(), path) {
+			t.Errorf("%q: the error does not name the file: %v", in, err)
+		}
+	}
+	for in, want := range map[string]string{
+		"FREEZEFRAME_LOG_LEVL=info":             "did you mean FREEZEFRAME_LOG_LEVEL?",
+		"FREEZEFRAME_ZEBRA=1":                   "the variables are FREEZEFRAME_PROBES_FSYNC_SKIP",
+		"FREEZEFRAME_RING_BYTES=lots":           `variable FREEZEFRAME_RING_BYTES: key "ring.bytes": want a whole number from 8388608 to 1073741824, got "lots"`,
+		"FREEZEFRAME_PROBES_NETWORK_MOUNTS=yep": `want true or false, got "yep"`,
+	} {
+		if _, err := Load(Sources{Environ: []string{in}}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error %v, want one that says %q", in, err, want)
+		}
+	}
+	if _, err := Load(Sources{File: "/nonexistent/x.yaml"}); err == nil || !strings.Contains(err.Error(), "/nonexistent/x.yaml") {
+		t.Errorf("a file that is not there: %v", err)
+	}
+	if _, err := Load(Sources{File: t.TempDir()}); err == nil {
+		t.Error("a directory was read as a file")
+	}
+}
+
+func FuzzFile(f *testing.F) {
+	f.Add(yamlFile)
+	f.Add("probes: {<<: *x}")
+	f.Fuzz(func(t *testing.T, content string) {
+		path := filepath.Join(t.TempDir(), "c.yaml")
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, err := Load(Sources{File: path})
+		if err == nil && (c.Ring.Bytes < 8<<20 || c.Stall.Quiet < 100*time.Millisecond) {
+			t.Errorf("%q was read as %+v", content, c)
+		}
+	})
+}
