@@ -1,0 +1,58 @@
+package faults
+
+import (
+	"freezeframe/lab"
+	"freezeframe/lab/victim"
+)
+
+var cpuCgroupThrottled = []lab.Fault{
+	{
+		Name:      "cpu.cgroup_throttled/sidecar",
+		Cause:     "cpu.cgroup_throttled",
+		About:     "a helper in a Go service's own cgroup eats its CPU quota (100 ms of every second)",
+		MissAbout: "a batch job is throttled in a cgroup of its own, and nobody waits for it",
+		Needs:     needs(root, controller("cpu")),
+		Run: func(s *lab.Scene) {
+			group := quota(s, "100000", "1000000")
+			place := lab.Place{Cgroups: []string{group.Dir}}
+			svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Work: []string{"compute:200us"}}, place)
+			helper := s.Start(lab.Cmd{Name: "reindex", Role: "spin", Args: []string{"2"}, Place: place})
+			s.Blame(lab.Guilty{Cgroups: []string{group.Path}})
+			s.BlameGroup(helper)
+			s.Watch(svc)
+			s.Break(func() { s.Check(helper.Say("go")) }, func() { s.Check(helper.Say("stop")) })
+		},
+		Miss: func(s *lab.Scene) {
+			group := quota(s, "20000", "100000")
+			svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Work: []string{"compute:200us"}}, lab.Place{})
+			job := s.Start(lab.Cmd{Name: "reindex", Role: "spin", Args: []string{"2"}, Place: lab.Place{Cgroups: []string{group.Dir}}})
+			s.Watch(svc)
+			s.Break(func() { s.Check(job.Say("go")) }, func() { s.Check(job.Say("stop")) })
+		},
+	},
+	{
+		Name:      "cpu.cgroup_throttled/limit-cut",
+		Cause:     "cpu.cgroup_throttled",
+		About:     "someone cuts the quota of a threaded Python service to 2 % of a CPU",
+		MissAbout: "it is cut to what the service still fits in",
+		Needs:     needs(root, controller("cpu"), program("python3")),
+		Shortest:  600e6,
+		Run:       func(s *lab.Scene) { cutQuota(s, "2000") },
+		Miss:      func(s *lab.Scene) { cutQuota(s, "80000") },
+	},
+}
+
+func quota(s *lab.Scene, us, period string) *lab.Cgroup {
+	group := s.Cgroup("cpu")
+	group.Set("cpu.cfs_period_us", period)
+	group.Set("cpu.cfs_quota_us", us)
+	return group
+}
+
+func cutQuota(s *lab.Scene, to string) {
+	group := quota(s, "-1", "100000")
+	svc := s.Serve(victim.Spec{Kind: victim.Threads, Work: []string{"compute:2ms"}}, lab.Place{Cgroups: []string{group.Dir}})
+	s.Blame(lab.Guilty{Cgroups: []string{group.Path}})
+	s.Watch(svc)
+	s.Break(func() { group.Set("cpu.cfs_quota_us", to) }, func() { group.Set("cpu.cfs_quota_us", "-1") })
+}

@@ -1,0 +1,85 @@
+// Package faults holds the ways to freeze something, one cause per file, each
+// with its near misses.
+package faults
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+
+	"freezeframe/lab"
+)
+
+// All lists every fault; a new one is a file and a line here.
+func All() []lab.Fault {
+	return slices.Concat(
+		fsFrozen,
+		fsFileLock,
+		fsPipeFull,
+		appStopped,
+		appFrozen,
+		cpuCgroupThrottled,
+	)
+}
+
+// List prints the faults and what cannot be made here.
+func List(w io.Writer, match *regexp.Regexp) {
+	for _, f := range All() {
+		if !match.MatchString(f.Name) {
+			continue
+		}
+		fmt.Fprintf(w, "%-40s %s\n", f.Name, f.About)
+		if f.MissAbout != "" {
+			fmt.Fprintf(w, "%-40s near miss: %s\n", "", f.MissAbout)
+		}
+		if f.Needs != nil {
+			if why := f.Needs(); why != nil {
+				fmt.Fprintf(w, "%-40s NOT MADE HERE: %v\n", "", why)
+			}
+		}
+	}
+}
+
+// root is the need of nearly all faults.
+func root() error {
+	if os.Geteuid() != 0 {
+		return fmt.Errorf("needs root")
+	}
+	return nil
+}
+
+// needs joins needs: the first that is missing.
+func needs(all ...func() error) func() error {
+	return func() error {
+		for _, need := range all {
+			if err := need(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+func program(names ...string) func() error {
+	return func() error {
+		for _, name := range names {
+			if _, err := exec.LookPath(name); err != nil {
+				return fmt.Errorf("needs %s: %w", name, err)
+			}
+		}
+		return nil
+	}
+}
+
+// controller needs a version 1 cgroup controller.
+func controller(name string) func() error {
+	return func() error {
+		if _, err := os.Stat("/sys/fs/cgroup/" + name + "/cgroup.procs"); err != nil {
+			return fmt.Errorf("needs the version 1 cgroup controller %s: %w", name, err)
+		}
+		return nil
+	}
+}

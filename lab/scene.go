@@ -1,0 +1,351 @@
+package lab
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"freezeframe/lab/victim"
+)
+
+// The course of a run: Warm of ordinary use, the fault, After of ordinary use.
+const (
+	Warm  = 2500 * time.Millisecond
+	After = 2 * time.Second
+)
+
+// Lab is the place for runs: a scratch directory, the janitor, the launcher of
+// programs. One run at a time.
+type Lab struct {
+	Bin     string        // freezeframe; empty: inject and measure only
+	For     time.Duration // how long freezeframe watches
+	Out     string        // where JSON and .frz files are kept; empty: nowhere
+	dir     string
+	exe     string
+	launch  launcher
+	janitor *janitor
+}
+
+// New makes a lab. Close it.
+func New() (*Lab, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	j, err := newJanitor()
+	if err != nil {
+		return nil, err
+	}
+	l := &Lab{For: 8 * time.Second, exe: exe, launch: newLauncher(), janitor: j}
+	l.dir, err = os.MkdirTemp("", Prefix+strconv.Itoa(os.Getpid())+"-")
+	if err != nil {
+		return nil, errors.Join(err, j.close())
+	}
+	return l, os.Mkdir(filepath.Join(l.dir, "bin"), 0o755)
+}
+
+// Close undoes whatever is left and tells what could not be undone.
+func (l *Lab) Close() error {
+	close(l.launch)
+	err := errors.Join(l.janitor.close(), os.RemoveAll(l.dir))
+	if left := Leftovers(); len(left) > 0 {
+		err = errors.Join(err, fmt.Errorf("left behind: %s", strings.Join(left, ", ")))
+	}
+	return err
+}
+
+// Scene is one run of one fault. Its methods end the run when they fail, like
+// a test's Fatal, so that a fault reads as what it does.
+type Scene struct {
+	Length time.Duration // how long the fault should last
+	Rand   *rand.Rand
+	Dir    string // scratch directory, on the machine's own disk
+
+	lab       *Lab
+	bystander bool
+	names     int
+	services  []*victim.Spec
+	clients   []*Proc
+	loads     []*Proc
+	guilty    []*Proc // their whole process groups are
+	truth     Truth
+	watchFrom int64
+	diagnose  *exec.Cmd
+	diagDone  chan error
+	result    Result
+}
+
+type failure struct{ err error }
+
+// Fail ends the run: the fault could not be made.
+func (s *Scene) Fail(format string, args ...any) { panic(failure{fmt.Errorf(format, args...)}) }
+
+// Check ends the run if err is not nil.
+func (s *Scene) Check(err error) {
+	if err != nil {
+		panic(failure{err})
+	}
+}
+
+// Run makes one run of f (or of its near miss) and measures it.
+func (l *Lab) Run(f Fault, o RunOptions) (res Result) {
+	begin := time.Now()
+	s := &Scene{lab: l, bystander: o.Bystander, Length: o.Length, Rand: rand.New(rand.NewPCG(o.Seed, 1))}
+	s.result = Result{Fault: f.Name, Miss: o.Miss, Bystander: o.Bystander, Seed: o.Seed, Length: o.Length}
+	defer func() {
+		if r := recover(); r != nil {
+			fail, ok := r.(failure)
+			if !ok {
+				fail.err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
+			}
+			s.result.Err = fail.err.Error()
+		}
+		if s.result.Err != "" {
+			s.result.Invalid = "not made: " + s.result.Err
+		}
+		if s.diagnose != nil && s.diagnose.ProcessState == nil {
+			s.diagnose.Process.Kill()
+		}
+		if err := l.janitor.sweep(); err != nil {
+			s.result.Invalid = strings.TrimSpace(s.result.Invalid + "\nnot cleaned up: " + err.Error())
+		}
+		s.result.Took = time.Since(begin)
+		res = s.result
+	}()
+	dir, err := os.MkdirTemp(l.dir, Prefix+"run-")
+	s.Check(err)
+	s.Dir = dir
+	l.janitor.later("rm", dir)
+	if o.Miss {
+		f.Miss(s)
+	} else {
+		f.Run(s)
+	}
+	if s.truth.End == 0 {
+		s.Fail("the fault never called Break")
+	}
+	s.finish()
+	score(&s.result, f, s.truth)
+	return s.result
+}
+
+// RunOptions say which run to make.
+type RunOptions struct {
+	Miss, Bystander bool
+	Length          time.Duration
+	Seed            uint64
+}
+
+// Name returns a name of this run's own for something on the machine.
+func (s *Scene) Name(what string) string {
+	s.names++
+	return fmt.Sprintf("%s%d-%s%d", Prefix, os.Getpid(), what, s.names)
+}
+
+// Start starts a program.
+func (s *Scene) Start(c Cmd) *Proc {
+	p, err := s.lab.start(c)
+	s.Check(err)
+	return p
+}
+
+// Serve starts a service. Its users come with Watch.
+func (s *Scene) Serve(v victim.Spec, place Place) *Service {
+	c := Cmd{Place: place, Name: v.Name}
+	dir := filepath.Join(s.Dir, v.Kind+strconv.Itoa(len(s.services)))
+	s.Check(os.MkdirAll(dir, 0o755))
+	var err error
+	c.Role, c.Path, c.Args, err = v.Command(dir)
+	s.Check(err)
+	p := s.Start(c)
+	svc := &Service{Proc: p, Address: p.Ready, Spec: v, netns: place.Netns}
+	return svc
+}
+
+// Service is a running victim.
+type Service struct {
+	*Proc
+	Spec    victim.Spec
+	Address string // host:port it listens on
+	netns   string
+}
+
+// Watch lets users use the services, starts freezeframe and the bystanders,
+// and warms up. Everything slow (making filesystems, starting runtimes) has to
+// be done before.
+func (s *Scene) Watch(services ...*Service) {
+	for _, svc := range services {
+		s.clients = append(s.clients, s.Start(Cmd{
+			Name: "user", Role: "users",
+			Args:  svc.Spec.Users(svc.Address),
+			Place: Place{Netns: svc.netns, FIFO: 80}, // users have CPUs of their own
+		}))
+	}
+	if s.bystander {
+		for _, b := range []struct {
+			name string
+			nice int
+		}{{"thumbnailer", 10}, {"metricsd", 0}, {"chatd", 0}} {
+			p := s.Start(Cmd{Name: b.name, Role: "bystander", Args: []string{b.name, s.Dir}, Place: Place{Nice: b.nice}})
+			s.truth.Innocent = append(s.truth.Innocent, p.PID)
+		}
+	}
+	s.startDiagnose()
+	s.watchFrom = monotonic()
+	for _, c := range s.clients {
+		s.Check(c.Say("go"))
+	}
+	time.Sleep(Warm)
+}
+
+// Break makes the fault: begin it, let it last, end it. Both edges are noted
+// around the calls. A nil end: it ended by itself within begin.
+func (s *Scene) Break(begin, end func()) {
+	s.truth.Start = monotonic()
+	begin()
+	if end != nil {
+		half := s.truth.Start + int64(s.Length)/2
+		sleepUntil(half)
+		s.truth.Guilty.add(s.guiltyNow())
+		sleepUntil(s.truth.Start + int64(s.Length))
+		s.truth.Guilty.add(s.guiltyNow())
+		end()
+	} else {
+		s.truth.Guilty.add(s.guiltyNow())
+	}
+	s.truth.End = monotonic()
+}
+
+// Blame adds to who may be blamed.
+func (s *Scene) Blame(g Guilty) { s.truth.Guilty.add(g) }
+
+// BlameGroup makes a program with all that it starts, and each cgroup that the
+// lab put it in, acceptable culprits.
+func (s *Scene) BlameGroup(ps ...*Proc) { s.guilty = append(s.guilty, ps...) }
+
+func (s *Scene) guiltyNow() Guilty {
+	var g Guilty
+	if len(s.guilty) == 0 {
+		return g
+	}
+	for _, p := range s.guilty {
+		g.PIDs = append(g.PIDs, p.PID)
+		for _, pid := range processGroup(p.PID) {
+			g.PIDs = append(g.PIDs, pid)
+		}
+		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", p.PID)); err == nil {
+			for line := range strings.Lines(string(b)) {
+				_, path, _ := strings.Cut(strings.TrimSpace(line), ":/")
+				if strings.HasPrefix(path, Prefix) {
+					g.Cgroups = append(g.Cgroups, "/"+path)
+				}
+			}
+		}
+	}
+	return g
+}
+
+// finish lets things calm down, collects the users' view and the diagnosis.
+func (s *Scene) finish() {
+	until := s.truth.End + int64(After)
+	if s.diagnose != nil {
+		// A diagnosis has to be able to see the end of what users felt.
+		until = max(until, s.watchFrom+int64(s.lab.For)-int64(300*time.Millisecond))
+	}
+	sleepUntil(until)
+	if s.diagnose != nil {
+		select {
+		case err := <-s.diagDone:
+			s.result.DiagnoseErr = errText(err)
+		case <-time.After(15 * time.Second):
+			s.result.DiagnoseErr = "diagnose did not end within 15 s of its time"
+			s.diagnose.Process.Kill()
+			<-s.diagDone
+		}
+	}
+	s.result.WatchFrom, s.result.WatchTo = s.watchFrom, monotonic()
+	s.result.WallOffset = wallOffset()
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for _, c := range s.clients {
+		wg.Go(func() {
+			waits, err := collect(c)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil && s.result.Err == "" {
+				s.result.Err = "users: " + err.Error()
+			}
+			s.result.Waits = append(s.result.Waits, waits...)
+		})
+	}
+	wg.Wait()
+	if s.result.Err == "" && len(s.result.Waits) == 0 {
+		s.result.Err = "users: nobody asked for anything"
+	}
+}
+
+func collect(c *Proc) ([]victim.Wait, error) {
+	if err := c.Say("report"); err != nil {
+		return nil, err
+	}
+	line, err := c.line(20 * time.Second)
+	if err != nil {
+		return nil, err
+	}
+	var waits []victim.Wait
+	return waits, json.Unmarshal([]byte(line), &waits)
+}
+
+func (s *Scene) startDiagnose() {
+	if s.lab.Bin == "" {
+		return
+	}
+	args := []string{"diagnose", "--for", s.lab.For.String(), "--json"}
+	out := s.Dir
+	if s.lab.Out != "" {
+		kind := "fault"
+		if s.result.Miss {
+			kind = "miss"
+		}
+		out = filepath.Join(s.lab.Out, fmt.Sprintf("%s.%s.%d", strings.ReplaceAll(s.result.Fault, "/", "."), kind, s.result.Seed))
+		s.Check(os.MkdirAll(out, 0o755))
+		args = append(args, "--out", out)
+	}
+	file, err := os.Create(filepath.Join(out, "diagnosis.json"))
+	s.Check(err)
+	errs, err := os.Create(filepath.Join(out, "stderr.txt"))
+	s.Check(err)
+	s.result.Diagnosis = file.Name()
+	cmd := exec.Command(s.lab.Bin, args...)
+	cmd.Stdout, cmd.Stderr = file, errs
+	s.Check(s.lab.launch.start(cmd))
+	s.diagnose = cmd
+	s.diagDone = make(chan error, 1)
+	go func() {
+		err := cmd.Wait()
+		file.Close()
+		errs.Close()
+		if err != nil {
+			text, _ := os.ReadFile(errs.Name())
+			err = fmt.Errorf("%w: %s", err, strings.TrimSpace(string(text)))
+		}
+		s.diagDone <- err
+	}()
+	time.Sleep(400 * time.Millisecond) // its own start is not part of the test
+}
+
+func errText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}

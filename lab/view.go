@@ -1,0 +1,90 @@
+package lab
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"freezeframe/lab/victim"
+)
+
+// A wait counts as late from Late on, and as a stall from Stalled on: what
+// people notice, and what a report is expected for.
+const (
+	Late    = 50 * time.Millisecond
+	Stalled = 100 * time.Millisecond
+)
+
+// View is a stall as the users saw it, on CLOCK_MONOTONIC nanoseconds: from
+// when the first late request was wanted to when the last one was answered.
+type View struct {
+	Start, End int64
+	Worst      time.Duration
+	Count      int // late requests
+	Errors     int // of them, those that failed
+}
+
+// Length returns how long it was.
+func (v View) Length() time.Duration { return time.Duration(v.End - v.Start) }
+
+// apart is the calm between two late requests that makes two stalls of them.
+const apart = 700 * time.Millisecond
+
+// Views returns the stalls that the users saw, in order. A request that failed
+// is late however fast it failed.
+func Views(waits []victim.Wait) []View {
+	waits = slices.Clone(waits)
+	slices.SortFunc(waits, func(a, b victim.Wait) int { return int(min(max(a.Intended-b.Intended, -1), 1)) })
+	var views []View
+	for _, w := range waits {
+		wait := time.Duration(w.Done - w.Intended)
+		if wait < Late && w.Err == "" {
+			continue
+		}
+		if n := len(views); n == 0 || w.Intended-views[n-1].End > int64(apart) {
+			views = append(views, View{Start: w.Intended})
+		}
+		v := &views[len(views)-1]
+		v.End = max(v.End, w.Done)
+		v.Worst = max(v.Worst, wait)
+		v.Count++
+		if w.Err != "" {
+			v.Errors++
+		}
+	}
+	return slices.DeleteFunc(views, func(v View) bool { return v.Worst < Stalled && v.Errors == 0 })
+}
+
+// during returns the users' view of a fault: the stalls that overlap it, as
+// one. ok is false when there is none. lead is how long before the fault a
+// request that it caught may have been wanted.
+func during(views []View, t Truth) (v View, ok bool) {
+	const lead, trail = int64(60 * time.Millisecond), int64(300 * time.Millisecond)
+	for _, have := range views {
+		if have.End < t.Start || have.Start > t.End+trail {
+			continue
+		}
+		if have.Start < t.Start-lead {
+			// They already waited before; the fault's own edge cannot be seen.
+			return have, false
+		}
+		if !ok {
+			v, ok = have, true
+			continue
+		}
+		v.End = max(v.End, have.End)
+		v.Worst = max(v.Worst, have.Worst)
+		v.Count += have.Count
+		v.Errors += have.Errors
+	}
+	return v, ok
+}
+
+// String tells the view in words.
+func (v View) String() string {
+	s := fmt.Sprintf("%d ms, worst wait %d ms, %d late", v.Length().Milliseconds(), v.Worst.Milliseconds(), v.Count)
+	if v.Errors > 0 {
+		s += fmt.Sprintf(", %d failed", v.Errors)
+	}
+	return s
+}
