@@ -19,6 +19,7 @@ func All() []freezeframe.Collector {
 		&sockstat{},
 		&netdev{},
 		&limits{},
+		&self{},
 
 		// Processes and threads.
 

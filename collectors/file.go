@@ -32,10 +32,10 @@ func malformed(path string) error {
 // follows the last newline was cut off, and a number in it may be half a number.
 func (f file) lines() ([]byte, error) {
 	b, err := f.Read()
-	return whole(b), err
+	return wholeLines(b), err
 }
 
-func whole(b []byte) []byte { return b[:bytes.LastIndexByte(b, '\n')+1] }
+func wholeLines(b []byte) []byte { return b[:bytes.LastIndexByte(b, '\n')+1] }
 
 // try reads a collector once at the end of its Open: what cannot be read or
 // understood is known at once, and the buffers find their size.

@@ -43,9 +43,7 @@ func (c *netstat) Source() freezeframe.Source {
 }
 
 func (c *netstat) Open(h freezeframe.Host) (err error) {
-	columns := c.Source().Columns
-	c.column, c.width = names(columns), len(columns)
-	c.groups = [...]netstatGroup{{name: "Tcp"}, {name: "TcpExt"}, {name: "Udp"}, {name: "Ip"}}
+	c.prepare()
 	if c.snmp, err = open(h.Proc+"/net/snmp", 4<<10); err != nil {
 		return err
 	}
@@ -54,6 +52,12 @@ func (c *netstat) Open(h freezeframe.Host) (err error) {
 		return err
 	}
 	return try(c)
+}
+
+func (c *netstat) prepare() {
+	columns := c.Source().Columns
+	c.column, c.width = names(columns), len(columns)
+	c.groups = [...]netstatGroup{{name: "Tcp"}, {name: "TcpExt"}, {name: "Udp"}, {name: "Ip"}}
 }
 
 func (c *netstat) Close() error { return errors.Join(c.snmp.Close(), c.netstat.Close()) }
