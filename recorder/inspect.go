@@ -3,7 +3,6 @@ package recorder
 import (
 	"fmt"
 	"os"
-	"runtime/metrics"
 	"strings"
 	"time"
 
@@ -55,20 +54,10 @@ func (s *Sampler) poke() {
 // inspect is the goroutine that looks at late lanes and makes events of what
 // they set aside, so that the lanes neither allocate nor lock.
 func (s *Sampler) inspect() {
-	second := time.NewTicker(time.Second)
-	defer second.Stop()
-	samples := []metrics.Sample{
-		{Name: "/memory/classes/heap/objects:bytes"},
-		{Name: "/cpu/classes/gc/pause:cpu-seconds"},
-	}
 	for {
 		select {
 		case <-s.done:
 			return
-		case <-second.C:
-			metrics.Read(samples)
-			s.heapBytes.Store(samples[0].Value.Uint64())
-			s.gcPauseNs.Store(uint64(samples[1].Value.Float64() * 1e9))
 		case <-s.wake:
 		}
 		for i := range s.lanes {

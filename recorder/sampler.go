@@ -60,9 +60,6 @@ type Sampler struct {
 	wake     chan struct{} // for the inspector
 	done     chan struct{}
 	draining sync.Mutex // of what takes the lanes' late ticks, never a lane
-
-	heapBytes atomic.Uint64 // kept up by the inspector for the source self
-	gcPauseNs atomic.Uint64
 }
 
 // lane is one thread and its collectors. The atomics are for the others.
@@ -109,7 +106,8 @@ type reader struct {
 	due       freezeframe.Instant
 	took      time.Duration
 	open      bool
-	failures  int // in a row: of readings, or of opening
+	fill      bool // it is self: the sampler knows the rest
+	failures  int  // in a row: of readings, or of opening
 }
 
 // SamplerStats is what the sampler has done so far.
@@ -132,13 +130,6 @@ func NewSampler(ring *Ring, host freezeframe.Host, cs []freezeframe.Collector, o
 		l.name, l.sampler, l.host = freezeframe.Lane(i), s, host
 		l.host.Texts = ring.Texts().Lane(l.name)
 		l.current.Store(-1)
-	}
-	hasSelf := false
-	for _, c := range cs {
-		hasSelf = hasSelf || c.Source().Name == "self"
-	}
-	if !hasSelf {
-		cs = append(cs[:len(cs):len(cs)], &self{sampler: s})
 	}
 	for _, c := range cs {
 		src := c.Source()
@@ -373,9 +364,30 @@ func (l *lane) read(r *reader) {
 		return
 	}
 	r.failures = 0
+	if r.fill {
+		l.sampler.fillSelf(&r.src, t)
+	}
 	r.w.Append(t)
 	for _, o := range r.observers {
 		o.Observe(&r.src, t)
+	}
+}
+
+// fillSelf gives the source self the figures that only the sampler knows.
+func (s *Sampler) fillSelf(src *freezeframe.Source, t *freezeframe.Table) {
+	if len(t.Keys) == 0 {
+		return
+	}
+	var readings, late uint64
+	for i := range s.lanes {
+		readings += s.lanes[i].readings.Load()
+		late += s.lanes[i].lateN.Load()
+	}
+	if c := src.Column("readings"); c >= 0 {
+		t.Vals[c] = readings
+	}
+	if c := src.Column("late_readings"); c >= 0 {
+		t.Vals[c] = late
 	}
 }
 
@@ -399,7 +411,7 @@ func (l *lane) openReader(r *reader, now freezeframe.Instant) {
 			if src.Every <= 0 {
 				src.Every = time.Second
 			}
-			r.src, r.open, r.failures = src, true, 0
+			r.src, r.open, r.fill, r.failures = src, true, src.Name == "self", 0
 			r.due = (now/freezeframe.Instant(Tick) + 1) * freezeframe.Instant(Tick)
 			return
 		}
