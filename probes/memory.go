@@ -19,7 +19,7 @@ const (
 	// memoryTouched is how many pages are touched a time: enough that one
 	// must come from the allocator and not from a per-CPU list. Huge pages
 	// are off, so every touch is a fault.
-	memoryTouched = 64
+	memoryTouched = 16
 )
 
 // memory asks the kernel for fresh pages and gives them back. It is late when
@@ -27,7 +27,7 @@ const (
 // at its limit): users feel every program stutter that grows or starts.
 type memory struct{ hub *hub }
 
-func (p *memory) Name() string { return "memory" }
+func (p *memory) Name() string { return "page_touch" }
 
 // Run touches memory until ctx ends.
 func (p *memory) Run(ctx context.Context, late func(freezeframe.Lateness)) error {

@@ -41,6 +41,7 @@ func All(o Options) []freezeframe.Probe {
 		&memory{hub: h},
 		&fork{hub: h},
 		&loopback{hub: h},
+		newServices(h),
 	}
 	return all
 }

@@ -304,7 +304,9 @@ func (j *job) start(ctx context.Context, p plan, late func(freezeframe.Lateness)
 //
 //go:norace
 func (j *job) begin() {
-	j.worker.due = int64(kernel.Now()) + j.worker.every
+	// Dues are aligned, so that threads share wake-ups of an idle CPU.
+	every := j.worker.every
+	j.worker.due = (int64(kernel.Now())/every + 2) * every
 	j.since = j.worker.due
 	j.worker.state = workerRunning
 }

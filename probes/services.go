@@ -1,0 +1,777 @@
+package probes
+
+import (
+	"context"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"freezeframe"
+)
+
+// services watches every TCP and Unix-stream service of the host without
+// sending anything: it reads the tables of listening and connected sockets as
+// they are taken. What it reports, by Probe:
+//
+//   - accept: a connection is established and nobody accepts it. Clients see
+//     a connection that opens and then says nothing. Err "overflow": so many
+//     waited that the kernel threw new ones away; their clients wait a second
+//     or more and try again.
+//   - receive: data has arrived and the process does not read it: nobody is
+//     at work. Clients see a service that hangs.
+//   - answer: a request was read and no byte of an answer has been sent.
+//     Clients see a page that loads and loads. Long polling, queues that are
+//     waited on and slow reports look the same, so this is held against what
+//     the service has done before.
+//   - delivery: what was sent is not acknowledged and is sent again: the
+//     network, or the peer's host, loses packets. Users wait for the kernel's
+//     retransmission timer: 200 ms, 400 ms, 800 ms …
+//   - connect: a connection request is not answered: users wait 1 s, 3 s, 7 s.
+//
+// Everything runs on the thread that takes the readings, in fixed memory.
+type services struct {
+	hub *hub
+	out chan report
+
+	listening columns
+	connected columns
+	listeners listenerTable
+	conns     connTable
+	began     freezeframe.Instant // the first reading
+	learnt    freezeframe.Instant // when the last time of learning began
+	own       uint64              // our pid
+}
+
+const (
+	acceptFloor   = 100 * time.Millisecond
+	receiveFloor  = 100 * time.Millisecond
+	answerFloor   = 200 * time.Millisecond
+	deliveryFloor = 300 * time.Millisecond
+	connectFloor  = 900 * time.Millisecond
+
+	// firstSight is how long an answer must be missing when the service's
+	// history is not known.
+	firstSight = 500 * time.Millisecond
+	// enough is how many answers make a history.
+	enough = 20
+	// learning is how long services are looked at before an answer that is
+	// missing may open an incident, and relearning how often they are looked
+	// at closely again, for a second.
+	learning   = 3 * time.Second
+	relearning = 30 * time.Second
+	// gone is how long a connection may be missing from the readings, not all
+	// of which have all connections, before its waits are over.
+	gone = 300 * time.Millisecond
+	// again is how often a wait in flight is reported.
+	again = 90 * time.Millisecond
+	// slow is the age of a missing answer that makes a reading count as slow,
+	// and usuallySlow the share of such readings from which on that is how the
+	// service works.
+	slow        = 250 * time.Millisecond
+	usuallySlow = 0.2
+	// peerGone is how long a peer may be silent before it is not a network
+	// fault any more but a peer that went away.
+	peerGone = 60 * time.Second
+	// manyWaits is how many waits of a kind a listener has reported at a time;
+	// the others say the same.
+	manyWaits = 8
+
+	// manyLosing connections of one service do not lose packets because one
+	// client went away.
+	manyLosing = 6
+
+	watchMost = 32 // processes
+)
+
+// The kinds of wait, in the order of serviceProbes.
+const (
+	waitAccept = iota
+	waitReceive
+	waitAnswer
+	waitDelivery
+	waitConnect
+	waitKinds
+)
+
+var serviceProbes = [waitKinds]string{"accept", "receive", "answer", "delivery", "connect"}
+
+var serviceFloors = [waitKinds]time.Duration{acceptFloor, receiveFloor, answerFloor, deliveryFloor, connectFloor}
+
+// States of a TCP socket (include/net/tcp_states.h).
+const (
+	tcpEstablished = 1
+	tcpSynSent     = 2
+)
+
+// report is what the sampling thread hands to Run.
+type report struct {
+	kind    int8 // -1: only have pid watched
+	over    bool // Err "overflow"
+	quality float32
+	target  uint64 // text
+	comm    uint64 // text
+	pids    uint64 // text
+	pid     uint64
+	began   freezeframe.Instant
+	done    freezeframe.Instant
+	seen    freezeframe.Instant
+	usual   time.Duration
+	floor   time.Duration
+}
+
+func newServices(h *hub) *services {
+	return &services{hub: h, out: make(chan report, 1024), own: uint64(os.Getpid())}
+}
+
+func (p *services) Name() string { return "services" }
+
+// Observes names the sources whose readings Observe must get.
+func (p *services) Observes() []string { return []string{"listeners", "connections"} }
+
+// Run passes on what Observe finds until ctx ends.
+func (p *services) Run(ctx context.Context, late func(freezeframe.Lateness)) error {
+	var watched []int32
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case r := <-p.out:
+			victims := p.victims(r)
+			if next := moveToFront(watched, victims); next != nil {
+				watched = next
+				if p.hub.Focus != nil {
+					p.hub.Focus.Watch(watched)
+				}
+			}
+			if r.kind < 0 {
+				continue
+			}
+			l := freezeframe.Lateness{
+				Probe: serviceProbes[r.kind], Target: p.hub.text(r.target),
+				Began: r.began, Done: r.done, Seen: r.seen,
+				Usual: r.usual, Floor: r.floor, Quality: float64(r.quality),
+				Victims: victims,
+			}
+			if r.over {
+				l.Err = "overflow"
+			}
+			late(l)
+		}
+	}
+}
+
+// victims is every process that shares the socket.
+func (p *services) victims(r report) []freezeframe.Victim {
+	comm := p.hub.text(r.comm)
+	var out []freezeframe.Victim
+	for word := range strings.SplitSeq(p.hub.text(r.pids), ",") {
+		if pid, err := strconv.Atoi(word); err == nil && pid > 0 {
+			out = append(out, freezeframe.Victim{PID: pid, Comm: comm})
+		}
+	}
+	if out == nil && r.pid != 0 {
+		out = []freezeframe.Victim{{PID: int(r.pid), Comm: comm}}
+	}
+	return out
+}
+
+// moveToFront returns the list with the victims' processes first, bounded; nil
+// when that changes nothing but the order.
+func moveToFront(list []int32, victims []freezeframe.Victim) []int32 {
+	fresh := false
+	next := make([]int32, 0, watchMost)
+	add := func(pid int32) {
+		for _, have := range next {
+			if have == pid {
+				return
+			}
+		}
+		if len(next) < watchMost {
+			next = append(next, pid)
+		}
+	}
+	for _, v := range victims {
+		known := false
+		for _, have := range list {
+			known = known || have == int32(v.PID)
+		}
+		fresh = fresh || !known
+		add(int32(v.PID))
+	}
+	if !fresh {
+		return nil
+	}
+	for _, pid := range list {
+		add(pid)
+	}
+	return next
+}
+
+// columns finds the columns of a source by name, once.
+type columns struct {
+	src   *freezeframe.Source
+	width int
+	at    [24]int
+}
+
+func (c *columns) of(src *freezeframe.Source, names []string) bool {
+	if c.src != src || c.width != len(src.Columns) {
+		c.src, c.width = src, len(src.Columns)
+		for i, name := range names {
+			c.at[i] = src.Column(name)
+		}
+	}
+	return c.width > 0
+}
+
+// get returns a column of a row, 0 where the source has no such column.
+func (c *columns) get(row []uint64, i int) uint64 {
+	if at := c.at[i]; at >= 0 {
+		return row[at]
+	}
+	return 0
+}
+
+const (
+	lAddress = iota
+	lQueue
+	lDrops
+	lPID
+	lPIDs
+	lComm
+)
+
+var listenerColumns = []string{lAddress: "address", lQueue: "queue", lDrops: "drops", lPID: "pid", lPIDs: "pids", lComm: "comm"}
+
+const (
+	cInode = iota
+	cState
+	cServer
+	cListener
+	cPeer
+	cPID
+	cPIDs
+	cComm
+	cRQueue
+	cUnacked
+	cRetransmits
+	cRTO
+	cReceivedAt
+	cSentAt
+	cAckedAt
+	cOpenedAt
+	cBytesReceived
+	cBytesSent
+	cSegsOut
+)
+
+var connectionColumns = []string{cInode: "inode", cState: "state", cServer: "server", cListener: "listener", cPeer: "peer",
+	cPID: "pid", cPIDs: "pids", cComm: "comm", cRQueue: "rqueue", cUnacked: "unacked", cRetransmits: "retransmits", cRTO: "rto_us",
+	cReceivedAt: "received_at", cSentAt: "sent_at", cAckedAt: "acked_at", cOpenedAt: "opened_at",
+	cBytesReceived: "bytes_received", cBytesSent: "bytes_sent", cSegsOut: "segs_out"}
+
+// Observe takes one reading, on the thread that took it.
+func (p *services) Observe(src *freezeframe.Source, t *freezeframe.Table) {
+	if p.began == 0 {
+		p.began = t.At
+	}
+	switch src.Name {
+	case "listeners":
+		if p.listening.of(src, listenerColumns) {
+			p.observeListeners(t)
+		}
+	case "connections":
+		if p.connected.of(src, connectionColumns) {
+			p.observeConnections(t)
+		}
+	}
+}
+
+// send hands a report to Run; when Run is behind, the next one says the same.
+func (p *services) send(r report) bool {
+	select {
+	case p.out <- r:
+		return true
+	default:
+		return false
+	}
+}
+
+// service is a listening socket and what is known of whoever serves it.
+type service struct {
+	key     freezeframe.Key
+	seen    freezeframe.Instant
+	first   freezeframe.Instant
+	address uint64
+	comm    uint64
+	pids    uint64
+	pid     uint64
+
+	queue   uint64
+	queued  freezeframe.Instant // since when the queue has neither shrunk nor been empty
+	told    wait                // the wait of the queue, where its connections are not seen
+	drops   uint64
+	dropped freezeframe.Instant // when drops were last reported
+
+	usual    [waitKinds]baseline
+	answered freezeframe.Instant // the last answer on any connection
+	sends    bool                // it has answered at all
+	turn     uint32              // counts readings of connections
+	readings uint32              // those that count
+	slow     uint32              // of those, the ones in which an answer was slow
+	waiting  [waitKinds]uint16   // waits reported now
+	learnt   freezeframe.Instant // when a slow answer was last learned from
+	slowNow  uint16              // missing answers older than slow, in this reading
+	losing   uint16              // connections that lose packets, in this reading
+	stalled  bool                // a wait was reported as a stall, in this reading
+	unseen   bool                // a connection that waits for accept is in the table
+}
+
+// usuallySlow tells whether answers are often as long as this at this service.
+func (s *service) usuallySlow(age time.Duration) bool {
+	b := &s.usual[waitAnswer]
+	if b.total >= enough && int64(age) <= farBeyond*b.p99() {
+		return true
+	}
+	return s.readings >= 20 && float64(s.slow) > usuallySlow*float64(s.readings)
+}
+
+// wait is one piece of work that somebody waits for.
+type wait struct {
+	began freezeframe.Instant // 0: none
+	last  freezeframe.Instant // when it was last reported; 0: never
+	worth float32             // the quality it was reported with
+	calm  bool                // it does not count: it began before anyone watched
+}
+
+func (p *services) observeListeners(t *freezeframe.Table) {
+	now := t.At
+	learn := p.hub.Focus != nil && (p.learnt == 0 || now.Sub(p.learnt) >= relearning)
+	if learn {
+		span := time.Second
+		if p.learnt == 0 {
+			span = learning
+		}
+		p.learnt = now
+		p.hub.Focus.Suspect(now.Add(span))
+	}
+	c := &p.listening
+	for i, key := range t.Keys {
+		row := t.Values(i, c.width)
+		if pid := c.get(row, lPID); pid == p.own {
+			continue
+		}
+		s := p.listeners.find(key)
+		if s == nil {
+			continue
+		}
+		queue, drops := c.get(row, lQueue), c.get(row, lDrops)
+		last := s.seen
+		fresh := s.seen == 0
+		if fresh {
+			s.first, s.drops = now, drops
+			// It was waiting when we came.
+			s.told.calm = queue > 0 && now.Sub(p.began) < slow
+		}
+		s.seen = now
+		s.address, s.comm, s.pids, s.pid = c.get(row, lAddress), c.get(row, lComm), c.get(row, lPIDs), c.get(row, lPID)
+		if fresh || learn {
+			p.send(report{kind: -1, comm: s.comm, pids: s.pids, pid: s.pid})
+		}
+
+		if drops > s.drops {
+			if now.Sub(s.dropped) >= 500*time.Millisecond {
+				s.dropped = now
+				p.hub.suspect(now)
+				p.send(report{kind: waitAccept, over: true, quality: 0.9, target: s.address, comm: s.comm, pids: s.pids, pid: s.pid,
+					began: last, done: now, seen: now, floor: acceptFloor})
+				s.drops = drops
+			}
+		} else {
+			s.drops = drops // a socket can be cloned; it never counts down
+		}
+
+		switch {
+		case queue == 0:
+			p.endQueue(s, now)
+			s.queued = 0
+			s.told.calm = false
+		case s.queued == 0 || queue < s.queue:
+			if s.queued != 0 {
+				p.endQueue(s, now)
+			}
+			s.queued = now
+		case !s.unseen || s.told.last != 0:
+			p.queueWaits(s, now)
+		}
+		s.queue = queue
+		if queue == 0 {
+			s.usual[waitAccept].add(0)
+		}
+	}
+	p.listeners.expire(now)
+}
+
+// queueWaits reports a queue whose connections are not in the table of
+// connections: those of Unix sockets, and of TCP until the next dump.
+func (p *services) queueWaits(s *service, now freezeframe.Instant) {
+	age := now.Sub(s.queued)
+	usual := s.usual[waitAccept].usual()
+	if age < suspectAt || age <= 2*usual || s.told.calm {
+		return
+	}
+	p.hub.suspect(now)
+	if s.told.began == 0 {
+		s.told.began = s.queued
+		p.send(report{kind: -1, comm: s.comm, pids: s.pids, pid: s.pid})
+	}
+	if age <= acceptFloor/2 || now.Sub(s.told.last) < again {
+		return
+	}
+	s.told.last = now
+	p.send(report{kind: waitAccept, quality: 0.9, target: s.address, comm: s.comm, pids: s.pids, pid: s.pid,
+		began: s.told.began, seen: now, usual: usual, floor: acceptFloor})
+}
+
+func (p *services) endQueue(s *service, now freezeframe.Instant) {
+	if s.told.began != 0 {
+		usual := s.usual[waitAccept].usual()
+		s.usual[waitAccept].learn(int64(now.Sub(s.told.began)), int64(acceptFloor))
+		if s.told.last != 0 {
+			p.send(report{kind: waitAccept, quality: 0.9, target: s.address, comm: s.comm, pids: s.pids, pid: s.pid,
+				began: s.told.began, done: now, seen: now, usual: usual, floor: acceptFloor})
+		}
+	}
+	s.told.began, s.told.last = 0, 0
+}
+
+// conn is a connection that was in the last readings.
+type conn struct {
+	key      freezeframe.Key
+	listener freezeframe.Key
+	service  int // index in the table, -1 when there is none; valid within a reading
+	seen     freezeframe.Instant
+	missing  freezeframe.Instant // the first reading without it; 0: none
+	first    freezeframe.Instant
+	peer     uint64
+	comm     uint64
+	pids     uint64
+	pid      uint64
+	read     uint64              // bytes that the process has read
+	received freezeframe.Instant // the last request, as far as known
+	sent     freezeframe.Instant
+	talks    bool // answered several times before
+	waits    [waitKinds]wait
+}
+
+func (p *services) observeConnections(t *freezeframe.Table) {
+	now := t.At
+	c := &p.connected
+	for i := range p.listeners.n {
+		s := &p.listeners.slots[i]
+		s.slowNow, s.losing, s.unseen, s.stalled = 0, 0, false, false
+		clear(s.waiting[:])
+	}
+	for i, key := range t.Keys {
+		row := t.Values(i, c.width)
+		if c.get(row, cPID) == p.own {
+			continue
+		}
+		if n := p.conns.find(key); n != nil {
+			p.look(n, row, now)
+		}
+	}
+	for i := range p.conns.n {
+		n := &p.conns.slots[i]
+		n.service = p.listeners.index(n.listener)
+		if n.seen != now {
+			if n.missing == 0 {
+				n.missing = now
+			}
+			continue
+		}
+		n.missing = 0
+		if n.service < 0 {
+			continue
+		}
+		s := &p.listeners.slots[n.service]
+		if n.waits[waitAnswer].began != 0 && now.Sub(n.waits[waitAnswer].began) >= slow {
+			s.slowNow++
+		}
+		if n.waits[waitDelivery].began != 0 {
+			s.losing++
+		}
+		s.unseen = s.unseen || n.waits[waitAccept].began != 0
+		for kind := range n.waits {
+			if w := &n.waits[kind]; w.last != 0 {
+				s.waiting[kind]++
+				s.stalled = s.stalled || w.worth >= 0.5
+			}
+		}
+	}
+	for i := range p.conns.n {
+		n := &p.conns.slots[i]
+		for kind := range n.waits {
+			w := &n.waits[kind]
+			switch {
+			case w.began == 0:
+			case n.missing == 0:
+				p.judge(n, kind, now)
+			case now.Sub(n.missing) >= gone:
+				p.end(n, kind, n.missing, now)
+			}
+		}
+	}
+	for i := range p.listeners.n {
+		s := &p.listeners.slots[i]
+		// What is a stall says little about what is usual, but if it said
+		// nothing, a service that always looks stalled would never be known.
+		s.turn++
+		if !s.stalled || s.turn%oneIn == 0 {
+			s.readings++
+			if s.slowNow > 0 {
+				s.slow++
+			}
+		}
+		if s.readings >= 2400 { // two minutes; forget half
+			s.readings, s.slow = s.readings/2, s.slow/2
+		}
+		if s.waiting[waitReceive] == 0 {
+			s.usual[waitReceive].add(0)
+		}
+	}
+	p.conns.expire(now)
+}
+
+// look takes one row of the table of connections.
+func (p *services) look(n *conn, row []uint64, now freezeframe.Instant) {
+	c := &p.connected
+	fresh := n.first == 0
+	if fresh {
+		n.first = now
+	}
+	n.seen = now
+	n.listener = freezeframe.Key(c.get(row, cListener))
+	n.peer, n.comm, n.pids, n.pid = c.get(row, cPeer), c.get(row, cComm), c.get(row, cPIDs), c.get(row, cPID)
+	state, server := c.get(row, cState), c.get(row, cServer) != 0
+	received, sent := freezeframe.Instant(c.get(row, cReceivedAt)), freezeframe.Instant(c.get(row, cSentAt))
+	rqueue, retransmits := c.get(row, cRQueue), c.get(row, cRetransmits)
+	n.talks = c.get(row, cBytesSent) > 0 && c.get(row, cSegsOut) >= 5
+
+	// Nobody waits on a connection whose client has closed it.
+	serving := server && state == tcpEstablished
+	unaccepted := serving && c.get(row, cInode) == 0
+	if opened := freezeframe.Instant(c.get(row, cOpenedAt)); unaccepted && opened == 0 {
+		// It had sent its request before we saw it.
+		if received == 0 {
+			received = now
+		}
+		p.set(n, waitAccept, unaccepted, received, now)
+	} else {
+		p.set(n, waitAccept, unaccepted, opened, now)
+	}
+
+	read := c.get(row, cBytesReceived) - min(rqueue, c.get(row, cBytesReceived))
+	if !fresh && read != n.read {
+		p.end(n, waitReceive, now, now) // it is being read
+	}
+	n.read = read
+	unread := serving && !unaccepted && rqueue > 0
+	since := received
+	if n.waits[waitReceive].began == 0 && !fresh && n.received == received {
+		since = now // read a part, and the rest is not older than this
+	}
+	p.set(n, waitReceive, unread, since, now)
+
+	s := p.listeners.at(n.listener)
+	if s != nil && c.get(row, cBytesSent) > 0 {
+		s.sends = true
+	}
+	if serving && !unaccepted && sent != 0 && sent >= received {
+		if s != nil {
+			s.answered = max(s.answered, sent)
+			// One answer, once: those that were waited for count when they end.
+			if !fresh && received != n.received && received > p.began && n.waits[waitAnswer].began == 0 {
+				s.usual[waitAnswer].add(int64(sent.Sub(received)))
+			}
+		}
+		p.end(n, waitAnswer, max(sent, n.waits[waitAnswer].began), now)
+	} else {
+		w := &n.waits[waitAnswer]
+		if w.began != 0 && w.began != received {
+			// More of the request came: it was not complete, and nobody could
+			// have answered it.
+			p.drop(n, waitAnswer, now)
+		}
+		p.set(n, waitAnswer, serving && !unaccepted && rqueue == 0 && received != 0, received, now)
+	}
+	n.received, n.sent = received, sent
+
+	// The first transmission lies before the timeouts that have passed: rto/2^k
+	// was the first of k.
+	rto := time.Duration(c.get(row, cRTO)) * time.Microsecond
+	passed := rto - rto>>min(retransmits, 16)
+	delivery := retransmits > 0 && c.get(row, cUnacked) > 0 && state != tcpSynSent
+	acked := freezeframe.Instant(c.get(row, cAckedAt))
+	if !delivery && acked > n.waits[waitDelivery].began {
+		p.end(n, waitDelivery, acked, now)
+	}
+	p.set(n, waitDelivery, delivery, max(acked, sent.Add(-passed)), now)
+	p.set(n, waitConnect, retransmits > 0 && state == tcpSynSent, now.Add(-passed), now)
+}
+
+// set begins or ends a wait; one that has begun keeps its beginning.
+func (p *services) set(n *conn, kind int, waits bool, began, now freezeframe.Instant) {
+	w := &n.waits[kind]
+	switch {
+	case !waits:
+		p.end(n, kind, now, now)
+	case w.began == 0:
+		*w = wait{began: min(began, now), calm: began < p.began}
+	}
+}
+
+// end ends a wait that came to its end: it is learned from and reported.
+func (p *services) end(n *conn, kind int, done, now freezeframe.Instant) {
+	w := &n.waits[kind]
+	if w.began == 0 {
+		return
+	}
+	usual := time.Duration(0)
+	s := p.listeners.at(n.listener)
+	if s != nil {
+		usual = s.usual[kind].usual()
+		took := int64(done.Sub(w.began))
+		if kind == waitAnswer {
+			s.answered = max(s.answered, done)
+			// A thousand clients that waited for one stall are one lesson.
+			if took > int64(firstSight) {
+				if now.Sub(s.learnt) >= time.Second {
+					s.learnt = now
+					s.usual[kind].learn(took, int64(firstSight))
+				}
+			} else {
+				s.usual[kind].add(took)
+			}
+		} else {
+			s.usual[kind].learn(took, int64(serviceFloors[kind]))
+		}
+	}
+	if w.last != 0 {
+		p.tell(n, s, kind, done, now, usual)
+	}
+	*w = wait{}
+}
+
+// drop ends a wait that turned out to be none.
+func (p *services) drop(n *conn, kind int, now freezeframe.Instant) {
+	w := &n.waits[kind]
+	if w.last != 0 {
+		w.worth = min(w.worth, 0.2)
+		p.tell(n, p.listeners.at(n.listener), kind, now, now, 0)
+	}
+	*w = wait{}
+}
+
+func (p *services) tell(n *conn, s *service, kind int, done, now freezeframe.Instant, usual time.Duration) bool {
+	w := &n.waits[kind]
+	r := report{kind: int8(kind), quality: w.worth, target: n.peer, comm: n.comm, pids: n.pids, pid: n.pid,
+		began: w.began, done: done, seen: now, usual: usual, floor: serviceFloors[kind]}
+	if s != nil && kind < waitDelivery {
+		r.target = s.address
+		if r.pid == 0 {
+			r.pid, r.pids, r.comm = s.pid, s.pids, s.comm
+		}
+	}
+	return p.send(r)
+}
+
+// judge decides what a wait in flight is worth, and reports it.
+func (p *services) judge(n *conn, kind int, now freezeframe.Instant) {
+	w := &n.waits[kind]
+	var s *service
+	usual := time.Duration(0)
+	if n.service >= 0 {
+		s = &p.listeners.slots[n.service]
+		usual = s.usual[kind].usual()
+	}
+	age := now.Sub(w.began)
+	if w.last != 0 && now.Sub(w.last) < again || age < suspectAt || age <= 2*usual && kind != waitAnswer {
+		return
+	}
+	if kind > waitReceive && age < 2*suspectAt {
+		return
+	}
+	quality := p.worth(n, s, kind, age, now)
+	if kind == waitAnswer {
+		quality = max(quality, w.worth) // a stall does not become usual by lasting
+	}
+	if quality == 0 {
+		return
+	}
+	if quality >= 0.5 || w.last == 0 {
+		p.hub.suspect(now)
+		p.send(report{kind: -1, comm: n.comm, pids: n.pids, pid: n.pid})
+	}
+	if age <= serviceFloors[kind]/2 {
+		return
+	}
+	if w.last == 0 && s != nil {
+		if s.waiting[kind] >= manyWaits {
+			return
+		}
+		s.waiting[kind]++
+	}
+	w.worth, w.last = quality, now
+	p.tell(n, s, kind, 0, now, usual)
+}
+
+// worth says how certain it is that somebody waits, 0 to 1.
+func (p *services) worth(n *conn, s *service, kind int, age time.Duration, now freezeframe.Instant) float32 {
+	w := &n.waits[kind]
+	if w.calm {
+		return 0.2 // whether this is how it always is, nobody has seen
+	}
+	others := s != nil && s.answered > w.began.Add(100*time.Millisecond)
+	switch kind {
+	case waitAccept:
+		return 0.9
+	case waitReceive:
+		switch {
+		case !others:
+			return 0.9
+		case age < 10*time.Second:
+			return 0.5
+		}
+		return 0.2 // a forgotten connection of a service that works
+	case waitAnswer:
+		switch {
+		case s == nil:
+			return 0.2
+		case s.usuallySlow(age):
+			return 0
+		case s.usual[kind].total >= enough:
+			if others {
+				return 0.6
+			}
+			return 0.9
+		case age < firstSight || others || !s.sends || w.began.Sub(p.began) < learning || int64(age) < 2*s.usual[waitAnswer].p99():
+			return 0.2
+		case n.talks || s.slowNow >= 2:
+			return 0.6
+		}
+		return 0.2
+	case waitDelivery, waitConnect:
+		if age > peerGone {
+			return 0
+		}
+		if n.listener == 0 && p.listeners.has(n.pid) {
+			return 0.6 // a service that waits for another
+		}
+		if kind == waitDelivery && s != nil && s.losing >= manyLosing {
+			return 0.6
+		}
+	}
+	return 0.3 // one client may simply have gone away
+}
