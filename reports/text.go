@@ -556,19 +556,22 @@ func (p *printer) notSeen(items []freezeframe.NotSeen) {
 		return
 	}
 	for i := range items {
-		n := &items[i]
-		text := n.What
-		if n.Err != "" && !strings.Contains(n.What, n.Err) {
-			text += " (" + n.Err + ")"
-		}
-		if n.Lost != "" {
-			text += ": " + n.Lost
-		}
-		if n.Fix != "" {
-			text = sentence(text) + " " + sentence(upper(n.Fix))
-		}
-		p.para("  • ", text)
+		p.para("  • ", notSeenLine(&items[i]))
 	}
+}
+
+func notSeenLine(n *freezeframe.NotSeen) string {
+	text := n.What
+	if n.Err != "" && !strings.Contains(n.What, n.Err) {
+		text += " (" + n.Err + ")"
+	}
+	if n.Lost != "" {
+		text += ": " + n.Lost
+	}
+	if n.Fix != "" {
+		text = sentence(text) + " " + sentence(upper(n.Fix))
+	}
+	return text
 }
 
 func (p *printer) recorder(r freezeframe.RecorderReport) {
