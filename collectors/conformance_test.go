@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -152,7 +153,7 @@ func TestSources(t *testing.T) {
 		word   = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_]*$`)
 		inside = regexp.MustCompile(`_(ns|us|ms|bytes|pages|ticks)_`)
 		seen   = map[string]bool{}
-		keys   = []string{"", "cpu", "task", "socket", "text"}
+		keys   = []string{"", "cpu", "task", "socket", "text", "lock", "mount", "connection"}
 	)
 	for _, c := range All() {
 		s := c.Source()
@@ -322,7 +323,7 @@ func descriptors(t *testing.T) map[int]string {
 }
 
 // scratch copies a tree and returns the copy and the files that c depends on:
-// those without which it tells something else.
+// those that it keeps open, or without which it tells something else.
 func scratch(t *testing.T, c freezeframe.Collector, tree string) (dir string, files []string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -333,6 +334,11 @@ func scratch(t *testing.T, c freezeframe.Collector, tree string) (dir string, fi
 		t.Fatal(err)
 	}
 	whole := outcome(t, c, hostAt(dir))
+	if err := c.Open(hostAt(dir)); err != nil {
+		t.Fatal(err)
+	}
+	kept := slices.Collect(maps.Values(descriptors(t)))
+	closed(t, c)
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
 			return err
@@ -340,7 +346,7 @@ func scratch(t *testing.T, c freezeframe.Collector, tree string) (dir string, fi
 		if err := os.Rename(path, path+".away"); err != nil {
 			return err
 		}
-		if outcome(t, c, hostAt(dir)) != whole {
+		if slices.Contains(kept, path) || outcome(t, c, hostAt(dir)) != whole {
 			files = append(files, path)
 		}
 		return os.Rename(path+".away", path)

@@ -77,30 +77,23 @@ func FuzzScanner(f *testing.F) {
 
 // Numbers are what strconv reads, or the largest there is.
 func FuzzNumbers(f *testing.F) {
-	for _, n := range []string{"0", "7", "18446744073709551615", "18446744073709551616", "99999999999999999999999", "ffffffffffffffff", "fffffffffffffffff", "DEADbeef", "", "-1", "1x"} {
+	for _, n := range []string{"0", "7", "18446744073709551615", "18446744073709551616", "99999999999999999999999x", "ffffffffffffffff", "fffffffffffffffff", "10000000000000000", "DEADbeef", "", "-1", "1x"} {
 		f.Add([]byte(n))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if len(b) == 0 || bytes.ContainsAny(b, " \t\n+-_") {
-			return
+		if bytes.ContainsAny(b, " \t") {
+			return // the scanner skips blanks
 		}
-		if v, ok := Uint(b); true {
-			want, err := strconv.ParseUint(string(b), 10, 64)
-			if saturated := isRange(err); ok != (err == nil || saturated) || ok && v != want {
-				t.Errorf("Uint(%q) = %d, %v; strconv: %d, %v", b, v, ok, want, err)
+		check := func(v uint64, ok bool, digits string, base int) {
+			want, _ := strconv.ParseUint(string(b), base, 64)
+			if isNumber := len(b) > 0 && len(bytes.Trim(b, digits)) == 0; ok != isNumber || ok && v != want {
+				t.Errorf("%q in base %d: %d, %v; want %d, %v", b, base, v, ok, want, isNumber)
 			}
 		}
+		v, ok := Uint(b)
+		check(v, ok, "0123456789", 10)
 		s := Scan(b)
-		v, ok := s.Hex()
-		ok = ok && !s.More()
-		want, err := strconv.ParseUint(string(b), 16, 64)
-		if saturated := isRange(err); ok != (err == nil || saturated) || ok && v != want {
-			t.Errorf("Hex(%q) = %#x, %v; strconv: %#x, %v", b, v, ok, want, err)
-		}
+		v, ok = s.Hex()
+		check(v, ok && !s.More(), "0123456789abcdefABCDEF", 16)
 	})
-}
-
-func isRange(err error) bool {
-	e, is := err.(*strconv.NumError)
-	return is && e.Err == strconv.ErrRange
 }
