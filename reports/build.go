@@ -71,7 +71,7 @@ func NotSeen(needs []freezeframe.Need) []freezeframe.NotSeen {
 			continue
 		}
 		seen[n] = true
-		out = append(out, freezeframe.NotSeen{What: n.What, Lost: n.Lost, Fix: n.Fix, Err: n.Err})
+		out = append(out, freezeframe.NotSeen(n))
 	}
 	return out
 }
