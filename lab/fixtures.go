@@ -243,3 +243,13 @@ func isOthers(name string) bool {
 	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 	return err == nil && len(comm) > 0
 }
+
+// SwapFile adds swap for the run.
+func (s *Scene) SwapFile(megabytes int) {
+	file := filepath.Join(s.Dir, s.Name("swap"))
+	s.Check(command("fallocate", "-l", strconv.Itoa(megabytes<<20), file))
+	s.Check(os.Chmod(file, 0o600))
+	s.Check(command("mkswap", "-q", file))
+	s.lab.janitor.later("swapoff", file)
+	s.Check(command("swapon", file))
+}

@@ -41,22 +41,22 @@ func New() (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	j, err := newJanitor()
+	dir, err := os.MkdirTemp("", Prefix+strconv.Itoa(os.Getpid())+"-")
 	if err != nil {
 		return nil, err
 	}
-	l := &Lab{For: 8 * time.Second, exe: exe, launch: newLauncher(), janitor: j}
-	l.dir, err = os.MkdirTemp("", Prefix+strconv.Itoa(os.Getpid())+"-")
+	j, err := newJanitor(dir)
 	if err != nil {
-		return nil, errors.Join(err, j.close())
+		return nil, err
 	}
-	return l, os.Mkdir(filepath.Join(l.dir, "bin"), 0o755)
+	l := &Lab{For: 8 * time.Second, dir: dir, exe: exe, launch: newLauncher(), janitor: j}
+	return l, os.Mkdir(filepath.Join(dir, "bin"), 0o755)
 }
 
 // Close undoes whatever is left and tells what could not be undone.
 func (l *Lab) Close() error {
 	close(l.launch)
-	err := errors.Join(l.janitor.close(), os.RemoveAll(l.dir))
+	err := l.janitor.close()
 	if left := Leftovers(); len(left) > 0 {
 		err = errors.Join(err, fmt.Errorf("left behind: %s", strings.Join(left, ", ")))
 	}
@@ -231,6 +231,10 @@ func (s *Scene) Blame(g Guilty) { s.truth.Guilty.add(g) }
 // BlameGroup makes a program with all that it starts, and each cgroup that the
 // lab put it in, acceptable culprits.
 func (s *Scene) BlameGroup(ps ...*Proc) { s.guilty = append(s.guilty, ps...) }
+
+// CollectGuilty notes now whom BlameGroup means, for processes that will not
+// be there in the middle of the fault, when Break does so.
+func (s *Scene) CollectGuilty() { s.truth.Guilty.add(s.guiltyNow()) }
 
 func (s *Scene) guiltyNow() Guilty {
 	var g Guilty

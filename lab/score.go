@@ -23,9 +23,9 @@ type Result struct {
 	Length    time.Duration
 	Took      time.Duration
 
-	Err         string // the fault could not be made
-	DiagnoseErr string // freezeframe itself failed
-	Diagnosis   string // file of its document
+	Err         string        // the fault could not be made
+	DiagnoseErr string        // freezeframe itself failed
+	Diagnosis   string        // file of its document
 	Waits       []victim.Wait `json:"-"`
 	WatchFrom   int64
 	WatchTo     int64

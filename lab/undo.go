@@ -43,8 +43,8 @@ type janitor struct {
 	next int
 }
 
-func newJanitor() (*janitor, error) {
-	cmd := exec.Command("/proc/self/exe")
+func newJanitor(dir string) (*janitor, error) {
+	cmd := exec.Command("/proc/self/exe", dir)
 	cmd.Env = append(os.Environ(), envRole+"=janitor")
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // a ^C is for the lab
@@ -128,8 +128,9 @@ func (j *janitor) close() error {
 	return errors.Join(err, j.proc.Wait())
 }
 
-// janitorRole is the process that outlives the lab.
-func janitorRole([]string) {
+// janitorRole is the process that outlives the lab; its argument is the lab's
+// scratch directory.
+func janitorRole(args []string) {
 	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGPIPE)
 	left := map[int]undo{}
 	last := 0
@@ -152,6 +153,9 @@ func janitorRole([]string) {
 				fmt.Fprintf(os.Stderr, "lab: %v\n", err)
 			}
 		}
+	}
+	if err := (undo{Op: "rm", Args: args}).do(); err != nil {
+		fmt.Fprintf(os.Stderr, "lab: %v\n", err)
 	}
 }
 

@@ -21,7 +21,21 @@ func All() []lab.Fault {
 		fsPipeFull,
 		appStopped,
 		appFrozen,
+		cpuContention,
 		cpuCgroupThrottled,
+		cpuRTStarvation,
+		cpuAffinityHotspot,
+		cpuForkStorm,
+		kernelMmapLock,
+		kernelLockContention,
+		memCgroupMax,
+		memSwapThrash,
+		memCgroupOOMKill,
+		memForkCOW,
+		fsFuseUnresponsive,
+		fsFull,
+		appBusyLoop,
+		appWorkerPoolExhausted,
 	)
 }
 

@@ -51,7 +51,8 @@ func Service(args []string) {
 	go func() { log.Fatal((&http.Server{Handler: mux, ErrorLog: log.New(io.Discard, "", 0)}).Serve(l)) }()
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
-		switch lines.Text() {
+		what, arg, _ := strings.Cut(lines.Text(), " ")
+		switch what {
 		case "leak": // descriptors, until there are none left
 			for {
 				f, err := os.Open("/dev/null")
@@ -66,7 +67,8 @@ func Service(args []string) {
 			}
 			leaked = nil
 		case "populate":
-			populate(1 << 30)
+			mib, _ := strconv.Atoi(arg)
+			populate(mib << 20)
 		}
 		fmt.Println("done")
 	}

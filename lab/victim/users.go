@@ -81,10 +81,10 @@ func (u *users) ended(w Wait) {
 func (u *users) report() []Wait {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	end := now()
+	end := now() // what has no answer yet has waited so long
 	for at, fresh := range u.open {
 		if at < end {
-			u.waits = append(u.waits, Wait{Intended: at, Done: end, Fresh: fresh, Err: "no answer yet"})
+			u.waits = append(u.waits, Wait{Intended: at, Done: end, Fresh: fresh})
 		}
 	}
 	return u.waits

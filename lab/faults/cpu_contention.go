@@ -1,0 +1,61 @@
+package faults
+
+import (
+	"strconv"
+	"syscall"
+
+	"freezeframe/lab"
+	"freezeframe/lab/victim"
+)
+
+var cpuContention = []lab.Fault{
+	{
+		Name:      "cpu.contention/threads",
+		Cause:     "cpu.contention",
+		AlsoOK:    []string{"cpu.low_weight"}, // the hogs' nice value is why so few win
+		About:     "a batch job with 40 threads at nice -10 on all CPUs, against a Go service",
+		MissAbout: "the same job at nice 19, which leaves the service its CPU",
+		Needs:     root, // for nice
+		Run:       func(s *lab.Scene) { contend(s, -10, 40, 1, victim.Go) },
+		Miss:      func(s *lab.Scene) { contend(s, 19, 2, 1, victim.Go) },
+	},
+	{
+		Name:      "cpu.contention/processes",
+		Cause:     "cpu.contention",
+		About:     "100 ordinary compute processes, against a threaded Python service",
+		MissAbout: "one compute process beside it",
+		Needs:     program("python3"),
+		Run:       func(s *lab.Scene) { contend(s, 0, 1, 100, victim.Threads) },
+		Miss:      func(s *lab.Scene) { contend(s, 0, 1, 1, victim.Threads) },
+	},
+}
+
+func contend(s *lab.Scene, nice, threads, processes int, kind string) {
+	svc := s.Serve(victim.Spec{Name: "orders", Kind: kind, Work: []string{"compute:3ms"}}, lab.Place{})
+	var jobs []*lab.Proc
+	for range processes {
+		jobs = append(jobs, s.Start(lab.Cmd{Name: "render", Role: "spin", Args: []string{strconv.Itoa(threads)}, Place: lab.Place{Nice: nice}}))
+	}
+	s.BlameGroup(jobs...)
+	s.Watch(svc)
+	s.Break(saying(s, "go", jobs...), killing(s, jobs...))
+}
+
+// saying tells all of them something.
+func saying(s *lab.Scene, line string, ps ...*lab.Proc) func() {
+	return func() {
+		for _, p := range ps {
+			s.Check(p.Say(line))
+		}
+	}
+}
+
+// killing ends them at once: a load that starves everybody would also take its
+// time to hear that it should stop.
+func killing(s *lab.Scene, ps ...*lab.Proc) func() {
+	return func() {
+		for _, p := range ps {
+			s.Check(p.Signal(syscall.SIGKILL))
+		}
+	}
+}

@@ -1,0 +1,76 @@
+package faults
+
+import (
+	"fmt"
+	"os/exec"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"freezeframe/lab"
+	"freezeframe/lab/victim"
+)
+
+var cpuForkStorm = []lab.Fault{
+	{
+		Name:      "cpu.fork_storm/scripts",
+		Cause:     "cpu.fork_storm",
+		About:     "a supervisor whose 80 shell loops start one short-lived process after the other",
+		MissAbout: "it starts 20 processes a second",
+		Run:       func(s *lab.Scene) { forkStorm(s, "80") },
+		Miss:      func(s *lab.Scene) { forkStorm(s, "0") },
+		Roles:     map[string]func([]string){"forkstorm": forkStormer},
+	},
+}
+
+func forkStorm(s *lab.Scene, loops string) {
+	svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Work: []string{"compute:3ms"}}, lab.Place{})
+	storm := s.Start(lab.Cmd{Name: "supervise", Role: "forkstorm", Args: []string{loops}})
+	s.BlameGroup(storm)
+	s.Watch(svc)
+	s.Break(saying(s, "go", storm), func() {
+		_, err := storm.Ask("stop", 5*time.Second)
+		s.Check(err)
+	})
+}
+
+// forkStormer starts processes between "go" and "stop".
+func forkStormer(args []string) {
+	loops, _ := strconv.Atoi(args[0])
+	var shells []*exec.Cmd
+	stop := make(chan struct{})
+	var done sync.WaitGroup
+	lab.Listen("", func(line string) {
+		if line == "stop" {
+			close(stop)
+			for _, sh := range shells {
+				_ = sh.Process.Kill()
+			}
+			done.Wait()
+			fmt.Println("stopped")
+			return
+		}
+		for range loops {
+			// A shell per loop: forking from here would fork a Go runtime.
+			sh := exec.Command("/bin/sh", "-c", "while :; do /bin/true; done")
+			sh.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+			if sh.Start() == nil {
+				shells = append(shells, sh)
+				done.Go(func() { _ = sh.Wait() })
+			}
+		}
+		if loops == 0 {
+			done.Go(func() {
+				for range time.Tick(50 * time.Millisecond) {
+					select {
+					case <-stop:
+						return
+					default:
+						_ = exec.Command("/bin/true").Run()
+					}
+				}
+			})
+		}
+	})
+}

@@ -1,0 +1,85 @@
+package faults
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"freezeframe/lab"
+	"freezeframe/lab/victim"
+
+	"golang.org/x/sys/unix"
+)
+
+var kernelLockContention = []lab.Fault{
+	{
+		Name:      "kernel.lock_contention/inode-write",
+		Cause:     "kernel.lock_contention",
+		About:     "a process writes 1.5 GiB to a tmpfs file in single calls, which hold the inode's lock; a threaded Python service appends to the same file",
+		MissAbout: "it writes 1 MiB per call",
+		Needs:     program("python3"),
+		Shortest:  600 * time.Millisecond,
+		Run:       func(s *lab.Scene) { bigWrites(s, "1536") },
+		Miss:      func(s *lab.Scene) { bigWrites(s, "1") },
+		Roles:     map[string]func([]string){"bigwriter": bigWriter},
+	},
+}
+
+func bigWrites(s *lab.Scene, mib string) {
+	dir := filepath.Join("/dev/shm", s.Name("log"))
+	s.Later("rm", dir)
+	s.Check(os.Mkdir(dir, 0o755))
+	file := filepath.Join(dir, "events")
+	s.Check(os.WriteFile(file, nil, 0o644))
+	svc := s.Serve(victim.Spec{Kind: victim.Threads, Work: []string{"append:" + file}}, lab.Place{})
+	job := s.Start(lab.Cmd{Name: "compactor", Role: "bigwriter", Args: []string{file, mib}})
+	s.BlameGroup(job)
+	s.Watch(svc)
+	s.Break(saying(s, "go", job), func() {
+		_, err := job.Ask("stop", 10*time.Second)
+		s.Check(err)
+	})
+}
+
+// bigWriter overwrites the start of a file between "go" and "stop", so much
+// per call.
+func bigWriter(args []string) {
+	fd, err := unix.Open(args[0], unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	var mib int
+	_, _ = fmt.Sscan(args[1], &mib)
+	block := make([]byte, 1<<20)
+	iovs := make([][]byte, mib)
+	for i := range iovs {
+		iovs[i] = block
+	}
+	_, _ = unix.Pwritev(fd, iovs, 0) // the pages are there from now on
+	var stop, stopped chan struct{}
+	lab.Listen("", func(line string) {
+		if line == "stop" {
+			close(stop)
+			<-stopped
+			fmt.Println("stopped")
+			return
+		}
+		stop, stopped = make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(stopped)
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					_, _ = unix.Pwritev(fd, iovs, 0)
+					if mib == 1 {
+						time.Sleep(5 * time.Millisecond)
+					}
+				}
+			}
+		}()
+	})
+}
