@@ -34,6 +34,7 @@ type Options struct {
 // the thread that took the reading.
 func All(o Options) []freezeframe.Probe {
 	h := newHub(o)
+	services := newServices(h)
 	all := []freezeframe.Probe{
 		&heartbeat{hub: h},
 		&heartbeat{hub: h, realtime: true},
@@ -41,7 +42,16 @@ func All(o Options) []freezeframe.Probe {
 		&memory{hub: h},
 		&fork{hub: h},
 		&loopback{hub: h},
-		newServices(h),
+		services,
+		newStuck(h),
+		newLimits(h),
+		&kernelLog{hub: h},
+	}
+	for _, target := range o.HTTP {
+		all = append(all, &active{hub: h, owners: services.owners, target: target, http: true})
+	}
+	for _, target := range o.TCP {
+		all = append(all, &active{hub: h, owners: services.owners, target: target})
 	}
 	return all
 }

@@ -2,9 +2,11 @@ package probes
 
 import (
 	"context"
+	"net"
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"freezeframe"
@@ -31,8 +33,9 @@ import (
 //
 // Everything runs on the thread that takes the readings, in fixed memory.
 type services struct {
-	hub *hub
-	out chan report
+	hub    *hub
+	owners *serviceOwners
+	out    chan report
 
 	listening columns
 	connected columns
@@ -121,7 +124,7 @@ type report struct {
 }
 
 func newServices(h *hub) *services {
-	return &services{hub: h, out: make(chan report, 1024), own: uint64(os.Getpid())}
+	return &services{hub: h, owners: &serviceOwners{}, out: make(chan report, 1024), own: uint64(os.Getpid())}
 }
 
 func (p *services) Name() string { return "services" }
@@ -145,6 +148,9 @@ func (p *services) Run(ctx context.Context, late func(freezeframe.Lateness)) err
 				}
 			}
 			if r.kind < 0 {
+				if r.target != 0 {
+					p.owners.set(p.hub.text(r.target), victims)
+				}
 				continue
 			}
 			l := freezeframe.Lateness{
@@ -206,6 +212,37 @@ func moveToFront(list []int32, victims []freezeframe.Victim) []int32 {
 		add(pid)
 	}
 	return next
+}
+
+// serviceOwners is who listens on what, as last seen.
+type serviceOwners struct {
+	mu sync.Mutex
+	by map[string][]freezeframe.Victim
+}
+
+func (o *serviceOwners) set(listener string, owners []freezeframe.Victim) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.by == nil || len(o.by) > 4*maxListeners {
+		o.by = make(map[string][]freezeframe.Victim)
+	}
+	o.by[listener] = owners
+}
+
+// of returns who serves host:port, nil when that is nobody on this host.
+func (o *serviceOwners) of(address string) []freezeframe.Victim {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for listener, owners := range o.by {
+		if _, have, err := net.SplitHostPort(listener); err == nil && have == port && isLocal(listener, host) {
+			return owners
+		}
+	}
+	return nil
 }
 
 // columns finds the columns of a source by name, once.
@@ -377,7 +414,7 @@ func (p *services) observeListeners(t *freezeframe.Table) {
 		s.seen = now
 		s.address, s.comm, s.pids, s.pid = c.get(row, lAddress), c.get(row, lComm), c.get(row, lPIDs), c.get(row, lPID)
 		if fresh || learn {
-			p.send(report{kind: -1, comm: s.comm, pids: s.pids, pid: s.pid})
+			p.send(report{kind: -1, target: s.address, comm: s.comm, pids: s.pids, pid: s.pid})
 		}
 
 		if drops > s.drops {
