@@ -1,0 +1,224 @@
+package collectors
+
+import (
+	"os"
+	"time"
+
+	"freezeframe"
+	"freezeframe/internal/kernel"
+)
+
+const (
+	procsPID = iota
+	procsPPID
+	procsComm
+	procsExe
+	procsCmdline
+	procsCgroup
+	procsUID
+	procsState
+	procsTTY
+	procsUtime
+	procsStime
+	procsCutime
+	procsCstime
+	procsMajflt
+	procsMinflt
+	procsThreads
+	procsRSS
+	procsVsize
+	procsSwap
+	procsFDs
+	procsFDsMax
+	procsReadBytes
+	procsWriteBytes
+	procsCancelledWriteBytes
+	procsSyscw
+	procsPolicy
+	procsRTPriority
+	procsNice
+	procsNetns
+	procsAllowed
+	procsCoredumping
+	procsTracer
+	procsNSpid
+	procsWidth
+)
+
+// procs reads /proc/PID: a row a process. While nothing is wrong each reading
+// is a sweep over all of them; while a stall is open it sweeps once a second,
+// and the readings between have the watched processes alone.
+//
+// What costs more than stat is read of fewer: descriptors and I/O of the
+// processes that used CPU since the sweep before, everything of the watched,
+// and status (swap, tracer, allowed CPUs), which can change while a process
+// sleeps, of a tenth of the others. Rows repeat the last values.
+type procs struct {
+	census *census
+	page   uint64
+	needs  []freezeframe.Need
+}
+
+func (c *procs) Source() freezeframe.Source {
+	gauge, text := freezeframe.Gauge, freezeframe.Text
+	return freezeframe.Source{
+		Name: "procs", From: "/proc/PID/{stat,status,io,limits,fd,exe,cmdline,cgroup,ns/net}", Key: "task",
+		Every: time.Second, Stalled: 50 * time.Millisecond, Lane: freezeframe.Tasks,
+		Needs: c.needs,
+		Columns: []freezeframe.Column{
+			procsPID:                 {Name: "pid", Kind: gauge},
+			procsPPID:                {Name: "ppid", Kind: gauge},
+			procsComm:                {Name: "comm", Kind: text},
+			procsExe:                 {Name: "exe", Kind: text},
+			procsCmdline:             {Name: "cmdline", Kind: text},
+			procsCgroup:              {Name: "cgroup", Kind: text},
+			procsUID:                 {Name: "uid", Kind: gauge},
+			procsState:               {Name: "state", Kind: gauge},
+			procsTTY:                 {Name: "tty", Kind: gauge},
+			procsUtime:               {Name: "utime_us"},
+			procsStime:               {Name: "stime_us"},
+			procsCutime:              {Name: "cutime_us"},
+			procsCstime:              {Name: "cstime_us"},
+			procsMajflt:              {Name: "majflt"},
+			procsMinflt:              {Name: "minflt"},
+			procsThreads:             {Name: "threads", Kind: gauge},
+			procsRSS:                 {Name: "rss_bytes", Kind: gauge},
+			procsVsize:               {Name: "vsize_bytes", Kind: gauge},
+			procsSwap:                {Name: "swap_bytes", Kind: gauge},
+			procsFDs:                 {Name: "fds", Kind: gauge},
+			procsFDsMax:              {Name: "fds_max", Kind: gauge},
+			procsReadBytes:           {Name: "read_bytes"},
+			procsWriteBytes:          {Name: "write_bytes"},
+			procsCancelledWriteBytes: {Name: "cancelled_write_bytes"},
+			procsSyscw:               {Name: "syscw"},
+			procsPolicy:              {Name: "policy", Kind: gauge},
+			procsRTPriority:          {Name: "rt_priority", Kind: gauge},
+			procsNice:                {Name: "nice", Kind: gauge},
+			procsNetns:               {Name: "netns", Kind: gauge},
+			procsAllowed:             {Name: "allowed_cpus", Kind: text},
+			procsCoredumping:         {Name: "coredumping", Kind: gauge},
+			procsTracer:              {Name: "tracer_pid", Kind: gauge},
+			procsNSpid:               {Name: "nspid", Kind: gauge},
+		},
+	}
+}
+
+func (c *procs) Open(h freezeframe.Host) error {
+	if err := c.census.open(h); err != nil {
+		return err
+	}
+	c.page = uint64(os.Getpagesize())
+	c.needs = c.census.needsOf(needProcesses)
+	return nil
+}
+
+func (c *procs) Close() error {
+	c.census.close()
+	return nil
+}
+
+func (c *procs) Collect(t *freezeframe.Table) error {
+	now := at(t)
+	s := c.census
+	stalled := s.host.Focus.Stalled(now)
+	s.watch()
+	if stalled && s.swept && now.Sub(s.sweptAt) < 900*time.Millisecond {
+		s.takeFacts()
+		c.watched(t, now)
+		s.facts.ring()
+		return nil
+	}
+	if err := s.sweep(now); err != nil {
+		return err
+	}
+	for i, slot := range s.order {
+		p := &s.processes[slot]
+		if !p.shown {
+			continue
+		}
+		turn := uint32(i)%rotation == s.round%rotation
+		switch {
+		case p.settledNow == s.round: // its extras are of this sweep
+		case p.watched, p.active && turn:
+			s.readExtras(slot)
+		case p.active:
+			s.readActivity(p)
+		case turn && !p.kthread:
+			s.readStatus(p)
+		}
+		c.row(t, p)
+	}
+	return nil
+}
+
+// watched emits the watched processes, read anew.
+func (c *procs) watched(t *freezeframe.Table, now freezeframe.Instant) {
+	s := c.census
+	for i, pid := range s.host.Focus.PIDs() {
+		slot := s.lookup(pid, now)
+		if slot == none {
+			continue
+		}
+		p := &s.processes[slot]
+		p.watched = true
+		switch {
+		case !p.shown || !p.settled:
+			s.settle(slot)
+		case p.stat.threads < 4*manyThreads && !s.readStat(slot, now):
+			s.evict(slot)
+			continue
+		case uint32(i)%4 == s.turn%4:
+			s.readExtras(slot)
+		case i < maxListed/4:
+			s.readActivity(p)
+		}
+		s.askFacts(p, now, true)
+		c.row(t, p)
+	}
+	s.turn++
+}
+
+func (c *procs) row(t *freezeframe.Table, p *process) {
+	row := t.Row(p.key, procsWidth)
+	row[procsPID] = uint64(p.pid)
+	row[procsPPID] = uint64(p.stat.ppid)
+	row[procsComm] = p.comm
+	row[procsExe] = p.exe
+	row[procsCmdline] = p.cmdline
+	row[procsCgroup] = p.cgroup
+	row[procsUID] = p.uid
+	row[procsState] = uint64(p.stat.state)
+	row[procsTTY] = uint64(p.stat.tty)
+	row[procsUtime] = p.stat.utime * tickUS
+	row[procsStime] = p.stat.stime * tickUS
+	row[procsCutime] = p.stat.cutime * tickUS
+	row[procsCstime] = p.stat.cstime * tickUS
+	row[procsMajflt] = p.stat.majflt
+	row[procsMinflt] = p.stat.minflt
+	row[procsThreads] = uint64(p.stat.threads)
+	row[procsRSS] = p.stat.rssPages * c.page
+	row[procsVsize] = p.stat.vsizeBytes
+	row[procsSwap] = p.swap
+	row[procsFDs] = p.fds
+	row[procsFDsMax] = p.fdsMax
+	row[procsReadBytes] = p.readBytes
+	row[procsWriteBytes] = p.writeBytes
+	row[procsCancelledWriteBytes] = p.cancelledWriteBytes
+	row[procsSyscw] = p.syscw
+	row[procsPolicy] = p.stat.policy
+	row[procsRTPriority] = p.stat.rtPriority
+	row[procsNice] = uint64(p.stat.nice)
+	row[procsNetns] = p.netns
+	row[procsAllowed] = p.allowed
+	row[procsCoredumping] = p.coredumping
+	row[procsTracer] = p.tracer
+	row[procsNSpid] = p.nspid
+}
+
+// at is when a reading began; one that a test makes by hand begins now.
+func at(t *freezeframe.Table) freezeframe.Instant {
+	if t.At != 0 {
+		return t.At
+	}
+	return kernel.Now()
+}
