@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -60,6 +61,9 @@ func sameTables(t *testing.T, got []freezeframe.Table, want []freezeframe.Table)
 	}
 	for i := range got {
 		g := clone(&got[i])
+		if slices.Equal(g.Keys, want[i].Keys) && slices.Equal(g.Vals, want[i].Vals) && g.Due == want[i].Due && g.At == want[i].At && g.Took == want[i].Took {
+			continue // cmp is slow
+		}
 		if diff := cmp.Diff(want[i], g); diff != "" {
 			t.Fatalf("table %d (-want +got):\n%s", i, diff)
 		}

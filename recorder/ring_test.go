@@ -47,7 +47,7 @@ func TestReadersAndWritersAtOnce(t *testing.T) {
 		readers.Add(1)
 		go func() {
 			defer readers.Done()
-			for range 15 {
+			for range 8 {
 				var least [freezeframe.Lanes]int64
 				for lane := range least {
 					least[lane] = newest[lane].Load()
@@ -346,7 +346,7 @@ func TestEventsAreBounded(t *testing.T) {
 	// Slow but large ones run into the bound on memory, of the kind that has
 	// the most.
 	huge := strings.Repeat("\xffé", maxEventText)
-	for range 10_000 {
+	for range 2_000 {
 		at = at.Add(100 * time.Millisecond)
 		r.AddEvent(freezeframe.Event{Kind: freezeframe.EventRefused, At: at, Text: huge, Attrs: slices.Repeat([]freezeframe.Attr{{Name: huge, Value: huge}}, 40)})
 	}
