@@ -146,21 +146,27 @@ func TestFingerprint(t *testing.T) {
 	}
 }
 
-func TestCgroups(t *testing.T) {
-	id := strings.Repeat("0123456789abcdef", 4)
-	for _, c := range []struct{ in, unit, container, path string }{
-		{"0::/system.slice/web.service", "web.service", "", "/system.slice/web.service"},
-		{"0::/user.slice/user-1000.slice/user@1000.service/app.slice/x.scope", "x.scope", "", "/user.slice/user-1000.slice/user@1000.service/app.slice/x.scope"},
-		{"0::/;4:memory:/a/b;1:name=systemd:/init.scope", "init.scope", "", "/a/b"},
-		{"0::/system.slice/docker-" + id + ".scope", "docker-" + id + ".scope", "0123456789ab", "/system.slice/docker-" + id + ".scope"},
-		{"3:cpu:/docker/" + id, "", "0123456789ab", "/docker/" + id},
-		{"0::/kubepods.slice/kubepods-pod1.slice/cri-containerd-" + id + ".scope", "cri-containerd-" + id + ".scope", "0123456789ab", "/kubepods.slice/kubepods-pod1.slice/cri-containerd-" + id + ".scope"},
-		{"cpu:/a/web.service", "web.service", "", "/a/web.service"},
-		{"/a/b", "", "", "/a/b"},
-		{"", "", "", ""}, {"0::/", "", "", "/"}, {";;:", "", "", ""},
+func TestCgroupPath(t *testing.T) {
+	for in, want := range map[string]string{
+		"0::/system.slice/web.service":            "/system.slice/web.service",
+		"0::/;4:memory:/a/b;1:name=systemd:/init": "/a/b",
+		"4:memory:/a/b;0::/c":                     "/c",
+		"3:cpu,cpuacct:/;0::/":                    "/",
+		"0::/odd:name;x":                          "/odd:name",
+		"":                                        "", ";;:": "", "/a/b": "",
 	} {
-		if unit, container, path := UnitOf(c.in), ContainerOf(c.in), cgroupPath(c.in); unit != c.unit || container != c.container || path != c.path {
-			t.Errorf("%q: unit %q container %q path %q, want %q %q %q", c.in, unit, container, path, c.unit, c.container, c.path)
+		if got := cgroupPath(in); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+	w, _, _ := frozen()
+	for _, c := range []freezeframe.Culprit{
+		{Kind: "cgroup", Cgroup: "/system.slice/web.service"},
+		{Kind: "cgroup", Cgroup: "cpu:/system.slice/web.service"},
+		{Kind: "process", PID: 12},
+	} {
+		if got := identify(w, c, nil); got.Unit != "web.service" {
+			t.Errorf("%+v: unit %q", c, got.Unit)
 		}
 	}
 }

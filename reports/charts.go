@@ -8,6 +8,7 @@ import (
 	"strconv"
 
 	"freezeframe"
+	"freezeframe/collectors"
 )
 
 // maxPoints is how many points a chart's series has at most.
@@ -282,7 +283,7 @@ func processTable(w freezeframe.Window) []processRow {
 	for i := range procs[:min(len(procs), maxProcesses)] {
 		p := &procs[i]
 		row := processRow{
-			PID: p.pid, PPID: p.ppid, Comm: p.comm, Cmdline: p.cmdline, Unit: UnitOf(p.cgroup),
+			PID: p.pid, PPID: p.ppid, Comm: p.comm, Cmdline: p.cmdline, Unit: collectors.UnitOf(p.cgroup),
 			Threads: p.threads, RSS: p.rss, Read: read[p.key], Written: written[p.key],
 		}
 		if p.state != 0 {

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"freezeframe"
+	"freezeframe/collectors"
 )
 
 // identify fills in what the recording knows of a culprit: the facts of its
@@ -16,14 +17,18 @@ func identify(w freezeframe.Window, c freezeframe.Culprit, user func(uint32) str
 			fill(&c.Comm, p.comm)
 			fill(&c.Exe, p.exe)
 			fill(&c.Cmdline, p.cmdline)
-			fill(&c.Unit, UnitOf(p.cgroup))
-			fill(&c.Container, ContainerOf(p.cgroup))
+			fill(&c.Unit, collectors.UnitOf(p.cgroup))
+			fill(&c.Container, collectors.ContainerOf(p.cgroup))
 			fill(&c.Cgroup, cgroupPath(p.cgroup))
 			fill(&c.User, userName(p.uid, user))
 		}
 	}
-	fill(&c.Unit, UnitOf(c.Cgroup))
-	fill(&c.Container, ContainerOf(c.Cgroup))
+	// A rule may name only a path ("/a/b", or "cpu:/a/b").
+	if slash := strings.IndexByte(c.Cgroup, '/'); slash >= 0 {
+		line := "0::" + c.Cgroup[slash:]
+		fill(&c.Unit, collectors.UnitOf(line))
+		fill(&c.Container, collectors.ContainerOf(line))
+	}
 	return c
 }
 
@@ -122,64 +127,16 @@ func processes(w freezeframe.Window, want func(freezeframe.Key) bool) []proc {
 // the first v1 controller that is not.
 func cgroupPath(lines string) string {
 	best := ""
-	for _, path := range cgroupPaths(lines) {
-		if best == "" || best == "/" {
+	for line := range strings.SplitSeq(lines, ";") {
+		_, rest, _ := strings.Cut(line, ":")
+		_, path, ok := strings.Cut(rest, ":")
+		switch {
+		case !ok || path == "":
+		case strings.HasPrefix(line, "0::") && path != "/":
+			return path
+		case best == "" || best == "/":
 			best = path
 		}
 	}
 	return best
-}
-
-// cgroupPaths returns the paths of the lines of /proc/PID/cgroup, v2 first. A
-// bare path, or one with its controller ("cpu:/a"), gives itself.
-func cgroupPaths(lines string) []string {
-	var v2, v1 []string
-	for line := range strings.SplitSeq(lines, ";") {
-		slash := strings.IndexByte(line, '/')
-		if slash < 0 {
-			continue
-		}
-		path := line[slash:]
-		if strings.HasPrefix(line, "0::") || slash == 0 {
-			v2 = append(v2, path)
-		} else {
-			v1 = append(v1, path)
-		}
-	}
-	return append(v2, v1...)
-}
-
-// UnitOf returns the systemd unit of a cgroup path, or of the lines of
-// /proc/PID/cgroup joined by ';': the innermost name that ends in .service or
-// .scope, "" without one.
-func UnitOf(cgroup string) string {
-	for _, path := range cgroupPaths(cgroup) {
-		parts := strings.Split(path, "/")
-		for i := len(parts) - 1; i >= 0; i-- {
-			if strings.HasSuffix(parts[i], ".service") || strings.HasSuffix(parts[i], ".scope") {
-				return parts[i]
-			}
-		}
-	}
-	return ""
-}
-
-// ContainerOf returns the container id (its first 12 digits) of a cgroup path,
-// or of the lines of /proc/PID/cgroup joined by ';', "" outside a container:
-// /docker/ID, docker-ID.scope, cri-containerd-ID.scope, crio-ID.scope,
-// libpod-ID.scope, /kubepods/…/ID.
-func ContainerOf(cgroup string) string {
-	for _, path := range cgroupPaths(cgroup) {
-		parts := strings.Split(path, "/")
-		for i := len(parts) - 1; i >= 0; i-- {
-			name := strings.TrimSuffix(parts[i], ".scope")
-			if dash := strings.LastIndexByte(name, '-'); dash >= 0 {
-				name = name[dash+1:]
-			}
-			if len(name) == 64 && strings.Trim(name, "0123456789abcdef") == "" {
-				return name[:12]
-			}
-		}
-	}
-	return ""
 }

@@ -282,7 +282,7 @@ func TestIdleTextSaysWhatWasWatched(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkText(t, b.String(), false)
-	for _, want := range []string{"Nothing stalled in the 20.00 s", "2: heartbeat, fsync /", "0.0.0.0:8000 gunicorn", "1: stat", "Run as root"} {
+	for _, want := range []string{"Nothing stalled in the 20.00 s", "2: heartbeat, fsync /", "0.0.0.0:8000 gunicorn", "1: stat", "To get it: run as root"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("it does not say %q:\n%s", want, &b)
 		}

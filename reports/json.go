@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"unicode/utf8"
 
 	"freezeframe"
@@ -44,6 +45,13 @@ func JSON(w io.Writer, document any) error {
 // Diagnosis makes the document of one watch out of its parts, all strings
 // clean and no list null.
 func Diagnosis(observed freezeframe.Observed, coverage freezeframe.Coverage, reports []freezeframe.Report) freezeframe.Diagnosis {
+	var once []freezeframe.NotSeen
+	for _, n := range coverage.NotSeen {
+		if !slices.Contains(once, n) { // several sources can need the same
+			once = append(once, n)
+		}
+	}
+	coverage.NotSeen = once
 	d := freezeframe.Diagnosis{Schema: freezeframe.DiagnosisSchema, Observed: observed, Coverage: coverage, Reports: reports}
 	cleanAll(&d)
 	return d

@@ -543,7 +543,7 @@ func (p *printer) coverage(c freezeframe.Coverage) {
 		p.row(name, fmt.Sprintf("%d: %s", len(items), text))
 	}
 	p.line("")
-	list("Probes", c.Probes, "none ran, so nothing could have been noticed")
+	list("Probes", c.Probes, "none is known to have run, so that no stall proves nothing")
 	list("Services", c.Services, "no listening service was seen")
 	list("Sources", c.Sources, "none could be read")
 }
@@ -569,7 +569,7 @@ func notSeenLine(n *freezeframe.NotSeen) string {
 		text += ": " + n.Lost
 	}
 	if n.Fix != "" {
-		text = sentence(text) + " " + sentence(upper(n.Fix))
+		text = sentence(text) + " To get it: " + sentence(n.Fix)
 	}
 	return text
 }
