@@ -40,18 +40,3 @@ func Boottime() time.Duration {
 	}
 	return time.Duration(ts.Nano())
 }
-
-// SleepUntil sleeps on CLOCK_MONOTONIC until the moment at, without the Go
-// scheduler: the thread keeps its P for the time, so only threads locked to a
-// goroutine may call it, and GOMAXPROCS must leave others a P. A garbage
-// collection that wants to stop the world waits until it returns: it is for
-// processes that do not collect; all others use WaitUntil.
-func SleepUntil(at freezeframe.Instant) {
-	ts := unix.NsecToTimespec(int64(at))
-	for {
-		_, _, errno := unix.RawSyscall6(unix.SYS_CLOCK_NANOSLEEP, unix.CLOCK_MONOTONIC, unix.TIMER_ABSTIME, uintptr(pointer(&ts)), 0, 0, 0)
-		if errno != unix.EINTR {
-			return
-		}
-	}
-}
