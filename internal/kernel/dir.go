@@ -3,6 +3,7 @@ package kernel
 import (
 	"bytes"
 	"encoding/binary"
+	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,7 +17,7 @@ import (
 //		d.Close()
 //	}
 type Dir struct {
-	FD   int // of the directory being listed, for ReadAt and ReadlinkAt
+	FD   int // of the directory being listed, for ReadAt and ReadLinkAt
 	buf  []byte
 	rest []byte
 	kind byte
@@ -31,10 +32,12 @@ func (d *Dir) Open(dirfd int, path []byte) error {
 	if d.buf == nil {
 		d.buf = make([]byte, 16<<10)
 	}
-	d.rest = nil
+	d.rest, d.FD = nil, -1
+	if !terminated(path) {
+		return unix.EINVAL
+	}
 	fd, _, errno := unix.Syscall6(unix.SYS_OPENAT, uintptr(dirfd), uintptr(pointer(&path[0])), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0, 0, 0)
 	if errno != 0 {
-		d.FD = -1
 		return errno
 	}
 	d.FD = int(fd)
@@ -81,12 +84,11 @@ func (d *Dir) Next() []byte {
 // symbolic link is none.
 func (d *Dir) IsDir() bool { return d.kind == unix.DT_DIR }
 
-// ReadlinkAt reads the symbolic link name, which must end with a NUL byte,
-// below dirfd into buf.
-func ReadlinkAt(dirfd int, name []byte, buf []byte) (int, error) {
-	n, _, errno := unix.Syscall6(unix.SYS_READLINKAT, uintptr(dirfd), uintptr(pointer(&name[0])), uintptr(pointer(&buf[0])), uintptr(len(buf)), 0, 0)
-	if errno != 0 {
-		return 0, errno
+// OpenRead opens path for Pread, telling the Go scheduler that it may wait.
+func OpenRead(path string) (int, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: path, Err: err}
 	}
-	return int(n), nil
+	return fd, nil
 }

@@ -1,0 +1,540 @@
+package collectors
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"freezeframe"
+	"freezeframe/internal/kernel"
+
+	"golang.org/x/sys/unix"
+)
+
+// reader reads collectors that are open, row by row and column by name.
+type reader struct {
+	t     *testing.T
+	host  freezeframe.Host
+	table freezeframe.Table
+}
+
+// openLive opens collectors on this machine.
+func openLive(t *testing.T, cs ...freezeframe.Collector) *reader {
+	t.Helper()
+	r := &reader{t: t, host: live()}
+	for _, c := range cs {
+		if err := c.Open(r.host); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { closed(t, c) })
+	}
+	return r
+}
+
+// rows reads c once; texts stand in the row's own text map.
+func (r *reader) rows(c freezeframe.Collector) []liveRow {
+	r.t.Helper()
+	r.table.Reset()
+	r.table.At = kernel.Now()
+	if err := c.Collect(&r.table); err != nil {
+		r.t.Fatal(err)
+	}
+	s := c.Source()
+	var out []liveRow
+	for i, k := range r.table.Keys {
+		row := liveRow{key: k, values: map[string]uint64{}, texts: map[string]string{}}
+		if s.Key == "text" {
+			row.name = r.host.Texts.(dictionary)[uint64(k)]
+		}
+		for j, v := range r.table.Values(i, len(s.Columns)) {
+			row.values[s.Columns[j].Name] = v
+			if s.Columns[j].Kind == freezeframe.Text {
+				row.texts[s.Columns[j].Name] = r.host.Texts.(dictionary)[v]
+			}
+		}
+		out = append(out, row)
+	}
+	return out
+}
+
+type liveRow struct {
+	key    freezeframe.Key
+	name   string
+	values map[string]uint64
+	texts  map[string]string
+}
+
+// until reads c until a row satisfies ok, for at most half a minute.
+func (r *reader) until(c freezeframe.Collector, what string, ok func(liveRow) bool) liveRow {
+	r.t.Helper()
+	var last []liveRow
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		last = r.rows(c)
+		if i := slices.IndexFunc(last, ok); i >= 0 {
+			return last[i]
+		}
+	}
+	r.t.Fatalf("no row %s; the last reading was %.2000s", what, fmt.Sprint(last))
+	return liveRow{}
+}
+
+func socketsPair() (*listeners, *connections, *ports) {
+	shared := socketsUser{shared: &sockets{owners: &owners{}}}
+	return &listeners{socketsUser: shared}, &connections{socketsUser: shared}, &ports{socketsUser: shared}
+}
+
+// overfull listens with a backlog and makes more connections than fit.
+func overfull(t *testing.T, backlog int) (address string) {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Listen(fd, backlog); err != nil {
+		t.Fatal(err)
+	}
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	address = fmt.Sprintf("127.0.0.1:%d", name.(*unix.SockaddrInet4).Port)
+	for range backlog + 4 {
+		c, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Close(c) })
+		if err := unix.Connect(c, name); err != nil && err != unix.EINPROGRESS {
+			t.Fatal(err)
+		}
+	}
+	return address
+}
+
+func TestListenersFullQueue(t *testing.T) {
+	c, conns, _ := socketsPair()
+	r := openLive(t, c, conns)
+	address := overfull(t, 2)
+	row := r.until(c, "of "+address+" with an owner", func(row liveRow) bool {
+		return row.texts["address"] == address && row.values["pid"] != 0
+	})
+	// A queue takes one more than its backlog (net/ipv4/tcp_ipv4.c).
+	if v := row.values; v["queue"] != 3 || v["backlog"] != 2 || v["drops"] == 0 || v["family"] != unix.AF_INET {
+		t.Errorf("%v", v)
+	}
+	if row.values["pid"] != uint64(os.Getpid()) || row.texts["comm"] == "" || row.texts["pids"] != "" {
+		t.Errorf("owner %d %q %q, want us (%d) alone", row.values["pid"], row.texts["comm"], row.texts["pids"], os.Getpid())
+	}
+	if port := netip.MustParseAddrPort(address).Port(); row.values["port"] != uint64(port) {
+		t.Errorf("port %d, want %d", row.values["port"], port)
+	}
+	// The connections that wait to be accepted are the listener's.
+	waiting := r.until(conns, "that nobody accepted", func(row liveRow) bool {
+		return row.texts["local"] == address && row.values["inode"] == 0
+	})
+	if v := waiting.values; v["server"] != 1 || v["listener"] != uint64(row.key) || v["pid"] != uint64(os.Getpid()) || v["opened_at"] == 0 {
+		t.Errorf("%v", waiting)
+	}
+}
+
+func TestListenersAddresses(t *testing.T) {
+	c, _, _ := socketsPair()
+	r := openLive(t, c)
+	path := filepath.Join(t.TempDir(), "s")
+	abstract := fmt.Sprintf("@freezeframe-%d", os.Getpid())
+	for _, l := range []struct{ network, address string }{{"unix", path}, {"unix", abstract}, {"tcp6", "[::1]:0"}, {"tcp", ":0"}, {"tcp4", "0.0.0.0:0"}} {
+		s, err := net.Listen(l.network, l.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		want := s.Addr().String()
+		if l.network == "unix" {
+			want = "unix:" + l.address
+		}
+		row := r.until(c, "of "+want+" that is ours", func(row liveRow) bool {
+			return row.texts["address"] == want && row.values["pid"] == uint64(os.Getpid())
+		})
+		if row.values["backlog"] == 0 || row.values["inode"] == 0 || row.values["netns"] == 0 {
+			t.Errorf("%s: %v", want, row.values)
+		}
+	}
+}
+
+// A listener that a parent and its children hold has them all.
+func TestListenersPrefork(t *testing.T) {
+	c, _, _ := socketsPair()
+	r := openLive(t, c)
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	// Known as ours first, so that the children have to be noticed later.
+	r.until(c, "that is ours", func(row liveRow) bool {
+		return row.texts["address"] == l.Addr().String() && row.values["pid"] != 0
+	})
+	f, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	want := []string{strconv.Itoa(os.Getpid())}
+	for range 2 {
+		child := exec.Command("sleep", "60")
+		child.ExtraFiles = []*os.File{f}
+		if err := child.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer child.Wait()
+		defer child.Process.Kill()
+		want = append(want, strconv.Itoa(child.Process.Pid))
+	}
+	row := r.until(c, "of all three", func(row liveRow) bool {
+		return row.texts["address"] == l.Addr().String() && strings.Count(row.texts["pids"], ",") == 2
+	})
+	if row.texts["pids"] != strings.Join(want, ",") || row.values["pid"] != uint64(os.Getpid()) {
+		t.Errorf("pids %q pid %d, want %q", row.texts["pids"], row.values["pid"], want)
+	}
+}
+
+func connect(t *testing.T) (client, server *net.TCPConn) {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	c, err := net.Dial("tcp4", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	s, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return c.(*net.TCPConn), s.(*net.TCPConn)
+}
+
+func TestConnectionsUnread(t *testing.T) {
+	ls, c, _ := socketsPair()
+	r := openLive(t, ls, c)
+	client, server := connect(t)
+	time.Sleep(30 * time.Millisecond)
+	sent := kernel.Now()
+	if _, err := client.Write(make([]byte, 321)); err != nil {
+		t.Fatal(err)
+	}
+	mine := func(row liveRow) bool {
+		return row.texts["local"] == server.LocalAddr().String() && row.texts["peer"] == server.RemoteAddr().String()
+	}
+	row := r.until(c, "with an owner", func(row liveRow) bool {
+		return mine(row) && row.values["pid"] != 0 && row.values["peer_pid"] != 0
+	})
+	v := row.values
+	if v["rqueue"] != 321 || v["bytes_received"] != 321 || v["server"] != 1 || v["state"] != kernel.TCPEstablished || v["listener"] == 0 {
+		t.Errorf("%v", v)
+	}
+	if v["pid"] != uint64(os.Getpid()) || v["peer_pid"] != uint64(os.Getpid()) {
+		t.Errorf("pid %d, peer %d, want %d twice", v["pid"], v["peer_pid"], os.Getpid())
+	}
+	if off := freezeframe.Instant(v["received_at"]).Sub(sent); off < -30*time.Millisecond || off > 30*time.Millisecond {
+		t.Errorf("received_at is %s off", off)
+	}
+	if v["sent_at"] != 0 {
+		t.Errorf("sent_at %d of a socket that sent nothing", v["sent_at"])
+	}
+	// It stays what it was, whether dumped or asked for by name.
+	first := v["received_at"]
+	for range 12 {
+		time.Sleep(50 * time.Millisecond)
+		again := r.rows(c)
+		i := slices.IndexFunc(again, mine)
+		if i < 0 {
+			t.Fatalf("the connection is missing from a reading: %.2000s", fmt.Sprint(again))
+		}
+		at := again[i].values["received_at"]
+		if at > first || first-at > uint64(jiffyJitter) {
+			t.Errorf("received_at moved by %d ns", int64(at-first))
+		}
+	}
+	// More data is another event.
+	if _, err := client.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	row = r.until(c, "with 322 bytes", func(row liveRow) bool { return mine(row) && row.values["rqueue"] == 322 })
+	if row.values["received_at"] <= first {
+		t.Error("received_at did not move with new data")
+	}
+}
+
+// A request that was read and not answered shows; one that was answered does
+// not.
+func TestConnectionsUnanswered(t *testing.T) {
+	ls, c, _ := socketsPair()
+	r := openLive(t, ls, c)
+	client, server := connect(t)
+	buf := make([]byte, 16)
+	mine := func(row liveRow) bool { return row.texts["local"] == server.LocalAddr().String() }
+
+	client.Write([]byte("ask"))
+	server.Read(buf)
+	row := r.until(c, "that waits for its answer", mine)
+	if row.values["rqueue"] != 0 || row.values["received_at"] == 0 {
+		t.Errorf("%v", row)
+	}
+	time.Sleep(30 * time.Millisecond)
+	server.Write([]byte("answer"))
+	client.Read(buf)
+	time.Sleep(100 * time.Millisecond)
+	for range 8 {
+		if rows := r.rows(c); slices.ContainsFunc(rows, mine) {
+			t.Fatalf("answered, and still shown: %v", rows)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	// While a stall is open the watched process's are shown all the same.
+	r.host.Focus.Watch([]int32{int32(os.Getpid())})
+	r.host.Focus.Suspect(kernel.Now().Add(time.Minute))
+	row = r.until(c, "of a watched process", mine)
+	if row.values["sent_at"] <= row.values["received_at"] {
+		t.Errorf("answered at %d, asked at %d", row.values["sent_at"], row.values["received_at"])
+	}
+}
+
+func TestOtherNamespace(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("making a network namespace takes root")
+	}
+	name := fmt.Sprintf("ffsock%d", os.Getpid())
+	if out, err := exec.Command("ip", "netns", "add", name).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	removed := false
+	remove := func() {
+		if !removed {
+			removed = true
+			if out, err := exec.Command("ip", "netns", "del", name).CombinedOutput(); err != nil {
+				t.Errorf("%v: %s", err, out)
+			}
+		}
+	}
+	defer remove()
+	c, conns, _ := socketsPair()
+	r := openLive(t, c, conns)
+	child := exec.Command("ip", "netns", "exec", name, "python3", "-c",
+		"import socket,time; s=socket.socket(); s.bind(('0.0.0.0',4321)); s.listen(7); time.sleep(60)")
+	child.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer child.Wait()
+	defer child.Process.Kill()
+	own, _ := kernel.NetnsInode("/proc/self/ns/net")
+	row := r.until(c, "in the namespace", func(row liveRow) bool {
+		return row.texts["address"] == "0.0.0.0:4321" && row.values["netns"] != uint64(own) && row.values["pid"] != 0
+	})
+	if row.values["pid"] != uint64(child.Process.Pid) || row.values["backlog"] != 7 {
+		t.Errorf("%v, want pid %d", row, child.Process.Pid)
+	}
+	// When its last process is gone we let go of it.
+	child.Process.Kill()
+	child.Wait()
+	remove()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		r.rows(c)
+		held := false
+		for i := 1; i < maxNamespaces; i++ {
+			ns := c.shared.spaces[i].Load()
+			held = held || ns != nil && uint64(ns.inode) == row.values["netns"]
+		}
+		if !held {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the namespace is still held")
+		}
+	}
+}
+
+func TestSocketsDoNotAllocate(t *testing.T) {
+	ls, c, _ := socketsPair()
+	r := openLive(t, ls, c)
+	client, server := connect(t)
+	client.Write([]byte("unread"))
+	r.until(c, "with an owner", func(row liveRow) bool {
+		return row.texts["local"] == server.LocalAddr().String() && row.values["pid"] != 0 && row.values["peer_pid"] != 0
+	})
+	r.rows(ls)
+	for _, c := range []freezeframe.Collector{ls, c} {
+		rows := 0
+		if n := testing.AllocsPerRun(100, func() {
+			ls.own, ls.others, ls.unix = pace{}, pace{}, pace{}
+			if rows%2 == 0 {
+				switch c := c.(type) {
+				case *connections:
+					c.dump = pace{} // half of them dumps, half asked by name
+				}
+			}
+			r.table.Reset()
+			if err := c.Collect(&r.table); err != nil {
+				t.Error(err)
+			}
+			rows += len(r.table.Keys)
+		}); n != 0 || rows == 0 {
+			t.Errorf("%s: %v allocations a reading, %d rows in all", c.Source().Name, n, rows)
+		}
+	}
+}
+
+func TestListenerOf(t *testing.T) {
+	var set listenerSet
+	mapped := func(s string) netip.AddrPort {
+		a := netip.MustParseAddrPort(s)
+		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr().As16()), a.Port())
+	}
+	for i, l := range []struct {
+		at     string
+		v6only bool
+	}{
+		{"0.0.0.0:80", false}, {"10.0.0.1:80", false}, {"[::]:443", false}, {"[::]:8443", true},
+		{"[::1]:25", false}, {"0.0.0.0:1104", false}, // 80 + 1024: the same bucket
+	} {
+		set.add(&kernel.InetSocket{Local: mapped(l.at), V6Only: l.v6only, Cookie: uint64(i + 1)})
+	}
+	for local, want := range map[string]uint64{
+		"10.0.0.2:80": 1, "10.0.0.1:80": 2, "[2001:db8::1]:80": 0,
+		"1.2.3.4:443": 3, "[2001:db8::1]:443": 3,
+		"1.2.3.4:8443": 0, "[2001:db8::1]:8443": 4,
+		"[::1]:25": 5, "127.0.0.1:25": 0, "127.0.0.1:1104": 6, "127.0.0.1:81": 0,
+	} {
+		var got uint64
+		if l := set.of(mapped(local)); l != nil {
+			got = l.cookie
+		}
+		if got != want {
+			t.Errorf("%s: listener %d, want %d", local, got, want)
+		}
+	}
+}
+
+func TestTimesTableForgetsTheGone(t *testing.T) {
+	var table timesTable
+	table.init()
+	settle := func(cookie, received uint64, now freezeframe.Instant) freezeframe.Instant {
+		return table.settle(&kernel.InetSocket{Cookie: cookie, HasInfo: true, State: kernel.TCPEstablished,
+			Info: kernel.TCPInfo{BytesReceived: received, LastDataRecv: 10}}, now).received
+	}
+	const start = freezeframe.Instant(time.Hour)
+	stays := settle(7, 1, start)
+	for turn := range 50 {
+		table.turn()
+		// Sockets that come and go, and one that stays.
+		for i := range uint64(1000) {
+			settle(1000+uint64(turn)*1000+i, 1, start)
+		}
+		if got := settle(7, 1, start.Add(time.Duration(turn)*time.Second)); got != stays {
+			t.Fatalf("turn %d: %d, was %d", turn, got, stays)
+		}
+	}
+	// More at once than fit: nothing breaks, and they are told all the same.
+	table.turn()
+	for i := range uint64(3 * timesSize) {
+		if got := settle(1e6+i, 1, start); got != start.Add(-10*time.Millisecond) {
+			t.Fatalf("socket %d: %d", i, got)
+		}
+	}
+}
+
+func TestAppendUnixName(t *testing.T) {
+	for name, want := range map[string]string{
+		"/run/x\x00": "unix:/run/x", "/run/x": "unix:/run/x", "\x00abs": "unix:@abs", "\x00a\x00b\x00": "unix:@a@b@", "": "unix:",
+	} {
+		if got := string(appendUnixName(nil, []byte(name))); got != want {
+			t.Errorf("%q: %q, want %q", name, got, want)
+		}
+	}
+}
+
+func TestSocketInode(t *testing.T) {
+	for link, want := range map[string]uint32{
+		"socket:[123]": 123, "socket:[]": 0, "socket:[x]": 0, "socket:[12": 0, "pipe:[5]": 0, "": 0, "socket:[99999999999]": 0,
+	} {
+		if got := socketInode([]byte(link)); got != want {
+			t.Errorf("%q: %d, want %d", link, got, want)
+		}
+	}
+}
+
+func TestTCPInUse(t *testing.T) {
+	const sockstat = "sockets: used 9\nTCP: inuse 5 orphan 1 tw 7 alloc 12 mem 3\nUDP: inuse 90 mem 0\n"
+	if got := tcpInUse([]byte(sockstat)); got != 12 {
+		t.Errorf("%d, want 12", got)
+	}
+	for n := range sockstat {
+		tcpInUse([]byte(sockstat[:n]))
+	}
+}
+
+// In a namespace with a range of a few ports, half a dozen connections to one
+// address use them up.
+func TestPortsRunOut(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("making a network namespace takes root")
+	}
+	child := exec.Command("unshare", "-n", "sh", "-c", `ip link set lo up; echo "40000 40009" >/proc/sys/net/ipv4/ip_local_port_range
+exec python3 -c '
+import socket,time
+l=socket.socket(); l.bind(("127.0.0.1",5000)); l.listen(50)
+c=[socket.create_connection(("127.0.0.1",5000)) for i in range(5)]
+a=[l.accept() for i in range(4)]
+time.sleep(60)'`)
+	child.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer child.Wait()
+	defer child.Process.Kill()
+	_, _, c := socketsPair()
+	r := openLive(t, c)
+	pid := uint64(child.Process.Pid)
+	row := r.until(c, "of the small range", func(row liveRow) bool {
+		c.dump = pace{}
+		return row.values["range"] == 10 && row.values["used"] == 5 && row.values["pid"] == pid
+	})
+	if want := fmt.Sprintf("%d|127.0.0.1:5000", row.values["netns"]); row.name != want {
+		t.Errorf("%q, want %q", row.name, want)
+	}
+	if n := testing.AllocsPerRun(50, func() {
+		c.dump = pace{}
+		r.table.Reset()
+		c.Collect(&r.table)
+	}); n != 0 || len(r.table.Keys) == 0 {
+		t.Errorf("%v allocations, %d rows", n, len(r.table.Keys))
+	}
+}
+
+func BenchmarkOwnersWalk(b *testing.B) {
+	o := &owners{}
+	o.start(live())
+	defer o.end()
+	for b.Loop() {
+		o.walk()
+	}
+	b.ReportMetric(float64(len(*o.known.Load())), "sockets")
+}
