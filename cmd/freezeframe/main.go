@@ -1,0 +1,174 @@
+// Command freezeframe notices when a server stops answering, keeps what
+// happened before, during and after, and names the cause.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
+
+	"freezeframe/internal/config"
+	"freezeframe/internal/nearest"
+	"freezeframe/reports"
+)
+
+// The exit codes are a contract with scripts.
+const (
+	exitOK      = 0
+	exitFailure = 1 // it was tried and did not work
+	exitUsage   = 2 // the command line, the configuration or the cause's name is wrong
+	exitStalled = 3 // only with diagnose --exit-code: something stalled
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+// app is what the verbs share.
+type app struct {
+	stdout, stderr io.Writer
+	log            zerolog.Logger
+	config         config.Config
+	logs           *logWriter
+	configFile     string
+	flags          map[string]*pflag.Flag // flags that set a key of the configuration
+}
+
+// usageError is a mistake of whoever typed the command.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// errStalled makes diagnose --exit-code exit with 3; nothing is printed.
+var errStalled = errors.New("something stalled")
+
+func run(args []string, stdout, stderr io.Writer) int {
+	a := &app{stdout: stdout, stderr: stderr, log: zerolog.Nop(), flags: make(map[string]*pflag.Flag)}
+	root := a.root()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(context.Background())
+	if a.logs != nil {
+		a.logs.Close()
+	}
+	if err == nil {
+		return exitOK
+	}
+	if errors.Is(err, errStalled) {
+		return exitStalled
+	}
+	// What is wrong may quote a file or an argument that nobody here chose.
+	for line := range strings.Lines(err.Error()) {
+		fmt.Fprintf(stderr, "freezeframe: %s\n", reports.Clean(strings.TrimRight(line, "\n")))
+	}
+	var usage usageError
+	if errors.As(err, &usage) || strings.HasPrefix(err.Error(), "unknown command") {
+		return exitUsage
+	}
+	return exitFailure
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "freezeframe",
+		Short: "Find out why this server stopped answering",
+		Long: `freezeframe watches this machine, notices when work stops getting done, and
+names the cause: who held, filled or used up what the others waited for, and
+how much of the stall that explains.
+
+It exits with 0 when it did its work, 1 when it could not, 2 when the command
+line or the configuration is wrong.`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args: func(c *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
+			}
+			var verbs []string
+			for _, v := range c.Commands() {
+				verbs = append(verbs, v.Name())
+			}
+			if close := nearest.To(args[0], verbs); close != "" {
+				return usageError{fmt.Errorf("unknown verb %q: did you mean %q?", args[0], close)}
+			}
+			return usageError{fmt.Errorf("unknown verb %q: see freezeframe --help", args[0])}
+		},
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%w (see %s --help)", err, c.CommandPath())}
+	})
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.AddCommand(a.diagnose(), a.view(), a.capture(), a.check(), a.explain(), a.version())
+	return root
+}
+
+// exactly is cobra.ExactArgs with an error that says what is missing.
+func exactly(n int, what string) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) != n {
+			return usageError{fmt.Errorf("%s takes %s, got %d arguments: usage: %s", c.CommandPath(), what, len(args), c.UseLine())}
+		}
+		return nil
+	}
+}
+
+// configured adds --config and --log-level to a verb, and loads the
+// configuration before it runs.
+func (a *app) configured(c *cobra.Command) *cobra.Command {
+	c.Flags().StringVar(&a.configFile, "config", "", "configuration file, YAML or TOML ('' reads none; default "+config.DefaultFile+" where it exists)")
+	c.Flags().String("log-level", "", "what is logged to standard error: debug, info, warn or error")
+	verb := c.RunE
+	c.RunE = func(c *cobra.Command, args []string) error {
+		a.flags["log.level"] = c.Flags().Lookup("log-level")
+		s := config.Sources{File: a.configFile, Default: config.DefaultFile, Environ: os.Environ(), Flags: a.flags}
+		if c.Flags().Changed("config") {
+			s.Default = ""
+		}
+		var err error
+		if a.config, err = config.Load(s); err != nil {
+			return usageError{err}
+		}
+		a.openLog()
+		return verb(c, args)
+	}
+	return c
+}
+
+// key ties a flag of a verb to a key of the configuration.
+func (a *app) key(c *cobra.Command, flag, key string) {
+	prepare := c.PreRun
+	c.PreRun = func(c *cobra.Command, args []string) {
+		if prepare != nil {
+			prepare(c, args)
+		}
+		a.flags[key] = c.Flags().Lookup(flag)
+	}
+}
+
+// textOptions fits the text to where it goes: colour and width of a terminal,
+// neither in a file or pipe.
+func textOptions(w io.Writer) reports.TextOptions {
+	o := reports.TextOptions{Width: 100, Location: time.Local}
+	if f, ok := terminal(w); ok {
+		if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 0 {
+			o.Width = width
+		}
+		o.Color = os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+	}
+	return o
+}
+
+// terminal tells whether w is one.
+func terminal(w io.Writer) (*os.File, bool) {
+	f, ok := w.(*os.File)
+	return f, ok && term.IsTerminal(int(f.Fd()))
+}

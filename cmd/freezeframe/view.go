@@ -1,0 +1,169 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"freezeframe"
+	"freezeframe/detectors"
+	"freezeframe/detectors/rules"
+	"freezeframe/recorder"
+	"freezeframe/reports"
+)
+
+func (a *app) view() *cobra.Command {
+	var asJSON bool
+	var htmlFile string
+	c := &cobra.Command{
+		Use:   "view FILE",
+		Short: "Show a recording (.frz) or a report (.json)",
+		Long: `Show a recording (.frz), or a report or diagnosis (.json).
+
+A recording is judged again by the rules of this version; its report may
+therefore differ from the one that was made when it was recorded. What is
+damaged is said, and the rest is shown.`,
+		Args: exactly(1, "one file"),
+		RunE: func(_ *cobra.Command, args []string) error { return a.runView(args[0], asJSON, htmlFile) },
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print it as JSON")
+	c.Flags().StringVar(&htmlFile, "html", "", "write the report as one HTML file instead")
+	return c
+}
+
+// viewed is what a file holds: windows only where it is a recording.
+type viewed struct {
+	single    *freezeframe.Report
+	diagnosis freezeframe.Diagnosis
+	windows   []freezeframe.Window // of each report of the diagnosis
+}
+
+func (a *app) runView(path string, asJSON bool, htmlFile string) error {
+	v, damage, err := load(path)
+	if err != nil {
+		return fmt.Errorf("view %s: %w", path, err)
+	}
+	switch {
+	case htmlFile != "":
+		err = a.viewHTML(v, htmlFile)
+	case asJSON && v.single != nil:
+		err = reports.JSON(a.stdout, v.single)
+	case asJSON:
+		err = reports.JSON(a.stdout, v.diagnosis)
+	case v.single != nil:
+		err = reports.Text(a.stdout, *v.single, textOptions(a.stdout))
+	default:
+		err = reports.DiagnosisText(a.stdout, v.diagnosis, textOptions(a.stdout))
+	}
+	if damage != nil {
+		fmt.Fprintf(a.stderr, "freezeframe: %s; what is intact was used\n", reports.Clean(damage.Error()))
+	}
+	return err
+}
+
+// load reads either kind of file. damage is what is wrong with a recording of
+// which the rest could be read.
+func load(path string) (v viewed, damage, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return v, nil, unwrapPath(err)
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err == nil && info.IsDir() {
+		return v, nil, errors.New("it is a directory; name a .frz or .json file in it")
+	}
+	r := bufio.NewReader(f)
+	start, err := r.Peek(64)
+	if len(start) == 0 {
+		if err != nil && err != io.EOF {
+			return v, nil, unwrapPath(err)
+		}
+		return v, nil, errors.New("it is empty")
+	}
+	if text := bytes.TrimLeft(start, " \t\r\n\ufeff"); len(text) > 0 && text[0] == '{' {
+		report, diagnosis, err := reports.Read(r)
+		if err != nil {
+			return v, nil, err
+		}
+		if diagnosis != nil {
+			v.diagnosis = *diagnosis
+		}
+		v.single = report
+		return v, nil, nil
+	}
+	rec, err := recorder.Read(r)
+	if rec == nil {
+		if errors.Is(err, recorder.ErrNotARecording) {
+			return v, nil, errors.New("it is neither a recording (.frz) nor a report (.json) of freezeframe")
+		}
+		return v, nil, err
+	}
+	return judgeAgain(rec), err, nil
+}
+
+// unwrapPath drops the path from an error that will be told with it anyway.
+func unwrapPath(err error) error {
+	var p *os.PathError
+	if errors.As(err, &p) {
+		return p.Err
+	}
+	return err
+}
+
+// judgeAgain makes the diagnosis of a recording.
+func judgeAgain(rec *recorder.Recording) viewed {
+	var v viewed
+	all := rules.All()
+	var list []freezeframe.Report
+	for _, i := range detectors.Rejudge(rec, all) {
+		list = append(list, reports.Build(i.Window, i.Verdict, reports.Meta{Version: version, Host: rec.Host, Rules: all}))
+		v.windows = append(v.windows, i.Window)
+	}
+	coverage := detectors.Covered(rec)
+	observed := freezeframe.Observed{Start: rec.Clock.Wall(rec.Span.Start), End: rec.Clock.Wall(rec.Span.End)}
+	v.diagnosis = reports.Diagnosis(observed, coverage, list)
+	return v
+}
+
+// viewHTML writes one file a stall: the longest has the name that was asked
+// for, the others that name with a number.
+func (a *app) viewHTML(v viewed, path string) error {
+	if v.single != nil {
+		return save(path, func(w io.Writer) error { return reports.HTML(w, *v.single, nil) })
+	}
+	if len(v.diagnosis.Reports) == 0 {
+		return errors.New("no HTML was written: the file holds no stall")
+	}
+	order := make([]int, len(v.diagnosis.Reports))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(i, j int) int {
+		return cmp.Compare(v.diagnosis.Reports[j].Stall.DurationMs, v.diagnosis.Reports[i].Stall.DurationMs)
+	})
+	for n, i := range order {
+		var window freezeframe.Window
+		if v.windows != nil {
+			window = v.windows[i]
+		}
+		name := path
+		if n > 0 {
+			ext := filepath.Ext(path)
+			name = fmt.Sprintf("%s-%d%s", strings.TrimSuffix(path, ext), n+1, ext)
+		}
+		if err := save(name, func(w io.Writer) error { return reports.HTML(w, v.diagnosis.Reports[i], window) }); err != nil {
+			return err
+		}
+		fmt.Fprintf(a.stderr, "saved %s\n", name)
+	}
+	return nil
+}
