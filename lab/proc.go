@@ -22,6 +22,7 @@ import (
 const (
 	envRole     = "FFLAB_ROLE"
 	envNextRole = "FFLAB_NEXT_ROLE" // what the placed process becomes
+	envAbove    = "FFLAB_ABOVE"     // set once the lab has its priority
 	envPlace    = "FFLAB_PLACE"
 )
 
@@ -33,8 +34,6 @@ type Cmd struct {
 	Role string
 	Path string // external program, when Role is empty
 	Args []string
-	Env  []string
-	Dir  string
 
 	Place
 	// Quiet programs never print "ready"; Start does not wait for it.
@@ -115,13 +114,12 @@ func placeRole(args []string) {
 		}
 		fail("pin to CPUs", unix.SchedSetaffinity(0, &set))
 	}
-	if p.Nice != 0 {
-		fail("nice", unix.Setpriority(unix.PRIO_PROCESS, 0, p.Nice))
-	}
+	// The lab's own real-time priority ends here.
+	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL, Nice: int32(p.Nice)}
 	if p.FIFO > 0 {
-		attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: uint32(p.FIFO)}
-		fail("SCHED_FIFO", unix.SchedSetAttr(0, &attr, 0))
+		attr.Policy, attr.Priority = unix.SCHED_FIFO, uint32(p.FIFO)
 	}
+	fail("scheduling class", unix.SchedSetAttr(0, &attr, 0))
 	if p.Files > 0 {
 		fail("RLIMIT_NOFILE", syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: p.Files, Max: p.Files}))
 	}
@@ -134,20 +132,28 @@ func placeRole(args []string) {
 	fail("exec "+args[0], syscall.Exec(args[0], args[1:], os.Environ()))
 }
 
+// placed returns the command that puts itself in its place and becomes target,
+// in the role if that is the lab binary.
+func (l *Lab) placed(p Place, role, target string, argv ...string) *exec.Cmd {
+	place, err := json.Marshal(p)
+	if err != nil {
+		panic(err) // strings and numbers only
+	}
+	cmd := exec.Command(l.exe, append([]string{target}, argv...)...)
+	cmd.Env = append(os.Environ(), envPlace+"="+string(place), envRole+"=place", envNextRole+"="+role)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	return cmd
+}
+
 // start starts c in its own process group and, unless it is quiet, waits for
 // its line "ready".
 func (l *Lab) start(c Cmd) (*Proc, error) {
-	place, err := json.Marshal(c.Place)
-	if err != nil {
-		return nil, err
-	}
-	env := append(os.Environ(), envPlace+"="+string(place))
-	self := l.exe
 	var target, argv0 string
+	var err error
 	if c.Role != "" {
 		// A symlink gives the process the name that a report will show.
 		target = filepath.Join(l.dir, "bin", c.Name)
-		if err := os.Symlink(self, target); err != nil && !errors.Is(err, os.ErrExist) {
+		if err := os.Symlink(l.exe, target); err != nil && !errors.Is(err, os.ErrExist) {
 			return nil, err
 		}
 		argv0 = c.Name
@@ -160,11 +166,7 @@ func (l *Lab) start(c Cmd) (*Proc, error) {
 			c.Name = filepath.Base(target)
 		}
 	}
-	cmd := exec.Command(self, append([]string{target, argv0}, c.Args...)...)
-	cmd.Env = append(env, envRole+"=place", envNextRole+"="+c.Role)
-	cmd.Env = append(cmd.Env, c.Env...)
-	cmd.Dir = c.Dir
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd := l.placed(c.Place, c.Role, target, append([]string{argv0}, c.Args...)...)
 	p := &Proc{Name: c.Name, cmd: cmd, lines: make(chan string, 64), dead: make(chan struct{})}
 	cmd.Stderr = &p.errs
 	if p.in, err = cmd.StdinPipe(); err != nil {

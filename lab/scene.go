@@ -329,7 +329,7 @@ func (s *Scene) startDiagnose() {
 	errs, err := os.Create(filepath.Join(out, "stderr.txt"))
 	s.Check(err)
 	s.result.Diagnosis = file.Name()
-	cmd := exec.Command(s.lab.Bin, args...)
+	cmd := s.lab.placed(Place{}, "", s.lab.Bin, append([]string{s.lab.Bin}, args...)...)
 	cmd.Stdout, cmd.Stderr = file, errs
 	s.Check(s.lab.launch.start(cmd))
 	s.diagnose = cmd

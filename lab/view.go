@@ -20,8 +20,9 @@ const (
 type View struct {
 	Start, End int64
 	Worst      time.Duration
-	Count      int // late requests
-	Errors     int // of them, those that failed
+	Count      int    // late requests
+	Errors     int    // of them, those that failed
+	Err        string // of the first that did
 }
 
 // Length returns how long it was.
@@ -50,6 +51,9 @@ func Views(waits []victim.Wait) []View {
 		v.Count++
 		if w.Err != "" {
 			v.Errors++
+			if v.Err == "" {
+				v.Err = w.Err
+			}
 		}
 	}
 	return slices.DeleteFunc(views, func(v View) bool { return v.Worst < Stalled && v.Errors == 0 })
@@ -84,7 +88,7 @@ func during(views []View, t Truth) (v View, ok bool) {
 func (v View) String() string {
 	s := fmt.Sprintf("%d ms, worst wait %d ms, %d late", v.Length().Milliseconds(), v.Worst.Milliseconds(), v.Count)
 	if v.Errors > 0 {
-		s += fmt.Sprintf(", %d failed", v.Errors)
+		s += fmt.Sprintf(", %d failed (%s)", v.Errors, v.Err)
 	}
 	return s
 }

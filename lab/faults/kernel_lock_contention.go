@@ -52,12 +52,18 @@ func bigWriter(args []string) {
 	}
 	var mib int
 	_, _ = fmt.Sscan(args[1], &mib)
-	block := make([]byte, 1<<20)
-	iovs := make([][]byte, mib)
-	for i := range iovs {
-		iovs[i] = block
+	block := make([]byte, min(mib, 4)<<20)
+	var iovs [][]byte
+	for n := 0; n < mib<<20; n += len(block) {
+		iovs = append(iovs, block)
 	}
-	_, _ = unix.Pwritev(fd, iovs, 0) // the pages are there from now on
+	write := func() {
+		if n, err := unix.Pwritev(fd, iovs, 0); n != mib<<20 {
+			fmt.Fprintln(os.Stderr, "wrote", n, err)
+			os.Exit(1)
+		}
+	}
+	write() // the pages are there from now on
 	var stop, stopped chan struct{}
 	lab.Listen("", func(line string) {
 		if line == "stop" {
@@ -74,7 +80,7 @@ func bigWriter(args []string) {
 				case <-stop:
 					return
 				default:
-					_, _ = unix.Pwritev(fd, iovs, 0)
+					write()
 					if mib == 1 {
 						time.Sleep(5 * time.Millisecond)
 					}

@@ -75,7 +75,7 @@ func grower(args []string) {
 func churnCache(s *lab.Scene, limit int) {
 	group := s.Cgroup("memory")
 	place := lab.Place{Cgroups: []string{group.Dir}}
-	svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Work: []string{"touch:1024"}}, place)
+	svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Work: []string{"touch:4096"}}, place)
 	helper := s.Start(lab.Cmd{Name: "importer", Role: "cachechurn", Args: []string{filepath.Join(s.Dir, "import.tmp")}, Place: place})
 	group.Set("memory.limit_in_bytes", strconv.Itoa(limit))
 	s.BlameGroup(helper)
@@ -84,10 +84,10 @@ func churnCache(s *lab.Scene, limit int) {
 	s.Break(saying(s, "go", helper), killing(s, helper))
 }
 
-// cacheChurner overwrites a file of 512 MiB from eight threads when told to go.
+// cacheChurner overwrites a file of 512 MiB from 32 threads when told to go.
 func cacheChurner(args []string) {
 	lab.Listen("", func(string) {
-		for i := range int64(8) {
+		for i := range int64(32) {
 			go func() {
 				fd, err := unix.Open(args[0], unix.O_WRONLY|unix.O_CREAT|unix.O_CLOEXEC, 0o644)
 				if err != nil {
@@ -95,8 +95,8 @@ func cacheChurner(args []string) {
 				}
 				block := make([]byte, 1<<20)
 				for {
-					for at := range int64(64) {
-						_, _ = unix.Pwrite(fd, block, (i*64+at)<<20)
+					for at := range int64(16) {
+						_, _ = unix.Pwrite(fd, block, (i*16+at)<<20)
 					}
 				}
 			}()
