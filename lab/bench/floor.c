@@ -44,6 +44,8 @@ int main(int argc, char **argv)
 		}
 		files++;
 	}
+	puts("ready");
+	fflush(stdout);
 	struct timespec next;
 	clock_gettime(CLOCK_MONOTONIC, &next);
 	for (long tick = 0;; tick++) {

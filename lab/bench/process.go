@@ -90,6 +90,7 @@ func besideAtop(o options, processes int, budget float64) (bool, error) {
 	}
 	text, ok := verdict(resident, budgetRSS)
 	fmt.Printf("resident MiB: %s\n", text)
+	ok = !busy(used...) && ok
 	if len(daemons) == 2 {
 		text, within := verdict(used[0].percent()/used[1].percent(), budget)
 		fmt.Printf("CPU beside atop: %s\n", text)

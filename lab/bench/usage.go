@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
 	"os"
@@ -24,12 +25,33 @@ type child struct {
 // start starts a daemon that dies with the bench.
 func start(name string, program string, args ...string) (*child, error) {
 	c := &child{Cmd: exec.Command(program, args...), name: name}
+	return c, c.begin()
+}
+
+// startReady starts a daemon that prints a line when it begins its work.
+func startReady(name string, program string, args ...string) (*child, error) {
+	c := &child{Cmd: exec.Command(program, args...), name: name}
+	out, err := c.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := c.begin(); err != nil {
+		return nil, err
+	}
+	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		c.end()
+		return nil, fmt.Errorf("%s ended before it began: %s", name, c.stderr.String())
+	}
+	return c, nil
+}
+
+func (c *child) begin() error {
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	c.Cmd.Stderr = &c.stderr
 	if err := c.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %w", name, err)
+		return fmt.Errorf("start %s: %w", c.name, err)
 	}
-	return c, nil
+	return nil
 }
 
 // end ends the daemon by its id.
@@ -75,8 +97,9 @@ func statFields(pid int) ([]string, error) {
 	return fields, nil
 }
 
-// switches returns how often all threads of the process were switched in.
-func (c *child) switches() (n uint64) {
+// scheduled returns how often all threads of the process were switched in, and
+// how long they were ready but had no CPU.
+func (c *child) scheduled() (switches uint64, waited time.Duration) {
 	paths, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", c.Process.Pid))
 	for _, path := range paths {
 		b, err := os.ReadFile(path)
@@ -84,11 +107,13 @@ func (c *child) switches() (n uint64) {
 			continue // a thread that ended
 		}
 		if f := strings.Fields(string(b)); len(f) == 3 {
-			v, _ := strconv.ParseUint(f[2], 10, 64)
-			n += v
+			ns, _ := strconv.ParseUint(f[1], 10, 64)
+			n, _ := strconv.ParseUint(f[2], 10, 64)
+			waited += time.Duration(ns)
+			switches += n
 		}
 	}
-	return n
+	return switches, waited
 }
 
 // rss returns the resident memory in MiB.
@@ -107,8 +132,8 @@ func (c *child) rss() (float64, error) {
 
 // sample is what a daemon used over a while.
 type sample struct {
-	wall, cpu time.Duration
-	switches  uint64
+	wall, cpu, waited time.Duration
+	switches          uint64
 }
 
 func (s sample) percent() float64 { return 100 * s.cpu.Seconds() / s.wall.Seconds() }
@@ -116,7 +141,20 @@ func (s sample) percent() float64 { return 100 * s.cpu.Seconds() / s.wall.Second
 func (s *sample) add(o sample) {
 	s.wall += o.wall
 	s.cpu += o.cpu
+	s.waited += o.waited
 	s.switches += o.switches
+}
+
+// busy says so when the daemons did not get the CPU when they wanted it: then
+// they left out ticks, and the figures tell nothing.
+func busy(used ...sample) bool {
+	for _, s := range used {
+		if s.waited > s.wall/20 {
+			fmt.Printf("NOT VALID: the machine is too busy (a daemon was ready but without a CPU for %.0f %% of the time)\n", 100*s.waited.Seconds()/s.wall.Seconds())
+			return true
+		}
+	}
+	return false
 }
 
 // watch measures daemons over the same while.
@@ -125,7 +163,7 @@ func watch(length time.Duration, children ...*child) ([]sample, error) {
 	read := func(i int) (s sample, err error) {
 		s.wall = time.Duration(time.Now().UnixNano())
 		s.cpu, err = children[i].cpu()
-		s.switches = children[i].switches()
+		s.switches, s.waited = children[i].scheduled()
 		return s, err
 	}
 	var err error
@@ -141,7 +179,8 @@ func watch(length time.Duration, children ...*child) ([]sample, error) {
 		if err != nil {
 			return nil, err
 		}
-		used[i] = sample{now.wall - before[i].wall, now.cpu - before[i].cpu, now.switches - before[i].switches}
+		b := before[i]
+		used[i] = sample{now.wall - b.wall, now.cpu - b.cpu, now.waited - min(b.waited, now.waited), now.switches - min(b.switches, now.switches)}
 	}
 	return used, nil
 }
