@@ -1,0 +1,257 @@
+package detectors
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+
+	"freezeframe"
+)
+
+// chase finds, while a stall is open, who holds what the victims wait for, so
+// that the holders are sampled at the full rate too: the other end of a pipe
+// and the holder of a lock can be seen only while they are.
+//
+// Observe runs on the sampling path and only notes numbers in fixed arrays;
+// step, on the watch's own goroutine, does what takes time.
+type chase struct {
+	focus  *freezeframe.Focus
+	text   func(id uint64) string
+	event  func(freezeframe.Event)
+	wchans []uint64 // ids of the wait channels of pipes and Unix sockets
+
+	files notes
+	pids  notes
+
+	known map[string]bool // files whose ends were found in this stall
+	ends  []int32         // the processes at those ends
+}
+
+// notes is a fixed set of numbers with one writer a slot and no waiting: a
+// lost note is made again at the next reading.
+type notes struct {
+	slots [64]atomic.Uint64
+	next  atomic.Uint32
+}
+
+func (n *notes) put(v uint64) {
+	if v == 0 {
+		return
+	}
+	for i := range n.slots {
+		if n.slots[i].Load() == v {
+			return
+		}
+	}
+	n.slots[n.next.Add(1)%uint32(len(n.slots))].Store(v)
+}
+
+// take returns what was noted and forgets it.
+func (n *notes) take() []uint64 {
+	var out []uint64
+	for i := range n.slots {
+		if v := n.slots[i].Swap(0); v != 0 {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+func newChase(focus *freezeframe.Focus, texts freezeframe.Texts, text func(uint64) string, event func(freezeframe.Event)) *chase {
+	c := &chase{focus: focus, text: text, event: event, known: map[string]bool{}}
+	for _, w := range []string{
+		"pipe_write", "anon_pipe_write", "pipe_read", "anon_pipe_read", "pipe_wait_readable", "pipe_wait_writable", "pipe_wait",
+	} {
+		c.wchans = append(c.wchans, texts.Intern([]byte(w)))
+	}
+	return c
+}
+
+// Observes names the sources that Observe wants.
+func (c *chase) Observes() []string { return []string{"tasks", "locks", "connections"} }
+
+// Observe notes what the victims wait for.
+func (c *chase) Observe(src *freezeframe.Source, t *freezeframe.Table) {
+	pids := c.focus.PIDs()
+	if len(pids) == 0 {
+		return
+	}
+	width := len(src.Columns)
+	switch src.Name {
+	case "tasks":
+		pid, wchan, file := src.Column("pid"), src.Column("wchan"), src.Column("file")
+		if pid < 0 || wchan < 0 || file < 0 {
+			return
+		}
+		for i := range t.Keys {
+			row := t.Values(i, width)
+			if row[file] != 0 && slices.Contains(pids, int32(row[pid])) && slices.Contains(c.wchans, row[wchan]) {
+				c.files.put(row[file])
+			}
+		}
+	case "locks":
+		waiter, holder := src.Column("waiter_pid"), src.Column("holder_pid")
+		if waiter < 0 || holder < 0 {
+			return
+		}
+		for i := range t.Keys {
+			row := t.Values(i, width)
+			if slices.Contains(pids, int32(row[waiter])) && int64(row[holder]) > 0 {
+				c.pids.put(row[holder])
+			}
+		}
+	case "connections":
+		pid, server, peer := src.Column("pid"), src.Column("server"), src.Column("peer_pid")
+		sent, received := src.Column("sent_at"), src.Column("received_at")
+		if pid < 0 || server < 0 || peer < 0 || sent < 0 || received < 0 {
+			return
+		}
+		for i := range t.Keys {
+			row := t.Values(i, width)
+			if row[server] == 0 && row[peer] != 0 && row[sent] > row[received] && slices.Contains(pids, int32(row[pid])) {
+				c.pids.put(row[peer])
+			}
+		}
+	}
+}
+
+// maxHolders is how many holders are followed at once.
+const maxHolders = 32
+
+// step turns the notes into holders to watch and events to keep.
+func (c *chase) step(now freezeframe.Instant) {
+	for _, v := range c.pids.take() {
+		c.hold(int32(v))
+	}
+	var files []string
+	for _, id := range c.files.take() {
+		if f := c.text(id); f != "" && !c.known[f] {
+			files = append(files, f)
+		}
+	}
+	if len(files) > 0 {
+		for f, ends := range findEnds(files) {
+			c.known[f] = true
+			// A process that has both ends open, as a parent that made the pipe
+			// has, is less likely to be the one that should read or write it.
+			readers := onlyFirst(ends.readers, ends.writers)
+			ends.writers = onlyFirst(ends.writers, ends.readers)
+			ends.readers = readers
+			c.event(freezeframe.Event{Kind: freezeframe.EventEnds, At: now, Text: f, Attrs: []freezeframe.Attr{
+				{Name: "file", Value: f}, {Name: "readers", Value: join(ends.readers)}, {Name: "writers", Value: join(ends.writers)},
+			}})
+			for _, pid := range append(ends.readers, ends.writers...) {
+				c.hold(int32(pid))
+			}
+		}
+	}
+	c.focus.Hold(c.ends)
+}
+
+func (c *chase) hold(pid int32) {
+	if !slices.Contains(c.ends, pid) && len(c.ends) < maxHolders {
+		c.ends = append(c.ends, pid)
+	}
+}
+
+// reset forgets the holders of a stall that is over.
+func (c *chase) reset() {
+	clear(c.known)
+	c.ends = nil
+	c.focus.Hold(nil)
+}
+
+type fileEnds struct{ readers, writers []int }
+
+// findEnds walks the descriptors of all processes for those that are one of
+// the files, once for all of them: some 10 µs a process.
+func findEnds(files []string) map[string]*fileEnds {
+	found := map[string]*fileEnds{}
+	for _, f := range files {
+		found[f] = &fileEnds{}
+	}
+	procs, err := os.ReadDir("/proc")
+	if err != nil {
+		return found
+	}
+	for _, p := range procs {
+		pid, err := strconv.Atoi(p.Name())
+		if err != nil {
+			continue
+		}
+		dir := filepath.Join("/proc", p.Name(), "fd")
+		fds, err := os.ReadDir(dir)
+		if err != nil {
+			continue // gone, or not ours to see: listed under "not seen"
+		}
+		for _, fd := range fds {
+			target, err := os.Readlink(filepath.Join(dir, fd.Name()))
+			if err != nil {
+				continue
+			}
+			ends := found[target]
+			if ends == nil {
+				continue
+			}
+			read, write := openMode(filepath.Join("/proc", p.Name(), "fdinfo", fd.Name()))
+			if read && !slices.Contains(ends.readers, pid) {
+				ends.readers = append(ends.readers, pid)
+			}
+			if write && !slices.Contains(ends.writers, pid) {
+				ends.writers = append(ends.writers, pid)
+			}
+		}
+	}
+	return found
+}
+
+// onlyFirst orders pids so that those not in both come first.
+func onlyFirst(pids, both []int) []int {
+	out := slices.Clone(pids)
+	slices.SortStableFunc(out, func(a, b int) int {
+		x, y := slices.Contains(both, a), slices.Contains(both, b)
+		switch {
+		case x == y:
+			return 0
+		case y:
+			return -1
+		}
+		return 1
+	})
+	return out
+}
+
+// openMode reads the access mode of a descriptor from its fdinfo (proc(5)).
+func openMode(path string) (read, write bool) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return true, true
+	}
+	_, rest, ok := strings.Cut(string(b), "flags:")
+	if !ok {
+		return true, true
+	}
+	line, _, _ := strings.Cut(strings.TrimSpace(rest), "\n")
+	flags, err := strconv.ParseInt(line, 8, 64)
+	if err != nil {
+		return true, true
+	}
+	switch int(flags) & 3 {
+	case os.O_RDONLY:
+		return true, false
+	case os.O_WRONLY:
+		return false, true
+	}
+	return true, true
+}
+
+func join(pids []int) string {
+	words := make([]string, 0, len(pids))
+	for _, p := range pids {
+		words = append(words, strconv.Itoa(p))
+	}
+	return strings.Join(words, ",")
+}

@@ -1,0 +1,347 @@
+package detectors
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"freezeframe"
+	"freezeframe/collectors"
+	"freezeframe/internal/kernel"
+	"freezeframe/probes"
+	"freezeframe/recorder"
+)
+
+// What a stall's recording keeps around it, and how the watch paces itself.
+const (
+	keepBefore = 30 * time.Second
+	keepAfter  = 10 * time.Second
+	// pace is how often an open stall is looked at; while nothing is late the
+	// watch sleeps until a probe speaks.
+	pace = 100 * time.Millisecond
+	// full is how long after the last lateness the full rate is kept.
+	full = 2 * time.Second
+	// maxKept is how many incidents are kept for whoever collects them late.
+	maxKept = 64
+	// defaultRingBytes holds two minutes of some 300 processes.
+	defaultRingBytes = 24 << 20
+)
+
+// Options of a watch. The zero value watches this machine.
+type Options struct {
+	Probes    probes.Options // Events, Focus and Texts are set by Start
+	RingBytes int
+	Rules     []freezeframe.Rule
+	Quiet     time.Duration // 0: DefaultQuiet
+	// OnStall is told when a stall opens, with what is known then.
+	OnStall func(freezeframe.Stall)
+	// OnVerdict is told the verdict as soon as a stall is over; the incident
+	// with the time after it follows on Incidents.
+	OnVerdict func(Incident)
+	// Realtime asks for real-time scheduling of the whole process, so that
+	// recording goes on where ordinary processes starve.
+	Realtime bool
+}
+
+// Incident is one judged stall with its recording.
+type Incident struct {
+	Recording *recorder.Recording
+	Window    freezeframe.Window
+	Verdict   freezeframe.Verdict
+}
+
+// Watch is a running recorder with its probes and detectors.
+type Watch struct {
+	opts    Options
+	focus   *freezeframe.Focus
+	ring    *recorder.Ring
+	sampler *recorder.Sampler
+	chase   *chase
+	cancel  context.CancelFunc
+	started freezeframe.Instant
+	usage   kernel.Usage
+
+	late    chan freezeframe.Lateness
+	dropped atomic.Uint64 // reports of probes that found the channel full
+	out     chan Incident
+	done    chan struct{}
+	probing sync.WaitGroup
+
+	mu      sync.Mutex
+	needs   []freezeframe.Need
+	running map[string]bool // probes that could be had
+
+	// Owned by the loop until it is done.
+	tracker Tracker
+	pending []freezeframe.Stall // over, waiting for the time after them
+}
+
+// Start begins to record and to probe. The error says why nothing could be
+// recorded at all; what is merely missing is in Coverage.
+func Start(o Options) (*Watch, error) {
+	if o.RingBytes == 0 {
+		o.RingBytes = defaultRingBytes
+	}
+	if o.Quiet == 0 {
+		o.Quiet = DefaultQuiet
+	}
+	// A lane that sleeps in the kernel must not keep the others, or a garbage
+	// collection, from a processor of the Go scheduler.
+	if want := int(freezeframe.Lanes) + 2; runtime.GOMAXPROCS(0) < want {
+		runtime.GOMAXPROCS(want)
+	}
+	w := &Watch{
+		opts: o, focus: &freezeframe.Focus{}, ring: recorder.NewRing(o.RingBytes),
+		late: make(chan freezeframe.Lateness, 4096), out: make(chan Incident, maxKept), done: make(chan struct{}),
+		running: map[string]bool{}, tracker: Tracker{Quiet: o.Quiet},
+		started: kernel.Now(), usage: kernel.ProcessUsage(),
+	}
+	if o.Realtime {
+		if err := kernel.SetRealtime(realtimePriority); err != nil {
+			w.need(freezeframe.Need{
+				What: "run with real-time priority", Lost: "readings may come late while ordinary processes starve",
+				Fix: "run as root, or grant CAP_SYS_NICE", Err: err.Error(),
+			})
+		}
+	}
+	texts := w.ring.Texts()
+	w.chase = newChase(w.focus, texts, texts.String, w.ring.AddEvent)
+	po := o.Probes
+	po.Events, po.Focus, po.Texts = w.ring.AddEvent, w.focus, texts.String
+	all := probes.All(po)
+	observers := []recorder.Observer{w.chase}
+	for _, p := range all {
+		if obs, ok := p.(recorder.Observer); ok {
+			observers = append(observers, obs)
+		}
+	}
+	host := freezeframe.Host{Proc: "/proc", Sys: "/sys", Texts: texts, Focus: w.focus}
+	w.sampler = recorder.NewSampler(w.ring, host, collectors.All(), observers...)
+	if err := w.sampler.Start(); err != nil {
+		return nil, fmt.Errorf("start the sampler: %w", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	w.cancel = cancel
+	for _, p := range all {
+		w.mu.Lock()
+		w.running[p.Name()] = true
+		w.mu.Unlock()
+		w.probing.Go(func() {
+			if err := p.Run(ctx, w.report); err != nil && ctx.Err() == nil {
+				w.mu.Lock()
+				delete(w.running, p.Name())
+				w.mu.Unlock()
+				w.need(freezeframe.Need{What: "probe " + p.Name(), Lost: "stalls that only this probe would notice", Err: err.Error()})
+			}
+		})
+	}
+	go w.loop(ctx)
+	return w, nil
+}
+
+// realtimePriority is low among real-time priorities: above everything
+// ordinary, below whatever an administrator made real-time on purpose.
+const realtimePriority = 1
+
+// report hands a probe's lateness to the loop; it never waits.
+func (w *Watch) report(l freezeframe.Lateness) {
+	select {
+	case w.late <- l:
+	default:
+		w.dropped.Add(1)
+	}
+}
+
+func (w *Watch) need(n freezeframe.Need) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !slices.Contains(w.needs, n) {
+		w.needs = append(w.needs, n)
+	}
+}
+
+// loop follows what is late, and wakes up only while something is.
+func (w *Watch) loop(ctx context.Context) {
+	defer close(w.done)
+	timer := time.NewTimer(time.Hour)
+	timer.Stop()
+	ticking, wasOpen := false, false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case l := <-w.late:
+			w.tracker.Feed(l)
+			w.drain()
+		case <-timer.C:
+			ticking = false
+		}
+		now := kernel.Now()
+		open, ended := w.tracker.Step(now)
+		if open {
+			w.focus.Suspect(now.Add(full))
+			w.chase.step(now)
+			if !wasOpen && w.opts.OnStall != nil {
+				w.opts.OnStall(*w.tracker.Current(now))
+			}
+		}
+		if ended != nil {
+			w.chase.reset()
+			w.pending = append(w.pending, *ended)
+			if w.opts.OnVerdict != nil {
+				if incident, err := w.judge(*ended); err == nil {
+					w.opts.OnVerdict(incident)
+				}
+			}
+		}
+		wasOpen = open
+		w.settle(now)
+		if next := w.next(now, open); next > 0 && !ticking {
+			timer.Reset(next)
+			ticking = true
+		}
+	}
+}
+
+// drain takes what else the probes have reported, so that a burst of lateness
+// is looked at once.
+func (w *Watch) drain() {
+	for {
+		select {
+		case l := <-w.late:
+			w.tracker.Feed(l)
+		default:
+			return
+		}
+	}
+}
+
+// next is how long the loop may sleep; 0 means until a probe speaks.
+func (w *Watch) next(now freezeframe.Instant, open bool) time.Duration {
+	if open || len(w.tracker.items) > 0 {
+		return pace
+	}
+	if len(w.pending) > 0 {
+		return max(w.pending[0].End.Add(keepAfter).Sub(now), pace)
+	}
+	return 0
+}
+
+// settle hands out the stalls whose time after is recorded.
+func (w *Watch) settle(now freezeframe.Instant) {
+	for len(w.pending) > 0 && now >= w.pending[0].End.Add(keepAfter) {
+		stall := w.pending[0]
+		w.pending = w.pending[1:]
+		incident, err := w.judge(stall)
+		if err != nil {
+			w.need(freezeframe.Need{What: "keep the recording of a stall", Lost: "its report", Err: err.Error()})
+			continue
+		}
+		select {
+		case w.out <- incident:
+		default:
+			w.need(freezeframe.Need{What: "hand out a report", Lost: "one report: nobody collected the last ones"})
+		}
+	}
+}
+
+// judge pins the window around a stall and judges it.
+func (w *Watch) judge(stall freezeframe.Stall) (Incident, error) {
+	rec, err := w.ring.Pin(freezeframe.Span{Start: stall.Start.Add(-keepBefore), End: stall.End.Add(keepAfter)})
+	if err != nil {
+		return Incident{}, fmt.Errorf("pin the window of a stall: %w", err)
+	}
+	rec.Stalls = []freezeframe.Stall{stall}
+	rec.Needs = w.missing()
+	return judged(rec, stall, w.opts.Rules), nil
+}
+
+func judged(rec *recorder.Recording, stall freezeframe.Stall, rules []freezeframe.Rule) Incident {
+	win := rec.Window(stall)
+	win.SetLedger(Account(win))
+	return Incident{Recording: rec, Window: win, Verdict: Judge(win, rules)}
+}
+
+// Rejudge judges every stall of a recording again, as a newer version of the
+// rules would have.
+func Rejudge(rec *recorder.Recording, rules []freezeframe.Rule) []Incident {
+	var out []Incident
+	for _, s := range rec.Stalls {
+		out = append(out, judged(rec, s, rules))
+	}
+	return out
+}
+
+// Incidents delivers each stall when the time after it is recorded too.
+func (w *Watch) Incidents() <-chan Incident { return w.out }
+
+// Stop ends the watch and returns the incidents that were not delivered yet,
+// a stall that is still open among them, judged as it stands.
+func (w *Watch) Stop(ctx context.Context) []Incident {
+	w.cancel()
+	<-w.done
+	w.drain()
+	now := kernel.Now()
+	stalls := w.pending
+	if _, ended := w.tracker.Step(now); ended != nil {
+		stalls = append(stalls, *ended)
+	} else if current := w.tracker.Current(now); current != nil {
+		stalls = append(stalls, *current)
+	}
+	var out []Incident
+	for more := true; more; {
+		select {
+		case i := <-w.out:
+			out = append(out, i)
+		default:
+			more = false
+		}
+	}
+	for _, s := range stalls {
+		i, err := w.judge(s)
+		if err != nil {
+			w.need(freezeframe.Need{What: "keep the recording of a stall", Lost: "its report", Err: err.Error()})
+			continue
+		}
+		out = append(out, i)
+	}
+	w.sampler.Stop()
+	// A probe that is stuck in the kernel does not end; its thread is left.
+	ended := make(chan struct{})
+	go func() { w.probing.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-ctx.Done():
+	case <-time.After(stopWait):
+	}
+	return out
+}
+
+// stopWait is how long Stop waits for the probes to end.
+const stopWait = 300 * time.Millisecond
+
+// Pin returns the recording of the last d.
+func (w *Watch) Pin(d time.Duration) (*recorder.Recording, error) {
+	now := kernel.Now()
+	rec, err := w.ring.Pin(freezeframe.Span{Start: now.Add(-d), End: now})
+	if err != nil {
+		return nil, fmt.Errorf("pin the last %s: %w", d, err)
+	}
+	rec.Needs = w.missing()
+	return rec, nil
+}
+
+// missing is everything that this machine did not give.
+func (w *Watch) missing() []freezeframe.Need {
+	w.mu.Lock()
+	needs := slices.Clone(w.needs)
+	w.mu.Unlock()
+	if n := w.dropped.Load(); n > 0 {
+		needs = append(needs, freezeframe.Need{What: fmt.Sprintf("take %d reports of probes", n), Lost: "some symptoms: too many came at once"})
+	}
+	return append(needs, w.sampler.Missing()...)
+}
