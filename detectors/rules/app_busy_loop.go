@@ -1,0 +1,114 @@
+package rules
+
+import (
+	"fmt"
+
+	"freezeframe"
+)
+
+const (
+	// loopShare of the time on a CPU, at least, is a thread that computes
+	// without a pause.
+	loopShare = 0.8
+	// loopUser of its process's CPU time in user space, or it is the kernel
+	// that is busy for it.
+	loopUser = 0.7
+)
+
+func appBusyLoop() freezeframe.Rule {
+	return freezeframe.Rule{
+		Cause: "app.busy_loop",
+		Title: "a thread that computes and does not come back",
+		Means: "The one thread that should have answered was computing all the time: a slow regular expression, a huge reply, an endless loop. It wanted nothing from the machine, and got all the CPU it asked for.",
+		Proof: "The victim's only working thread was on a CPU for at least four fifths of the time, in user space, and hardly ever waited for one.",
+		Remedy: []string{
+			"Now: see where it is: `py-spy dump -p PID`, `jstack PID`, `perf top -p PID`, `gdb -p PID -batch -ex bt`.",
+			"So that it does not come back: a time limit on the request; heavy work in a pool of its own; regular expressions that do not backtrack (RE2).",
+		},
+		Reads:    []string{sourceLedger, "procs.utime_us", "procs.stime_us", "procs.comm"},
+		Subsumes: []freezeframe.Cause{"dep.remote_unresponsive", "app.worker_pool_exhausted", "net.accept_queue_overflow"},
+		Judge:    judgeBusyLoop,
+	}
+}
+
+// A spin is a thread that was on a CPU nearly all of an account's time.
+type spin struct {
+	who     freezeframe.Party
+	spans   freezeframe.Spans
+	ms      moments
+	symptom int
+}
+
+func judgeBusyLoop(w freezeframe.Window) []freezeframe.Finding {
+	ledger := w.Ledger()
+	stall := w.Stall()
+	var spins []spin
+	computing := map[[2]int]int{} // threads of a process that compute, by symptom and pid
+	add := func(a *freezeframe.Account, who freezeframe.Party, waits []freezeframe.Wait, within freezeframe.Span, depth int) {
+		on := split(momentsOf(a, who, waits, depth), func(m *moment) freezeframe.Class { return m.wait.Class })
+		var busy, all float64
+		var ms moments
+		for _, b := range on {
+			d := float64(b.spans().Within(within).Length())
+			all += d
+			if b.key == freezeframe.OnCPU {
+				busy, ms = d, b.moments
+			}
+		}
+		if all > 0 && busy >= loopShare*all {
+			computing[[2]int{a.Symptom, who.PID}]++
+			spins = append(spins, spin{who, ms.spans(), ms, a.Symptom})
+		}
+	}
+	for i := range ledger.Accounts {
+		a := &ledger.Accounts[i]
+		if a.Weight <= 0 || ours(&stall, a) {
+			continue
+		}
+		add(a, victim(a), a.Waits, a.Span, 0)
+		if n := len(a.Chain); n > 0 && len(a.Chain[n-1].Waits) > 0 {
+			// Who the others wait for computes.
+			last := &a.Chain[n-1]
+			add(a, last.Party, last.Waits, a.Span, n)
+		}
+	}
+	var out []freezeframe.Finding
+	done := map[int]bool{}
+	for _, sp := range spins {
+		if done[sp.who.PID] || computing[[2]int{sp.symptom, sp.who.PID}] != 1 {
+			continue // several at work at once are a load, not a loop
+		}
+		done[sp.who.PID] = true
+		claim := worth(w, sp.spans)
+		if claim == nil {
+			continue
+		}
+		ps := processesIn(w, core(claim))
+		p := ps.byPID[sp.who.PID]
+		f := freezeframe.Finding{Culprit: ps.blame(sp.who), Explains: claim, Confidence: seen, Chain: story(sp.ms)}
+		name := named(f.Culprit.Comm, sp.who.PID)
+		if p != nil && p.cpu.sum > 0 {
+			user := 1 - ratio(float64(p.system.sum), float64(p.cpu.sum))
+			if user < loopUser {
+				continue
+			}
+			f.Confidence = 0.9
+			f.Evidence = append(f.Evidence, evidence("procs", "utime_us", "%s of its CPU time was in user space", pct(user)))
+		}
+		f.Evidence = append(f.Evidence, evidence("tasks", "run_ns", "thread %d of %s was on a CPU for %s without waiting for anything", sp.who.TID, name, length(claim.Length())))
+		f.Summary = fmt.Sprintf("%s computed for %s and answered nobody.", name, length(claim.Length()))
+		out = append(out, f)
+	}
+	return out
+}
+
+// momentsOf makes moments of the waits of one step of a chain.
+func momentsOf(a *freezeframe.Account, who freezeframe.Party, waits []freezeframe.Wait, depth int) moments {
+	var out moments
+	for i := range waits {
+		if waits[i].Length() > 0 {
+			out = append(out, moment{waits[i].Span, a, &waits[i], &waits[i], who, depth})
+		}
+	}
+	return out
+}

@@ -1,0 +1,108 @@
+package rules
+
+import (
+	"fmt"
+	"slices"
+
+	"freezeframe"
+)
+
+// rtLoad is the share of a CPU from which on a real-time thread starves the
+// others there. The kernel leaves them 5 % (sched_rt_runtime_us).
+const rtLoad = 0.4
+
+func cpuRTStarvation() freezeframe.Rule {
+	return freezeframe.Rule{
+		Cause: "cpu.rt_starvation",
+		Title: "a real-time thread that keeps the CPU",
+		Means: "A thread with a real-time policy (FIFO, RR or deadline) ran without a pause. Ordinary threads on its CPU get no turn until it sleeps, or only the 5 % that the kernel keeps back for them.",
+		Proof: "A thread with policy 1, 2 or 6 used most of a CPU while the victims were runnable there and did not run.",
+		Remedy: []string{
+			"Now: take its priority away, `chrt --other -p 0 TID` for the thread named here (`chrt -a --other -p 0 PID` for all of the process).",
+			"So that it does not come back: look for what keeps the thread from sleeping; keep kernel.sched_rt_runtime_us at its 950000; limit who may ask for real time (LimitRTPRIO=0 in the unit, rtprio in limits.conf), and give such a thread a CPU of its own (CPUAffinity=).",
+		},
+		Reads:    []string{sourceLedger, "tasks.policy", "tasks.run_ns", "tasks.cpu", "procs.comm"},
+		Subsumes: bringsAbout("cpu.contention", "cpu.affinity_hotspot", "cpu.fork_storm", "virt.paused", "runtime.jvm_gc"),
+		Judge:    judgeRTStarvation,
+	}
+}
+
+func judgeRTStarvation(w freezeframe.Window) []freezeframe.Finding {
+	ms := roots(w, inClass(freezeframe.Runnable, freezeframe.MachineGone))
+	claim := worth(w, ms.spans())
+	if claim == nil {
+		return nil
+	}
+	all := threadsIn(w, core(claim))
+	var hogs []*thread
+	held := map[freezeframe.Key]bool{}
+	for _, t := range all {
+		if !t.realtime() || t.load() < rtLoad || hasPrefix(t.comm, "irq/", "migration/", "idle_inject/") {
+			continue
+		}
+		hogs = append(hogs, t)
+		for c, ns := range t.byCPU {
+			if float64(ns) >= 0.2*float64(t.run.sum) {
+				held[c] = true
+			}
+		}
+	}
+	if len(hogs) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(hogs, func(a, b *thread) int { return int(b.run.sum>>20) - int(a.run.sum>>20) })
+	// A victim that waited on another CPU waited for something else.
+	on := map[int]map[freezeframe.Key]bool{}
+	for _, t := range all {
+		on[t.tid] = map[freezeframe.Key]bool{}
+		for c := range t.byCPU {
+			on[t.tid][c] = true
+		}
+	}
+	known := true
+	ms = ms.where(func(m *moment) bool {
+		cs := on[m.who.TID]
+		if len(cs) == 0 {
+			known = false
+			return true
+		}
+		for c := range cs {
+			if held[c] {
+				return true
+			}
+		}
+		return false
+	})
+	if claim = worth(w, ms.spans()); claim == nil {
+		return nil
+	}
+	hog := hogs[0]
+	ps := processesIn(w, around(core(claim)))
+	f := freezeframe.Finding{
+		Culprit:    ps.blame(freezeframe.Party{PID: hog.pid, Comm: orElse(ps.name(hog.pid), hog.comm)}),
+		Summary:    fmt.Sprintf("%s ran at real-time priority on %s of a CPU; ordinary threads there waited for %s.", named(hog.comm, hog.pid), pct(hog.load()), length(claim.Length())),
+		Explains:   claim,
+		Confidence: proven,
+		Chain:      story(ms),
+	}
+	if !known {
+		f.Confidence = seen
+	}
+	for _, t := range hogs[:min(3, len(hogs))] {
+		f.Evidence = append(f.Evidence, evidence("tasks", "policy", "thread %d (%s) of pid %d: policy %s, %s of a CPU", t.tid, t.comm, t.pid, policyName(t.policy), pct(t.load())))
+	}
+	f.Remedy = []string{fmt.Sprintf("`chrt --other -p 0 %d`", hog.tid)}
+	return []freezeframe.Finding{f}
+}
+
+func policyName(p uint64) string {
+	switch p {
+	case schedFIFO:
+		return "SCHED_FIFO"
+	case schedRR:
+		return "SCHED_RR"
+	case schedDeadline:
+		return "SCHED_DEADLINE"
+	}
+	return fmt.Sprint(p)
+}

@@ -1,0 +1,106 @@
+package rules
+
+import (
+	"fmt"
+	"time"
+
+	"freezeframe"
+)
+
+// littleWritten is what a process must have written to be named for a
+// journal's work: a service's own log lines are not it.
+const littleWritten = 1 << 20
+
+func fsJournalCommit() freezeframe.Rule {
+	return freezeframe.Rule{
+		Cause: "fs.journal_commit",
+		Title: "a filesystem's journal",
+		Means: "The filesystem was writing its journal out, or the journal was full. Until it is done, every fsync and every change of a file's metadata on that filesystem waits, whoever caused it.",
+		Proof: "The victims slept in the journal (jbd2_log_wait_commit, wait_transaction_locked, xlog_grant_head_wait …). The process named wrote most meanwhile.",
+		Remedy: []string{
+			"Now: stop the writer for a moment (`kill -STOP PID`, later `kill -CONT PID`).",
+			"So that it does not come back: keep services that sync on a filesystem of their own; a larger journal (`tune2fs -J size=1024`), noatime, lazytime; let bulk writers sync as they go.",
+		},
+		Reads:    []string{sourceLedger, sourceSymptoms, "procs.write_bytes", "tasks.file", "mounts.mountpoint", "mounts.dev", "diskstats.io_us"},
+		Subsumes: bringsAbout("io.device_saturated", "runtime.jvm_gc"),
+		Judge:    judgeJournal,
+	}
+}
+
+func judgeJournal(w freezeframe.Window) []freezeframe.Finding {
+	ms := roots(w, func(m *moment) bool {
+		return inClass(freezeframe.FilesystemWait, freezeframe.DeviceWait)(m) && in(m.wait, inJournal...) && !isFrozen(m)
+	})
+	if worth(w, ms.spans()) == nil {
+		return nil
+	}
+	mounted := mounts(w, around(ms.hull()))
+	var out []freezeframe.Finding
+	for _, b := range split(ms, func(m *moment) string {
+		if mt := mountOfMoment(w, mounted, m); mt != nil {
+			return mt.point
+		}
+		return ""
+	}) {
+		claim := worth(w, b.spans())
+		if claim == nil {
+			continue
+		}
+		s := core(claim)
+		f := freezeframe.Finding{Explains: claim, Confidence: seen, Chain: story(b.moments), Culprit: freezeframe.Culprit{Kind: freezeframe.CulpritHost}}
+		where := "a filesystem"
+		if b.key != "" {
+			where = b.key
+			f.Culprit = freezeframe.Culprit{Kind: freezeframe.CulpritMount, Mount: b.key}
+		}
+		if p, own := journalWriter(w, s, b.moments, b.key); p != nil {
+			f.Culprit = p.culprit()
+			f.Culprit.Mount = b.key
+			f.Evidence = append(f.Evidence, evidence("procs", "write_bytes", "%s wrote %s", p, size(p.written.sum)))
+			if !own {
+				f.Confidence = 0.9
+			}
+		}
+		long := b.longest()
+		f.Evidence = append(f.Evidence, evidence("tasks", "stack", "waited in %s", quote(orElse(long.wait.Stack, long.wait.Wchan))))
+		f.Summary = fmt.Sprintf("The journal of %s was being written out; the work waited for it for %s.", where, length(claim.Length()))
+		out = append(out, f)
+	}
+	return out
+}
+
+// journalWriter returns who wrote most, preferring those seen at files of the
+// mount; own tells that nobody but the victims wrote.
+func journalWriter(w freezeframe.Window, s freezeframe.Span, ms moments, point string) (p *process, own bool) {
+	there := map[int]bool{}
+	if point != "" {
+		series := w.Between("tasks", s)
+		mounted := mounts(w, around(s))
+		each(&series, []string{"pid", "file"}, func(_ freezeframe.Instant, _ freezeframe.Key, v []uint64) {
+			if pid := int(v[0]); v[1] != 0 && !there[pid] {
+				if m := mountOf(mounted, w.Text(v[1])); m != nil && m.point == point {
+					there[pid] = true
+				}
+			}
+		})
+	}
+	victims := map[int]bool{}
+	for _, pid := range ms.pids() {
+		victims[pid] = true
+	}
+	ps := processesIn(w, freezeframe.Span{Start: s.Start.Add(-growTime), End: s.End.Add(time.Second)})
+	list := ps.ranked(func(p *process) uint64 { return p.written.sum })
+	for _, only := range []bool{true, false} {
+		for _, p := range list {
+			if p.written.sum >= littleWritten && !p.kernel() && !victims[p.pid] && (!only || there[p.pid]) {
+				return p, false
+			}
+		}
+	}
+	for _, p := range list {
+		if p.written.sum >= littleWritten && victims[p.pid] {
+			return p, true
+		}
+	}
+	return nil, false
+}

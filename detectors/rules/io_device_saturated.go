@@ -1,0 +1,173 @@
+package rules
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"freezeframe"
+)
+
+const (
+	// busyDevice is the share of the time a device must have had work.
+	busyDevice = 0.75
+	// deepQueue is how many requests must have stood in it on average, when no
+	// process is seen to have moved the bytes.
+	deepQueue = 2
+	// mainMover is the share of a device's bytes from which on a process is
+	// named for them.
+	mainMover = 0.2
+	// writeBehind is how long before the wait written data may have been
+	// written to the page cache and still be what the device works on.
+	writeBehind = 2 * time.Second
+)
+
+func ioDeviceSaturated() freezeframe.Rule {
+	return freezeframe.Rule{
+		Cause: "io.device_saturated",
+		Title: "a disk that was busy with others' work",
+		Means: "The block device had more requests than it can do at once, so those of the victim stood behind the others'.",
+		Proof: "The victims waited for a block device while it was busy all the time and completed requests (/proc/diskstats), most of the bytes being another process's (/proc/PID/io). Told from a throttled cgroup (device idle), from a hung device (nothing completes) and from swapping (pages from swap).",
+		Remedy: []string{
+			"Now: `ionice -c 3 -p PID`, or stop it for a moment (`kill -STOP PID`, later `kill -CONT PID`).",
+			"So that it does not come back: `systemctl set-property UNIT IOWeight=10` or IOReadBandwidthMax=/IOWriteBandwidthMax= for batch work, `--bwlimit` for rsync, backups at another hour or from a snapshot elsewhere; the bfq or mq-deadline scheduler.",
+		},
+		Reads:    []string{sourceLedger, sourceSymptoms, "diskstats.io_us", "diskstats.in_flight", "diskstats.weighted_us", "diskstats.reads", "diskstats.writes", "procs.read_bytes", "procs.write_bytes", "mounts.mountpoint", "mounts.dev", "cgroups.io_limited"},
+		Subsumes: bringsAbout("runtime.jvm_gc"),
+		Judge:    judgeDeviceSaturated,
+	}
+}
+
+// deviceOf finds the device a moment waits for: that of its file's mount, else
+// the busiest.
+func deviceOf(w freezeframe.Window, all []disk, ms []mount, m *moment) *disk {
+	if name, ok := strings.CutPrefix(m.wait.File, "/dev/"); ok {
+		if d := deviceNamed(all, name); d != nil {
+			return d
+		}
+	}
+	if mt := mountOfMoment(w, ms, m); mt != nil {
+		if d := diskOf(all, mt.dev); d != nil {
+			return d
+		}
+	}
+	if len(all) > 0 && all[0].busy > 0 {
+		return &all[0]
+	}
+	return nil
+}
+
+func judgeDeviceSaturated(w freezeframe.Window) []freezeframe.Finding {
+	ms := roots(w, func(m *moment) bool {
+		return m.wait.Class == freezeframe.DeviceWait && !in(m.wait, inSwap...) && !in(m.wait, throttling...)
+	})
+	claim := worth(w, ms.spans())
+	if claim == nil {
+		return nil
+	}
+	s := core(claim)
+	all, mounted := disks(w, s), mounts(w, around(s))
+	var out []freezeframe.Finding
+	for _, b := range split(ms, func(m *moment) string {
+		if d := deviceOf(w, all, mounted, m); d != nil {
+			return d.name
+		}
+		return ""
+	}) {
+		claim := worth(w, b.spans())
+		d := deviceNamed(all, b.key)
+		if claim == nil || d == nil || d.done == 0 {
+			continue
+		}
+		// What the root cgroup's limit holds back does not count as the device's
+		// work, but then the device as a whole is as slow as that.
+		capped := d.busy < busyDevice && deviceLimited(w, around(s))
+		if !capped && (d.busy < busyDevice || d.inFlight == 0) {
+			continue
+		}
+		f := freezeframe.Finding{Explains: claim, Chain: story(b.moments), Evidence: []freezeframe.Evidence{
+			evidence("diskstats", "io_us", "%s had work %s of the time, %.1f requests on average, and completed %.0f a second", d.name, pct(d.busy), d.queue, d.done),
+		}}
+		if was := deviceNamed(disks(w, before(w)), d.name); was != nil {
+			f.Evidence = append(f.Evidence, freezeframe.Evidence{Text: d.name + " busy", Source: "diskstats", Column: "io_us", Before: pct(was.busy), During: pct(d.busy)})
+		}
+		mover, share := moverOf(w, s, b.moments, d.bytes)
+		switch {
+		case capped && (mover == nil || slices.Contains(b.pids(), mover.pid)):
+			continue
+		case mover == nil && d.queue < deepQueue:
+			continue // busy, but with next to nothing: slow, not saturated
+		case mover == nil:
+			f.Culprit, f.Confidence = freezeframe.Culprit{Kind: freezeframe.CulpritDevice, Device: d.name}, counted
+		default:
+			f.Culprit, f.Confidence = mover.culprit(), proven
+			f.Culprit.Device = d.name
+			f.Evidence = append(f.Evidence, evidence("procs", "write_bytes", "%s read %s and wrote %s, %s of what all processes moved", mover, size(mover.read.sum), size(mover.written.sum), pct(share)))
+			if len(b.pids()) == 1 && b.pids()[0] == mover.pid {
+				f.Confidence = counted // its own work filled the device
+			}
+		}
+		f.Summary = fmt.Sprintf("%s was busy %s of the time; the work waited for it for %s.", d.name, pct(d.busy), length(claim.Length()))
+		if capped {
+			f.Confidence = min(f.Confidence, seen)
+			f.Summary = fmt.Sprintf("%s is limited for the whole machine, and %s used it up; the work waited for it for %s.", d.name, mover, length(claim.Length()))
+			f.Evidence = append(f.Evidence, evidence("cgroups", "io_limited", "the root cgroup has an I/O limit, which holds for everybody"))
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+// deviceLimited tells whether the root cgroup has an I/O limit: then it is a
+// property of the device, and not of any cgroup.
+func deviceLimited(w freezeframe.Window, s freezeframe.Span) bool {
+	series := w.Between("cgroups", s)
+	for name, key := range textKeys(w, &series) {
+		if cgroupPath(name) == "/" && series.Max(key, "io_limited") != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func deviceNamed(all []disk, name string) *disk {
+	for i := range all {
+		if all[i].name == name && name != "" {
+			return &all[i]
+		}
+	}
+	return nil
+}
+
+// moverOf returns the process that moved most bytes, other than the victims
+// unless they are the only ones, with its share of what all processes moved.
+// It is nil when what it moved is next to nothing of the device's work.
+func moverOf(w freezeframe.Window, s freezeframe.Span, ms moments, deviceBytes uint64) (*process, float64) {
+	ps := processesIn(w, freezeframe.Span{Start: s.Start.Add(-writeBehind), End: s.End.Add(time.Second)})
+	list := ps.ranked((*process).moved)
+	var sum uint64
+	for _, p := range list {
+		sum += p.moved()
+	}
+	victims := map[int]bool{}
+	for _, pid := range ms.pids() {
+		victims[pid] = true
+	}
+	var best *process
+	for _, p := range list {
+		if !p.kernel() && !victims[p.pid] {
+			best = p
+			break
+		}
+	}
+	if best == nil || len(list) > 0 && best.moved() < list[0].moved()/2 && victims[list[0].pid] {
+		if len(list) > 0 && !list[0].kernel() {
+			best = list[0] // nobody else did much
+		}
+	}
+	if best == nil || float64(best.moved()) < mainMover*float64(max(deviceBytes, sum)) && float64(best.moved()) < 0.5*float64(sum) {
+		return nil, 0
+	}
+	return best, ratio(float64(best.moved()), float64(sum))
+}

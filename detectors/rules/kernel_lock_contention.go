@@ -1,0 +1,107 @@
+package rules
+
+import (
+	"fmt"
+	"slices"
+
+	"freezeframe"
+)
+
+func kernelLockContention() freezeframe.Rule {
+	return freezeframe.Rule{
+		Cause: "kernel.lock_contention",
+		Title: "a lock inside the kernel",
+		Means: "Threads stood at a mutex or semaphore of the kernel (of a directory, an inode, a device, a cgroup) that another thread held.",
+		Proof: "The victims' stacks end in a mutex or rwsem, asked for by something else than memory mapping. The holder is named where the chain or a thread at work on the same file shows it.",
+		Remedy: []string{
+			"Now: look at the holder, `cat /proc/PID/task/TID/stack`, and at who else waits: `for t in /proc/[0-9]*/task/*; do grep -l rwsem_down $t/stack; done 2>/dev/null`.",
+			"So that it does not come back: split huge directories, write one file from one thread, keep agents from polling /proc, /sys and cgroup files.",
+		},
+		Reads:    []string{sourceLedger, "tasks.file", "tasks.stack", "tasks.state", "procs.comm", "procs.stime_us"},
+		Subsumes: []freezeframe.Cause{"kernel.hung_task", "dep.remote_unresponsive", "app.worker_pool_exhausted", "net.accept_queue_overflow"},
+		Judge:    judgeLockContention,
+	}
+}
+
+var lockWaits = []string{"rwsem_*", "__mutex_lock*", "mutex_lock*", "__down*", "down_*", "rt_mutex*", "fdget_pos", "__fdget_pos"}
+
+func onKernelLock(m *moment) bool {
+	return m.wait.Class == freezeframe.KernelLock && in(m.wait, lockWaits...) && !onMmapLock(m)
+}
+
+func judgeLockContention(w freezeframe.Window) []freezeframe.Finding {
+	ms := roots(w, onKernelLock)
+	var out []freezeframe.Finding
+	for _, b := range split(ms, func(m *moment) string { return lockCaller(m.wait.Stack) }) {
+		claim := worth(w, b.spans())
+		if claim == nil {
+			continue
+		}
+		long := b.longest()
+		ps := processesIn(w, around(core(claim)))
+		f := freezeframe.Finding{Culprit: freezeframe.Culprit{Kind: freezeframe.CulpritHost}, Explains: claim, Confidence: inferred, Chain: story(b.moments)}
+		lock := orElse(b.key, orElse(long.wait.Wchan, "the kernel"))
+		if long.wait.Stack != "" {
+			f.Evidence = append(f.Evidence, evidence("tasks", "stack", "waited in %s", quote(long.wait.Stack)))
+		}
+		if h := long.wait.Holder; h != nil && h.PID != 0 {
+			f.Culprit, f.Confidence = ps.blame(*h), seen
+		} else if t := worksOn(w, core(claim), long); t != nil {
+			f.Culprit, f.Confidence = ps.blame(freezeframe.Party{PID: t.pid, Comm: orElse(ps.name(t.pid), t.comm)}), counted
+			f.Evidence = append(f.Evidence, evidence("tasks", "file", "%s was at work on the same file, %s", named(t.comm, t.pid), long.wait.File))
+		}
+		if f.Culprit.Kind == freezeframe.CulpritHost {
+			if p := kernelUser(ps, b.pids()); p != nil {
+				f.Culprit, f.Confidence = p.culprit(), counted
+				f.Evidence = append(f.Evidence, evidence("procs", "stime_us", "meanwhile %s spent %s of a CPU inside the kernel", p, pct(p.system.rate()/1e6)))
+			}
+		}
+		f.Summary = fmt.Sprintf("Threads waited %s for a kernel lock in %s.", length(claim.Length()), lock)
+		out = append(out, f)
+	}
+	return append(out, mention(w, onKernelLock, func(*moment) freezeframe.Culprit { return freezeframe.Culprit{Kind: freezeframe.CulpritHost} }, "waited for a lock of the kernel")...)
+}
+
+// kernelLoad is the share of a CPU that a process must spend inside the kernel
+// to be the likely holder of a lock there.
+const kernelLoad = 0.25
+
+// kernelUser is the process that spent most time inside the kernel, when it is
+// much and more than twice that of anyone else.
+func kernelUser(ps *processes, victims []int) *process {
+	list := ps.ranked(func(p *process) uint64 {
+		if p.kernel() || slices.Contains(victims, p.pid) {
+			return 0
+		}
+		return uint64(p.system.rate())
+	})
+	if len(list) == 0 || list[0].system.rate() < kernelLoad*1e6 || len(list) > 1 && list[0].system.rate() < 2*list[1].system.rate() {
+		return nil
+	}
+	return list[0]
+}
+
+// worksOn finds a thread that is in a system call on the file that a waiter
+// waits on, and does not wait for the lock itself.
+func worksOn(w freezeframe.Window, s freezeframe.Span, m *moment) *thread {
+	if m.wait.File == "" {
+		return nil
+	}
+	series := w.Between("tasks", s)
+	on := map[int]bool{}
+	each(&series, []string{"file"}, func(_ freezeframe.Instant, key freezeframe.Key, v []uint64) {
+		if v[0] != 0 && w.Text(v[0]) == m.wait.File {
+			on[key.TID()] = true
+		}
+	})
+	var best *thread
+	for _, t := range threadsIn(w, s) {
+		if !on[t.tid] || t.tid == m.who.TID || 2*t.stackIn(w, lockWaits...) > t.seen {
+			continue
+		}
+		if best == nil || t.stuck > best.stuck || t.stuck == best.stuck && t.run.sum > best.run.sum {
+			best = t
+		}
+	}
+	return best
+}

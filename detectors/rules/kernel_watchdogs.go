@@ -1,0 +1,33 @@
+package rules
+
+import (
+	"strings"
+	"time"
+
+	"freezeframe"
+)
+
+// watchdogBefore: the soft lockup detector speaks some 20 s into a lockup.
+const watchdogBefore = 30 * time.Second
+
+func logged(w freezeframe.Window, reach time.Duration, marks ...string) *logLine {
+	for _, l := range kernelLog(w, reach) {
+		for _, m := range marks {
+			if strings.Contains(l.Text, m) {
+				return &l
+			}
+		}
+	}
+	return nil
+}
+
+// outOfAction are the classes in which a thread is when its CPU does not
+// come back from the kernel.
+func outOfAction(m *moment) bool {
+	return inClass(freezeframe.Runnable, freezeframe.MachineGone, freezeframe.KernelLock, freezeframe.Unseen)(m)
+}
+
+func sinceLine(w freezeframe.Window, line *logLine, back time.Duration) freezeframe.Spans {
+	ms := roots(w, outOfAction)
+	return worth(w, ms.spans().Within(freezeframe.Span{Start: line.At.Add(-back), End: w.Stall().End}))
+}

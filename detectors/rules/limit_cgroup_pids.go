@@ -1,0 +1,70 @@
+package rules
+
+import (
+	"fmt"
+	"strings"
+
+	"freezeframe"
+)
+
+func limitCgroupPIDs() freezeframe.Rule {
+	return freezeframe.Rule{
+		Cause: "limit.cgroup_pids",
+		Title: "a cgroup at its limit of processes",
+		Means: "The cgroup (the unit or container) had as many processes and threads as it may, so starting another one was refused.",
+		Proof: "The pids counter of the cgroup's refused forks grew, its count stood at its limit, and starting something failed with EAGAIN; the kernel's line \"fork rejected by pids controller\".",
+		Remedy: []string{
+			"Now: `systemctl set-property UNIT TasksMax=8192`, `docker update --pids-limit 2048 NAME`.",
+			"So that it does not come back: look for what does not end (`systemd-cgls UNIT`, zombies that nobody waits for) or for a pool without a bound.",
+		},
+		Reads:    []string{sourceLedger, sourceSymptoms, "cgroups.pids", "cgroups.pids_max", "cgroups.pids_max_events", "procs.cgroup", freezeframe.EventKernelLog},
+		Subsumes: []freezeframe.Cause{"app.worker_pool_exhausted", "net.accept_queue_overflow", "dep.remote_unresponsive", "cpu.fork_storm"},
+		Judge:    judgeCgroupPIDs,
+	}
+}
+
+func judgeCgroupPIDs(w freezeframe.Window) []freezeframe.Finding {
+	stall := w.Stall()
+	s := around(stall.Span)
+	ps := processesIn(w, s)
+	series := w.Between("cgroups", s)
+	var out []freezeframe.Finding
+	for name, key := range sorted(textKeys(w, &series)) {
+		refusedForks, limit, most := series.Delta(key, "pids_max_events"), series.Max(key, "pids_max"), series.Max(key, "pids")
+		if refusedForks == 0 || limit == 0 || most < limit-limit/50 {
+			continue
+		}
+		// Those in the cgroup, or below it, whose work did not get done, and the
+		// refusals that the limits probe counted in it.
+		claim := worth(w, symptoms(w, func(sy *freezeframe.Symptom) bool {
+			for _, v := range sy.Victims {
+				if p := ps.byPID[v.PID]; p != nil && p.within("pids", name) {
+					return sy.Err == "" || refusal(sy, "EAGAIN")
+				}
+			}
+			return refusal(sy, "EAGAIN") && strings.HasSuffix(sy.Target, " "+name)
+		}))
+		if claim == nil {
+			continue
+		}
+		f := freezeframe.Finding{
+			Culprit: freezeframe.Culprit{Kind: freezeframe.CulpritCgroup, Cgroup: cgroupPath(name)}, Explains: claim, Confidence: seen,
+			Summary:  fmt.Sprintf("%s had %d processes and threads, as many as it may; %d more were refused.", cgroupPath(name), most, refusedForks),
+			Evidence: []freezeframe.Evidence{evidence("cgroups", "pids_max_events", "%d forks refused; %d of %d in use", refusedForks, most, limit)},
+		}
+		if line := logged(w, stall.Length(), "fork rejected by pids controller"); line != nil && strings.Contains(line.Text, cgroupPath(name)) {
+			f.Confidence = proven
+			f.Evidence = append(f.Evidence, evidence(freezeframe.EventKernelLog, "", "the kernel: %s", quote(line.Text)))
+		}
+		if biggest := ps.ranked(func(p *process) uint64 {
+			if p.within("pids", name) {
+				return p.threads
+			}
+			return 0
+		}); len(biggest) > 0 {
+			f.Evidence = append(f.Evidence, evidence("procs", "threads", "the largest in it is %s with %d threads", biggest[0], biggest[0].threads))
+		}
+		out = append(out, f)
+	}
+	return out
+}

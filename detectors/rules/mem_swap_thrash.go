@@ -1,0 +1,95 @@
+package rules
+
+import (
+	"fmt"
+
+	"freezeframe"
+)
+
+// swapPages is how many pages must have come back from swap for waiting on
+// memory to be waiting on swap.
+const swapPages = 64
+
+func memSwapThrash() freezeframe.Rule {
+	return freezeframe.Rule{
+		Cause: "mem.swap_thrash",
+		Title: "memory that had to come back from swap",
+		Means: "Pages that the work needed had been swapped out, and were read back from disk one by one, often to be pushed out again at once.",
+		Proof: "The victims waited in the swap-in path (do_swap_page, or the swap-in delay that the kernel counts for them) while pages came in from swap. Told from mem.cgroup_max, whose victims free memory but do not read any back.",
+		Remedy: []string{
+			"Now: end or limit whoever holds the growth; `swapoff -a && swapon -a` brings everything back once there is room.",
+			"So that it does not come back: MemoryLow= for the services that must answer, MemoryHigh= or MemorySwapMax= for the others; vm.swappiness lower; more memory; zswap.",
+		},
+		Reads:    []string{sourceLedger, "vmstat.pswpin", "vmstat.pswpout", "procs.rss_bytes", "procs.swap_bytes", "procs.cgroup", "cgroups.memory_max_events", "tasks.swapin_delay_ns"},
+		Subsumes: bringsAbout("mem.direct_reclaim", "mem.cgroup_max", "mem.file_thrash", "io.device_saturated", "runtime.jvm_gc"),
+		Judge:    judgeSwapThrash,
+	}
+}
+
+func judgeSwapThrash(w freezeframe.Window) []freezeframe.Finding {
+	ms := roots(w, func(m *moment) bool {
+		switch m.wait.Class {
+		case freezeframe.SwapIn:
+			return in(m.wait, inSwap...) || m.wait.Stack == "" && !in(m.wait, inFileFault...)
+		case freezeframe.Reclaim, freezeframe.DeviceWait, freezeframe.KernelLock:
+			// A page that comes back is charged, which may mean reclaim first.
+			return in(m.wait, inSwap...)
+		}
+		return false
+	})
+	claim := worth(w, ms.spans())
+	if claim == nil {
+		return nil
+	}
+	s := core(claim)
+	f := freezeframe.Finding{Explains: claim, Chain: story(ms), Culprit: freezeframe.Culprit{Kind: freezeframe.CulpritHost}}
+	back := vmstat(w, &f, s, "pswpin", "pages read back from swap")
+	vmstat(w, &f, s, "pswpout", "pages swapped out")
+	waited := swapDelay(w, s, ms)
+	stacks := ms.share(func(m *moment) bool { return in(m.wait, inSwap...) }) > 0.5
+	switch {
+	case back >= swapPages && (stacks || waited > 0.2):
+		f.Confidence = proven
+	case stacks && back > 0:
+		f.Confidence = seen
+	case stacks:
+		f.Confidence = counted // zswap, or a source that is missing
+	case back >= swapPages:
+		f.Confidence = counted
+	default:
+		return nil
+	}
+	if waited > 0 {
+		f.Evidence = append(f.Evidence, evidence("tasks", "swapin_delay_ns", "the victims spent %s of the time waiting for swap, by the kernel's count", pct(waited)))
+	}
+	// In a cgroup at its limit the pages went out for its own processes.
+	ps := processesIn(w, around(s))
+	var mine func(*process) bool
+	for _, pid := range ms.pids() {
+		if c := atLimit(ps, w, around(s), pid); c != nil {
+			mine = func(p *process) bool { return p.within("memory", c.name) }
+			f.Evidence = append(f.Evidence, evidence("cgroups", "memory_max_events", "cgroup %s was at its limit of %s", c.path(), size(c.max("memory_max_bytes"))))
+			f.Culprit.Cgroup = c.path()
+			break
+		}
+	}
+	blameTaker(w, &f, s, mine)
+	f.Summary = fmt.Sprintf("The work waited %s for memory to come back from swap.", length(claim.Length()))
+	return []freezeframe.Finding{f}
+}
+
+// swapDelay is the share of a span that the most delayed victim spent waiting
+// for swap, as delay accounting counted it.
+func swapDelay(w freezeframe.Window, s freezeframe.Span, ms moments) float64 {
+	victims := map[int]bool{}
+	for i := range ms {
+		victims[ms[i].who.TID] = true
+	}
+	most := 0.0
+	for _, t := range threadsIn(w, s) {
+		if g := t.delays["swapin_delay_ns"]; g != nil && victims[t.tid] {
+			most = max(most, g.rate()/1e9)
+		}
+	}
+	return min(most, 1)
+}
