@@ -41,7 +41,7 @@ func Build(w freezeframe.Window, v freezeframe.Verdict, m Meta) freezeframe.Repo
 		Schema:   freezeframe.ReportSchema,
 		Version:  m.Version,
 		Host:     m.Host,
-		Recorder: m.Recorder,
+		Recorder: rounded(m.Recorder),
 		NotSeen:  NotSeen(w.Missing()),
 		Stall: freezeframe.StallReport{
 			Start:      clock.Wall(stall.Start),
@@ -493,6 +493,13 @@ func withoutNumbers(s string) string {
 		b.WriteRune(r)
 	}
 	return b.String()
+}
+
+// rounded drops the digits that mean nothing.
+func rounded(r freezeframe.RecorderReport) freezeframe.RecorderReport {
+	r.CPUPercent = math.Round(100*finite(r.CPUPercent)) / 100
+	r.WorstLateMs = math.Round(1000*finite(r.WorstLateMs)) / 1000
+	return r
 }
 
 // ms gives milliseconds to the microsecond.

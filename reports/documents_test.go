@@ -377,3 +377,26 @@ func TestHostFacts(t *testing.T) {
 		t.Errorf("user 0 is %q", name)
 	}
 }
+
+func TestEveryProbeHasWords(t *testing.T) {
+	for probe, want := range map[string]string{
+		"heartbeat": "an ordinary thread", "heartbeat_rt": "real-time", "fsync": "fsync on T took 1.50 s", "page_touch": "memory",
+		"fork": "starting a process", "loopback": "itself", "active": "T did not answer our request", "accept": "a service on T did not accept",
+		"receive": "did not read", "answer": "a service on T did not answer for 1.50 s.", "delivery": "sent to T did not arrive", "connect": "no connection to T",
+		"stuck": "T was stuck", "clock": "clock jumped", "new_one": "new_one on T was late by 1.50 s.",
+	} {
+		if got := felt(&freezeframe.SymptomReport{Probe: probe, Target: "T", WorstMs: 1500}); !strings.Contains(got, want) || !strings.HasSuffix(got, ".") {
+			t.Errorf("%s: %q, want it to say %q", probe, got, want)
+		}
+	}
+	for probe, want := range map[string]string{
+		"limits": "T: refused with ENOSPC.", "fsync": "fsync on T failed: ENOSPC.", "accept": "dropped new ones", "kernel_log": "the kernel reported: ENOSPC.",
+	} {
+		if got := felt(&freezeframe.SymptomReport{Probe: probe, Target: "T", Error: "ENOSPC"}); !strings.Contains(got, want) {
+			t.Errorf("%s: %q, want it to say %q", probe, got, want)
+		}
+	}
+	if got := felt(&freezeframe.SymptomReport{Probe: "answer", Victims: []string{"a (b) (12)", "c (13)", "d (14)"}}); !strings.Contains(got, "your service a (b) (pid 12) and 2 more did") {
+		t.Errorf("three victims: %q", got)
+	}
+}

@@ -20,6 +20,7 @@ const placeholder = `{"freezeframe":"data"}`
 
 // pageData is what the page is given.
 type pageData struct {
+	Headline  string             `json:"headline"` // what people felt, as the text says it
 	Report    freezeframe.Report `json:"report"`
 	Charts    []chartSource      `json:"charts"`
 	Processes []processRow       `json:"processes"`
@@ -39,7 +40,7 @@ func writeHTML(w io.Writer, index []byte, r freezeframe.Report, win freezeframe.
 	if !ok {
 		return fmt.Errorf("the built page has no place for its data: %w", ErrNoPage)
 	}
-	data := pageData{Report: r, Charts: []chartSource{}, Processes: []processRow{}}
+	data := pageData{Headline: headline(&r), Report: r, Charts: []chartSource{}, Processes: []processRow{}}
 	if win != nil {
 		data.Charts = chartSources(win)
 		data.Processes = processTable(win)

@@ -52,6 +52,7 @@ func Diagnosis(observed freezeframe.Observed, coverage freezeframe.Coverage, rep
 		}
 	}
 	coverage.NotSeen = once
+	coverage.Recorder = rounded(coverage.Recorder)
 	d := freezeframe.Diagnosis{Schema: freezeframe.DiagnosisSchema, Observed: observed, Coverage: coverage, Reports: reports}
 	cleanAll(&d)
 	return d

@@ -256,10 +256,12 @@ func headline(r *freezeframe.Report) string {
 	best := -1
 	rank := func(s *freezeframe.SymptomReport) int {
 		switch s.Probe {
-		case "heartbeat", "heartbeat_rt", "fsync", "page_touch", "fork", "loopback":
-			return 0
+		case "accept", "receive", "answer", "active":
+			return 2 // users of a service waited
+		case "delivery", "connect", "stuck":
+			return 1 // somebody's process waited
 		}
-		return 1
+		return 0
 	}
 	for i := range r.Stall.Symptoms {
 		s := &r.Stall.Symptoms[i]
@@ -277,22 +279,31 @@ func headline(r *freezeframe.Report) string {
 	return text
 }
 
-// felt says one symptom in plain words.
+// felt says one symptom in plain words. The names are those of the probes.
 func felt(s *freezeframe.SymptomReport) string {
-	late := duration(fromMs(s.WorstMs))
+	late, who := duration(fromMs(s.WorstMs)), people(s.Victims)
 	on := func(text string) string {
 		if s.Target == "" {
 			return text
 		}
 		return text + " on " + s.Target
 	}
-	who := people(s.Victims)
-	if s.Error != "" {
-		text := s.Probe
-		if s.Target != "" {
-			text += " on " + s.Target
-		}
-		return fmt.Sprintf("%s was refused: %s.", text, s.Error)
+	service := on("your service " + who)
+	if who == "" {
+		service = on("a service")
+	}
+	to := cmp.Or(s.Target, "its peer")
+	switch {
+	case s.Probe == "accept" && s.Error != "":
+		return service + " did not accept connections, and the kernel dropped new ones, for " + late + "."
+	case s.Probe == "clock":
+		return "the wall clock jumped."
+	case s.Probe == "kernel_log":
+		return "the kernel reported: " + cmp.Or(s.Error, s.Target) + "."
+	case s.Probe == "limits":
+		return s.Target + ": refused with " + s.Error + "."
+	case s.Error != "":
+		return on(s.Probe) + " failed: " + s.Error + "."
 	}
 	switch s.Probe {
 	case "heartbeat":
@@ -307,15 +318,20 @@ func felt(s *freezeframe.SymptomReport) string {
 		return "starting a process took " + late + "."
 	case "loopback":
 		return "a connection of the machine to itself took " + late + "."
-	case "http", "tcp":
-		return s.Target + " did not answer our " + strings.ToUpper(s.Probe) + " probe for " + late + "."
+	case "active":
+		return cmp.Or(s.Target, "a service") + " did not answer our request for " + late + "."
+	case "accept":
+		return service + " did not accept a connection for " + late + "."
+	case "receive":
+		return service + " did not read what it was sent for " + late + "."
+	case "answer":
+		return service + " did not answer for " + late + "."
+	case "delivery":
+		return "what " + cmp.Or(who, "a process") + " sent to " + to + " did not arrive for " + late + "."
+	case "connect":
+		return cmp.Or(who, "a process") + " got no connection to " + to + " for " + late + "."
 	case "stuck":
 		return cmp.Or(who, s.Target, "a process") + " was stuck for " + late + "."
-	case "service", "services", "listener", "listeners", "accept", "request":
-		if who == "" {
-			return on("a service") + " did not answer for " + late + "."
-		}
-		return on("your service "+who) + " did not answer for " + late + "."
 	}
 	if who != "" {
 		return on(who) + " was late by " + late + " (" + s.Probe + ")."

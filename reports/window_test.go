@@ -101,7 +101,7 @@ func frozen() (*window, freezeframe.Verdict, Meta) {
 		Span: freezeframe.Span{Start: start, End: end},
 		Symptoms: []freezeframe.Symptom{
 			{Probe: "fsync", Target: "/data", Span: freezeframe.Span{Start: start, End: end}, Worst: 3190 * time.Millisecond, Count: 1},
-			{Probe: "service", Target: "0.0.0.0:8000", Span: freezeframe.Span{Start: start, End: end}, Worst: 3200 * time.Millisecond, Count: 3, Quality: 1, Victims: []freezeframe.Victim{service}},
+			{Probe: "answer", Target: "0.0.0.0:8000", Span: freezeframe.Span{Start: start, End: end}, Worst: 3200 * time.Millisecond, Count: 3, Quality: 1, Victims: []freezeframe.Victim{service}},
 		},
 	}
 	w.series["procs"] = freezeframe.Series{Source: freezeframe.Source{Name: "procs", Key: "task", Columns: append(append(

@@ -66,7 +66,7 @@ func recording() (*recorder.Recording, error) {
 	}
 	stall := freezeframe.Stall{Span: freezeframe.Span{Start: start.Add(5 * time.Second), End: start.Add(6500 * time.Millisecond)}}
 	stall.Symptoms = []freezeframe.Symptom{{
-		Probe: "service", Target: "0.0.0.0:8000", Span: stall.Span, Worst: 1500 * time.Millisecond, Count: 1, Quality: 1,
+		Probe: "answer", Target: "0.0.0.0:8000", Span: stall.Span, Worst: 1500 * time.Millisecond, Count: 1, Quality: 1,
 		Victims: []freezeframe.Victim{{PID: 12, Comm: hostile}},
 	}}
 	ring.AddEvent(freezeframe.Event{Kind: freezeframe.EventKernelLog, At: stall.Start, Text: "INFO: task " + hostile})

@@ -123,12 +123,12 @@ func unwrapPath(err error) error {
 func judgeAgain(rec *recorder.Recording) viewed {
 	var v viewed
 	all := rules.All()
+	coverage := detectors.Covered(rec)
 	var list []freezeframe.Report
 	for _, i := range detectors.Rejudge(rec, all) {
-		list = append(list, reports.Build(i.Window, i.Verdict, reports.Meta{Version: version, Host: rec.Host, Rules: all}))
+		list = append(list, reports.Build(i.Window, i.Verdict, reports.Meta{Version: version, Host: rec.Host, Rules: all, Recorder: coverage.Recorder}))
 		v.windows = append(v.windows, i.Window)
 	}
-	coverage := detectors.Covered(rec)
 	observed := freezeframe.Observed{Start: rec.Clock.Wall(rec.Span.Start), End: rec.Clock.Wall(rec.Span.End)}
 	v.diagnosis = reports.Diagnosis(observed, coverage, list)
 	return v

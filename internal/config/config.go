@@ -93,7 +93,7 @@ func keys() []key {
 		{"probes.tcp", []any{}, list(func(c *Config, v []string) { c.Probes.TCP = v }, hostPort)},
 		{"sampling.realtime", true, boolean(func(c *Config, v bool) { c.Sampling.Realtime = v })},
 		{"ring.bytes", 24 << 20, integer(func(c *Config, v int) { c.Ring.Bytes = v }, 8<<20, 1<<30)},
-		{"stall.quiet", "1s", duration(func(c *Config, v time.Duration) { c.Stall.Quiet = v }, 100*time.Millisecond, time.Minute)},
+		{"stall.quiet", "700ms", duration(func(c *Config, v time.Duration) { c.Stall.Quiet = v }, 100*time.Millisecond, time.Minute)},
 		{"output.dir", "", text(func(c *Config, v string) { c.Output.Dir = v })},
 		{"log.level", "warn", text(func(c *Config, v string) { c.Log.Level = v }, "debug", "info", "warn", "error")},
 	}

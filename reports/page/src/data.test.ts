@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { bytes, charts, classes, diskLatency, duration, felt, folded, nanos, number, stack, who, type Source } from "./data";
+import { bytes, charts, classes, diskLatency, duration, folded, nanos, number, stack, who, type Source } from "./data";
 
 const series = (column: string, values: (number | null)[], key = "") => ({ key, column, rate: true, values });
 
@@ -38,11 +38,6 @@ describe("words", () => {
   it("names culprits", () => {
     expect(who({ kind: "process", pid: 3, comm: "x", count: 2, unit: "a.service", cgroup: "/a" })).toBe("x (pid 3), 2 processes like it, unit a.service");
     expect(who({ kind: "host" })).toBe("nobody on this machine");
-  });
-  it("says symptoms", () => {
-    const s = { probe: "service", target: "0.0.0.0:80", start: "", end: "", worst_ms: 3200, count: 1, victims: ["nginx (12)"] };
-    expect(felt(s)).toBe("service nginx (12) on 0.0.0.0:80 did not answer for 3.20 s");
-    expect(felt({ ...s, probe: "fsync", target: "/d", error: "ENOSPC" })).toBe("fsync on /d was refused: ENOSPC");
   });
   it("folds what repeats", () => {
     const items = ["a", "a", "b"].map((text, i) => ({ at: `${i}`, what: "refused", text }));

@@ -31,7 +31,7 @@ export interface Process {
   pid: number; ppid: number; comm: string; cmdline: string; unit: string; state: string; threads: number;
   cpu_pct: number; rss_bytes: number; read_bytes: number; write_bytes: number;
 }
-export interface Data { report: Report; charts: Source[]; processes: Process[] }
+export interface Data { headline: string; report: Report; charts: Source[]; processes: Process[] }
 
 // How the values of a chart are shown.
 export type Unit = "pct" | "bytes" | "bytes/s" | "count" | "count/s" | "ms";
@@ -188,27 +188,6 @@ export function who(c: Culprit): string {
   if (c.kind === "hypervisor") parts.push("the hypervisor");
   if (c.kind === "host") parts.push("nobody on this machine");
   return parts.join(", ");
-}
-
-// felt says one symptom in plain words, as the text report does.
-export function felt(s: Symptom): string {
-  const late = duration(s.worst_ms);
-  const on = s.target ? ` on ${s.target}` : "";
-  const victims = s.victims ?? [];
-  const people = victims.length > 2 ? `${victims[0]} and ${victims.length - 1} more` : victims.join(" and ");
-  if (s.error) return `${s.probe}${on} was refused: ${s.error}`;
-  switch (s.probe) {
-    case "heartbeat": return `an ordinary thread that wanted to run did not for ${late}`;
-    case "heartbeat_rt": return `not even a thread of real-time priority ran for ${late}`;
-    case "fsync": return `a small write and fsync${on} took ${late}`;
-    case "page_touch": return `touching fresh memory took ${late}`;
-    case "fork": return `starting a process took ${late}`;
-    case "loopback": return `a connection of the machine to itself took ${late}`;
-    case "service": return `${people ? `service ${people}` : "a service"}${on} did not answer for ${late}`;
-    case "stuck": return `${people || s.target || "a process"} was stuck for ${late}`;
-    case "http": case "tcp": return `${s.target} did not answer our ${s.probe.toUpperCase()} probe for ${late}`;
-  }
-  return `${people || s.probe}${on} was late by ${late}`;
 }
 
 // classes gives the classes of an account by how much time each has.

@@ -1,7 +1,7 @@
 import "uplot/dist/uPlot.min.css";
 import "./style.css";
 import { draw } from "./draw";
-import { bytes, charts, classes, duration, felt, folded, nanos, offset, who, type Cause, type Data, type Report } from "./data";
+import { bytes, charts, classes, duration, folded, nanos, offset, who, type Cause, type Data, type Report } from "./data";
 
 // Everything a report quotes is hostile: it only ever becomes text, by
 // textContent. No markup is made from strings anywhere in this page.
@@ -23,13 +23,11 @@ const colours: Record<string, string> = {
   peer_wait: "#e8590c", child_wait: "#868e96", sleeping: "#adb5bd", stopped: "#862e9c", frozen: "#1098ad", idle: "#ced4da", machine_gone: "#212529", unseen: "#dee2e6",
 };
 
-function verdict(r: Report): HTMLElement {
+function verdict(r: Report, headline: string): HTMLElement {
   const c = r.causes[0];
-  const symptom = r.stall.symptoms.slice().sort((a, b) => own(a.probe) - own(b.probe) || b.worst_ms - a.worst_ms)[0];
-  const headline = symptom ? felt(symptom) : `work stood still for ${duration(r.stall.duration_ms)}`;
   return el("header", {},
     el("p", { class: "mark" }, "freezeframe"),
-    el("h1", {}, headline[0].toUpperCase() + headline.slice(1) + (r.stall.ongoing ? ", and it is not over." : ".")),
+    el("h1", {}, headline),
     el("p", { class: "cause" },
       c.id === "unknown" ? "Nothing that could be seen explains it." : "",
       c.id === "unknown" ? "" : el("span", {}, `${pct(c.explained_pct)} of that is explained by ${c.title}`),
@@ -44,8 +42,6 @@ function verdict(r: Report): HTMLElement {
     ]),
   );
 }
-
-const own = (probe: string) => (["heartbeat", "heartbeat_rt", "fsync", "page_touch", "fork", "loopback"].includes(probe) ? 1 : 0);
 
 // local is the reader's own time, to the millisecond, with its offset.
 function local(time: string): string {
@@ -150,7 +146,7 @@ function show(d: Data): void {
   const c = r.causes[0];
   const page = document.getElementById("page")!;
   document.title = `${c.id} on ${r.host.name}, ${r.stall.start}`;
-  page.append(verdict(r));
+  page.append(verdict(r, d.headline));
   if (c.chain.length > 0) page.append(section("Who waited for whom", el("ol", { class: "chain" }, ...c.chain.map((t) => el("li", {}, t)))));
   if (c.remedy.length > 0) page.append(section("What to do", el("ol", {}, ...c.remedy.map((t) => el("li", {}, t)))));
   if (c.evidence.length > 0) page.append(section("Evidence", evidence(c)));
