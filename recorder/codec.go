@@ -105,6 +105,9 @@ func newWriter(sub *subring, index int, src *freezeframe.Source) *Writer {
 // source has never had so many rows. It never waits: a reader at work at most
 // makes it overwrite another old chunk than the one being read.
 func (w *Writer) Append(t *freezeframe.Table) {
+	if s := w.sub; s.pos > 0 && t.At.Sub(freezeframe.Instant(s.cur.first.Load())) > s.age && !s.turn() {
+		return // every chunk is being read; counted there
+	}
 	for row := 0; ; {
 		next, done := w.part(t, row)
 		if done {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"freezeframe"
 	"freezeframe/internal/kernel"
@@ -56,7 +57,7 @@ func newRing(bytes int, memory func(int) ([]byte, error)) *Ring {
 	bytes = max(bytes, MinBytes)
 	// Large chunks compress better, as the first table of each source in a
 	// chunk is whole; small ones lose less when one is overwritten or damaged.
-	size := 256 << 10
+	size := 128 << 10
 	for size > 32<<10 && bytes/size < 64 {
 		size /= 2
 	}
@@ -143,7 +144,10 @@ func (r *Ring) Writer(src freezeframe.Source) (*Writer, error) {
 	return newWriter(&r.lanes[src.Lane], index, &src), nil
 }
 
-const maxSources = 1024
+const (
+	maxSources = 1024
+	minAge     = 15 * time.Second
+)
 
 // RingStats says what the ring holds.
 type RingStats struct {
@@ -204,6 +208,7 @@ type subring struct {
 	pos     int
 	written atomic.Uint64
 	lost    atomic.Uint64
+	age     time.Duration // after which a chunk is turned though it is not full
 
 	// The texts of the chunk that is being written: a table from id to index,
 	// in which an entry counts only if it bears the chunk's number.
@@ -229,6 +234,9 @@ func (s *subring) init(lane freezeframe.Lane, texts *Texts, memory []byte, size 
 	}
 	s.cur = &s.chunks[0]
 	s.cur.number.Store(1)
+	// While little happens a chunk would last for minutes, and as much would
+	// be lost with it in a damaged file; but together they must last.
+	s.age = max(minAge, 4*time.Minute/time.Duration(len(s.chunks)))
 	s.slots = make([]textSlot, size/32)
 	s.pending = make([]uint64, 0, len(s.slots))
 }

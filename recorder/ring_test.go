@@ -368,3 +368,27 @@ func TestEventsAreBounded(t *testing.T) {
 		t.Errorf("%d kinds", len(r.events.kinds))
 	}
 }
+
+// While little happens a chunk is turned by its age, so that a damaged one costs
+// seconds and not minutes, and still every lane holds minutes.
+func TestQuietLanesTurnByAge(t *testing.T) {
+	for _, size := range []int{MinBytes, DefaultBytes} {
+		r := testRing(size)
+		for lane := range freezeframe.Lanes {
+			w := mustWriter(t, r, testSource(lane.String(), "", lane, freezeframe.Gauge))
+			for n := range 1000 {
+				table := freezeframe.Table{At: freezeframe.Instant(n) * 1e9, Due: freezeframe.Instant(n) * 1e9}
+				table.Row(0, 1)
+				w.Append(&table)
+			}
+			for _, c := range r.lanes[lane].read(freezeframe.Span{End: 1 << 62}) {
+				if c.span.Length() > r.lanes[lane].age {
+					t.Errorf("a chunk of the %s lane spans %s", lane, c.span.Length())
+				}
+			}
+			if held := r.Stats().Held[lane].Length(); held < 2*time.Minute {
+				t.Errorf("the %s lane of a ring of %d bytes holds %s", lane, size, held)
+			}
+		}
+	}
+}
