@@ -174,9 +174,9 @@ func (p *limits) Observe(src *freezeframe.Source, t *freezeframe.Table) {
 				}
 			}
 			get := func(i int) uint64 { return w.columns.get(row, i) }
-			p.level(w.extra(1), refusedFiles, get(3) > 0 && get(2) >= get(3), 1, fresh, refusal{}, r.seen, now)
+			p.level(w.extra(1, now), refusedFiles, get(3) > 0 && get(2) >= get(3), 1, fresh, refusal{}, r.seen, now)
 			full := get(5) > 0 && get(4) >= get(5) || get(6) > 0 && get(4)+1 >= get(6)
-			p.level(w.extra(2), refusedThreads, full, 1, fresh, refusal{}, r.seen, now)
+			p.level(w.extra(2, now), refusedThreads, full, 1, fresh, refusal{}, r.seen, now)
 		})
 	case "ports":
 		w := &p.ports
@@ -305,9 +305,9 @@ func (w *watchedLimits) find(key freezeframe.Key) (r *limitRow, fresh bool) {
 }
 
 // extra returns a row beside the one of key 0, for a source of one row.
-func (w *watchedLimits) extra(n freezeframe.Key) *limitRow {
+func (w *watchedLimits) extra(n freezeframe.Key, now freezeframe.Instant) *limitRow {
 	r, _ := w.find(n)
-	r.seen = w.before
+	r.seen = now
 	return r
 }
 

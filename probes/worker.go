@@ -52,10 +52,15 @@ type worker struct {
 // plan is what a worker is told before it starts.
 type plan struct {
 	every   int64 // between two dues
-	backoff int64 // it rests at least this many times what the work took
+	backoff int64 // it rests at least this many times what the work usually takes
 	floor   int64 // below this it opens no incident
 	tell    int64 // above this, and twice the usual, it is worth a note
 }
+
+const (
+	restAtLeast = int64(25 * time.Millisecond) // of work, times backoff
+	restAtMost  = int64(5 * time.Second)
+)
 
 const (
 	workerFree = iota
@@ -151,8 +156,11 @@ func (w *worker) settle(now int64, errno uintptr) (post bool) {
 			next += w.every
 		}
 	}
-	if rest := now + w.backoff*(now-w.began); next < rest {
-		next = rest
+	if w.backoff != 0 {
+		// Work that usually takes long rests long; a single stall must not make
+		// the probe blind for the next one.
+		rest := w.backoff * min(now-w.began, max(w.usual.p99(), restAtLeast))
+		next = max(next, now+min(rest, restAtMost))
 	}
 	if errno != 0 {
 		// Once when it begins to fail, and once a second while it lasts.
@@ -292,7 +300,7 @@ func (j *job) start(ctx context.Context, p plan, late func(freezeframe.Lateness)
 	j.begin()
 	ready := make(chan error, 1)
 	go j.read(ctx, late)
-	go j.thread(ready)
+	onOwnThread(func() { j.thread(ready) })
 	if err := <-ready; err != nil {
 		return err
 	}
@@ -321,11 +329,30 @@ func (j *job) halt() {
 	}
 }
 
+// onOwnThread runs f on a thread that dies with it, since f gives it a name
+// and a scheduling policy of its own. It is never the main thread, whose name
+// is that of the process.
+func onOwnThread(f func()) {
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() != os.Getpid() {
+			f()
+			return
+		}
+		// As long as this goroutine has the main thread, another cannot.
+		taken := make(chan struct{})
+		go func() {
+			runtime.LockOSThread()
+			close(taken)
+			f()
+		}()
+		<-taken
+		runtime.UnlockOSThread()
+	}()
+}
+
 //go:norace
 func (j *job) thread(ready chan<- error) {
-	// Never unlocked: the thread has a name and a policy of its own and dies
-	// with the goroutine.
-	runtime.LockOSThread()
 	w := j.worker
 	setThreadName(threadName(j.probe))
 	// The process may run at a real-time priority, as the samplers should; the

@@ -1,0 +1,223 @@
+package probes
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"freezeframe"
+
+	"golang.org/x/sys/unix"
+)
+
+const sampleMountinfo = `22 27 0:21 / /proc rw,relatime - proc proc rw
+27 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw,discard
+31 23 0:28 / /run rw - tmpfs tmpfs rw,mode=755
+40 27 254:16 / /data rw,noatime shared:7 master:2 - xfs /dev/vdb rw
+41 27 254:16 /sub /srv/very/long/bind rw - xfs /dev/vdb rw
+42 27 254:32 / /mnt/with\040blank\134 rw - ext4 /dev/vdc rw
+43 27 254:48 / /cdrom ro - ext4 /dev/vdd ro
+44 27 254:64 / /bad rw - ext4 /dev/vde ro,errors=remount-ro
+45 27 0:50 / /net rw - nfs4 server:/x rw
+46 27 0:51 / /fuse rw - fuse.sshfs me@host:/ rw
+47 27 254:80 / /under rw - ext4 /dev/vdf rw
+48 27 0:52 / /under rw - tmpfs tmpfs rw
+not a line
+49 27 x:y / /odd rw - ext4 /dev/vdg rw
+50 27 254:96 / /short rw`
+
+func TestFsyncMounts(t *testing.T) {
+	all := parseMounts([]byte(sampleMountinfo))
+	points := func(ms []mount) string {
+		var out []string
+		for _, m := range ms {
+			out = append(out, m.point)
+		}
+		return strings.Join(out, " ")
+	}
+	for _, tc := range []struct {
+		name    string
+		skip    []string
+		network bool
+		want    string
+	}{
+		{"one for each device; nothing read-only, remote or hidden", nil, false, `/ /data /mnt/with blank\`},
+		{"opted out", []string{"/data"}, false, `/ /mnt/with blank\`},
+		{"a bind mount of it opted out", []string{"/srv/very/long/bind"}, false, `/ /mnt/with blank\`},
+		{"network asked for", nil, true, `/ /data /mnt/with blank\ /net /fuse`},
+	} {
+		if got := points(fsyncMounts(all, tc.skip, tc.network)); got != tc.want {
+			t.Errorf("%s: %q, want %q", tc.name, got, tc.want)
+		}
+	}
+	if all[3].dev != 254<<20|16 || all[3].source != "/dev/vdb" || all[3].fstype != "xfs" {
+		t.Errorf("%+v", all[3])
+	}
+}
+
+func FuzzParseMounts(f *testing.F) {
+	f.Add([]byte(sampleMountinfo))
+	f.Add([]byte("1 2 3:4 \\0 \\777 ro - a b\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for _, m := range fsyncMounts(parseMounts(b), []string{"/"}, true) {
+			if m.point == "" || m.readonly {
+				t.Errorf("%+v", m)
+			}
+		}
+	})
+}
+
+// loopFilesystem mounts a fresh ext4 of 16 MiB and returns its directory.
+func loopFilesystem(t *testing.T) string {
+	t.Helper()
+	if unix.Geteuid() != 0 {
+		t.Skip("needs root to mount a filesystem")
+	}
+	dir := t.TempDir()
+	image, point := filepath.Join(dir, "image"), filepath.Join(dir, "mnt")
+	run := func(name string, args ...string) {
+		t.Helper()
+		if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+			t.Fatalf("%s %v: %v\n%s", name, args, err, out)
+		}
+	}
+	if err := os.Mkdir(point, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.Create(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := file.Truncate(16 << 20); err != nil {
+		t.Fatal(err)
+	}
+	file.Close()
+	run("mkfs.ext4", "-q", "-F", image)
+	run("mount", "-o", "loop", image, point)
+	t.Cleanup(func() {
+		exec.Command("fsfreeze", "-u", point).Run()
+		if err := unix.Unmount(point, 0); err != nil && err != unix.EINVAL {
+			t.Errorf("umount %s: %v", point, err)
+		}
+	})
+	return point
+}
+
+// otherMounts is every mount but one, so that a test writes nowhere else.
+func otherMounts(t *testing.T, point string) []string {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, m := range parseMounts(b) {
+		if m.point != point {
+			out = append(out, m.point)
+		}
+	}
+	return out
+}
+
+func TestFsyncOnAFrozenFilesystem(t *testing.T) {
+	point := loopFilesystem(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var c collected
+	h := newHub(Options{FsyncSkip: otherMounts(t, point), Events: c.event})
+	go (&heartbeat{hub: h}).Run(ctx, func(freezeframe.Lateness) {})
+	ended := make(chan error)
+	go func() { ended <- (&fsync{hub: h}).Run(ctx, c.add) }()
+	time.Sleep(1500 * time.Millisecond)
+	if out, err := exec.Command("fsfreeze", "-f", point).CombinedOutput(); err != nil {
+		t.Fatalf("fsfreeze: %v\n%s", err, out)
+	}
+	in := c.until(t, "in flight while frozen", func(l freezeframe.Lateness) bool { return l.Done == 0 && l.Late() > 300*time.Millisecond })
+	if in.Probe != "fsync" || in.Target != point || in.Floor != fsyncFloor {
+		t.Errorf("%+v", in)
+	}
+	if out, err := exec.Command("fsfreeze", "-u", point).CombinedOutput(); err != nil {
+		t.Fatalf("fsfreeze -u: %v\n%s", err, out)
+	}
+	c.until(t, "done after the thaw", func(l freezeframe.Lateness) bool { return l.Done != 0 && l.Began == in.Began })
+
+	// The probe must neither keep the filesystem mounted nor miss that it goes.
+	if err := unix.Unmount(point, 0); err != nil {
+		t.Fatalf("umount while the probe writes: %v", err)
+	}
+	for i := 0; used(h) > 1; i++ {
+		if i > 500 {
+			t.Fatal("the thread of an unmounted filesystem is still there")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestFsyncOnAFullFilesystem(t *testing.T) {
+	point := loopFilesystem(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	var c collected
+	h := newHub(Options{FsyncSkip: otherMounts(t, point), Events: c.event})
+	ended := make(chan error)
+	go func() { ended <- (&fsync{hub: h}).Run(ctx, c.add) }()
+	defer func() { cancel(); <-ended; waitUnused(t, h) }()
+	time.Sleep(1200 * time.Millisecond)
+	fill(t, filepath.Join(point, "fill"))
+	l := c.until(t, "refused", func(l freezeframe.Lateness) bool { return l.Err != "" })
+	if l.Err != "ENOSPC" || l.Target != point {
+		t.Errorf("%+v", l)
+	}
+}
+
+func TestFsyncOnAFilesystemThatWasFull(t *testing.T) {
+	point := loopFilesystem(t)
+	fill(t, filepath.Join(point, "fill"))
+	ctx, cancel := context.WithCancel(t.Context())
+	var c collected
+	h := newHub(Options{FsyncSkip: otherMounts(t, point), Events: c.event})
+	ended := make(chan error)
+	go func() { ended <- (&fsync{hub: h}).Run(ctx, c.add) }()
+	defer func() { cancel(); <-ended; waitUnused(t, h) }()
+	time.Sleep(1500 * time.Millisecond)
+	c.Lock()
+	defer c.Unlock()
+	if len(c.late) != 0 {
+		t.Errorf("no news: %+v", c.late)
+	}
+	if len(c.events) == 0 || c.events[0].Kind != freezeframe.EventRefused {
+		t.Errorf("events %+v, want that writing was refused", c.events)
+	}
+}
+
+func waitUnused(t *testing.T, h *hub) {
+	for i := 0; used(h) > 0; i++ {
+		if i > 500 {
+			t.Fatal("a thread is still there")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func fill(t *testing.T, path string) {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	block := make([]byte, 64<<10)
+	for size := len(block); size >= 512; {
+		if _, err := f.Write(block[:size]); err != nil {
+			size /= 2
+		}
+	}
+	f.Sync()
+}
