@@ -68,10 +68,18 @@ func (f *File) Path() string { return f.path }
 // Read returns the file's contents, valid until the next Read. It blocks the
 // thread without the Go scheduler noticing, so it is for files that do not
 // wait. It allocates only when the file outgrows the buffer.
-func (f *File) Read() ([]byte, error) {
+func (f *File) Read() ([]byte, error) { return f.read(Pread) }
+
+// SlowRead is Read for files whose reading can wait: /proc/locks for a grace
+// period of RCU, control groups for their mutex. A thread that hangs in a raw
+// call would keep the garbage collector, and with it the whole process, from
+// going on; SlowRead tells the Go scheduler.
+func (f *File) SlowRead() ([]byte, error) { return f.read(slowPread) }
+
+func (f *File) read(pread func(int, []byte, int64) (int, error)) ([]byte, error) {
 	n := 0
 	for {
-		got, err := Pread(f.fd, f.buf[n:], int64(n))
+		got, err := pread(f.fd, f.buf[n:], int64(n))
 		if err != nil {
 			return nil, &os.PathError{Op: "read", Path: f.path, Err: err}
 		}
@@ -104,6 +112,22 @@ func Pread(fd int, buf []byte, off int64) (int, error) {
 	}
 	for {
 		n, _, errno := unix.RawSyscall6(unix.SYS_PREAD64, uintptr(fd), uintptr(pointer(&buf[0])), uintptr(len(buf)), uintptr(off), 0, 0)
+		switch errno {
+		case 0:
+			return int(n), nil
+		case unix.EINTR:
+		default:
+			return 0, errno
+		}
+	}
+}
+
+func slowPread(fd int, buf []byte, off int64) (int, error) {
+	if len(buf) == 0 {
+		return 0, nil
+	}
+	for {
+		n, _, errno := unix.Syscall6(unix.SYS_PREAD64, uintptr(fd), uintptr(pointer(&buf[0])), uintptr(len(buf)), uintptr(off), 0, 0)
 		switch errno {
 		case 0:
 			return int(n), nil

@@ -1,0 +1,111 @@
+package kernel
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestWaitUntilEndsAtItsTimeOrWhenWoken(t *testing.T) {
+	var word atomic.Uint32
+	at := Now().Add(20 * time.Millisecond)
+	WaitUntil(&word, 0, at)
+	if now := Now(); now < at {
+		t.Errorf("woke %s early", at.Sub(now))
+	}
+	WaitUntil(&word, 7, Now().Add(time.Hour)) // the word is not 7: no wait
+	done := make(chan struct{})
+	go func() { WaitUntil(&word, 0, Now().Add(time.Hour)); close(done) }()
+	time.Sleep(5 * time.Millisecond)
+	Wake(&word)
+	<-done
+	// A garbage collection does not wait for a sleeper.
+	go WaitUntil(&word, 1, Now().Add(time.Hour))
+	time.Sleep(5 * time.Millisecond)
+	runtime.GC()
+	Wake(&word)
+	if allocs := testing.AllocsPerRun(100, func() { WaitUntil(&word, 2, Now()); Wake(&word); ThreadCPU(); ProcessCPU() }); allocs != 0 {
+		t.Errorf("%v allocations", allocs)
+	}
+}
+
+func TestSlowReadReadsAsRead(t *testing.T) {
+	f, err := OpenFile("/proc/version", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	raw, err := f.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw = bytes.Clone(raw)
+	slow, err := f.SlowRead()
+	if err != nil || !bytes.Equal(raw, slow) || len(slow) == 0 {
+		t.Errorf("%q and %q, %v", raw, slow, err)
+	}
+	if allocs := testing.AllocsPerRun(100, func() { f.Read(); f.SlowRead() }); allocs != 0 {
+		t.Errorf("%v allocations", allocs)
+	}
+}
+
+func TestMemoryIsLocked(t *testing.T) {
+	b, err := Memory(1 << 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Munmap(b)
+	if len(Words(b)) != 1<<17 || Words(b[:7]) != nil {
+		t.Error("words of the wrong length")
+	}
+	before := locked(t)
+	if err := Mlock(b); err != nil {
+		if !errors.Is(err, unix.ENOMEM) && !errors.Is(err, unix.EPERM) {
+			t.Fatal(err)
+		}
+		t.Skipf("this user may not lock a MiB: %v", err)
+	}
+	if after := locked(t); after == before {
+		t.Errorf("VmLck stays %s", after)
+	}
+}
+
+func locked(t *testing.T) string {
+	b, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(b), "VmLck:")
+	line, _, _ := strings.Cut(rest, "\n")
+	return strings.TrimSpace(line)
+}
+
+func TestThreadPolicy(t *testing.T) {
+	runtime.LockOSThread() // never unlocked: the thread ends with the test
+	if err := SetThreadPolicy(0, unix.SCHED_RR, 1); err != nil {
+		if !strings.Contains(err.Error(), "CAP_SYS_NICE") {
+			t.Fatalf("the error does not say what to do: %v", err)
+		}
+		t.Skip(err)
+	}
+	attr, err := unix.SchedGetAttr(0, 0)
+	if err != nil || attr.Policy != unix.SCHED_RR || attr.Priority != 1 {
+		t.Errorf("%+v, %v", attr, err)
+	}
+	if err := SetOther(); err != nil {
+		t.Fatal(err)
+	}
+	if attr, err := unix.SchedGetAttr(0, 0); err != nil || attr.Policy != unix.SCHED_NORMAL {
+		t.Errorf("%+v, %v", attr, err)
+	}
+	if err := SetThreadPolicy(0, unix.SCHED_RR, 1000); err == nil {
+		t.Error("priority 1000 was taken")
+	}
+}
