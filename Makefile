@@ -51,8 +51,8 @@ fuzz: ## run every fuzz test for FUZZTIME (2m), one after another
 		done; \
 	done
 
-bench: ## measure what sampling costs: allocations, CPU, memory
-	$(GO) test -run '^$$' -bench . -benchmem -timeout 60m ./...
+bench: build ## measure what sampling costs: allocations, system calls, CPU, memory (root, a quiet machine)
+	$(RUN) ./lab/bench -binary bin/freezeframe $(BENCH)
 
 lab: build ## make every fault for real and score the verdicts (root, a quiet machine)
 	$(RUN) ./lab/run -bin bin/freezeframe
