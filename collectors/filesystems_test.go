@@ -311,3 +311,73 @@ func TestDaemonOf(t *testing.T) {
 		}
 	}
 }
+
+func BenchmarkLocks(b *testing.B)  { benchmarkOne(b, &locks{}) }
+func BenchmarkMounts(b *testing.B) { benchmarkOne(b, &mounts{}) }
+
+func benchmarkOne(b *testing.B, c freezeframe.Collector) {
+	if err := c.Open(live()); err != nil {
+		b.Fatal(err)
+	}
+	defer c.Close()
+	var table freezeframe.Table
+	b.ReportAllocs()
+	for b.Loop() {
+		table.Reset()
+		if err := c.Collect(&table); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// A FUSE mount whose daemon, this test, does not even answer the first request.
+func TestFuseUnanswered(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting takes root")
+	}
+	dev, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Skipf("no FUSE here: %v", err)
+	}
+	defer unix.Close(dev)
+	dir, sys := t.TempDir(), t.TempDir()
+	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", dev)
+	if err := unix.Mount("freezeframe-test", dir, "fuse.unanswered", 0, options); err != nil {
+		t.Skipf("cannot mount here: %v", err)
+	}
+	defer unix.Unmount(dir, unix.MNT_DETACH)
+	control := filepath.Join(sys, "fs/fuse/connections")
+	os.MkdirAll(control, 0o755)
+	if err := unix.Mount("fusectl", control, "fusectl", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(control, unix.MNT_DETACH)
+
+	h := live()
+	h.Sys = sys
+	c := &fuse{owners: &owners{}}
+	if err := c.Open(h); err != nil {
+		t.Fatal(err)
+	}
+	defer closed(t, c)
+	if len(c.Source().Needs) != 0 {
+		t.Errorf("fusectl is mounted, and yet: %+v", c.Source().Needs)
+	}
+	r := &reader{t: t, host: h}
+	row := r.until(c, "of "+dir, func(row liveRow) bool { return row.texts["mountpoint"] == dir && row.values["pid"] != 0 })
+	v := row.values
+	if v["waiting"] != 1 || v["waiting_known"] != 1 || row.texts["fstype"] != "fuse.unanswered" {
+		t.Errorf("%v", row)
+	}
+	if v["pid_sure"] > 0 && v["pid"] != uint64(os.Getpid()) {
+		t.Errorf("pid %d for sure, want %d", v["pid"], os.Getpid())
+	}
+	if n := testing.AllocsPerRun(50, func() {
+		r.table.Reset()
+		if err := c.Collect(&r.table); err != nil {
+			t.Error(err)
+		}
+	}); n != 0 || len(r.table.Keys) == 0 {
+		t.Errorf("%v allocations a reading of %d rows", n, len(r.table.Keys))
+	}
+}

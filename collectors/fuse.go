@@ -123,7 +123,8 @@ func (c *fuse) Collect(t *freezeframe.Table) (err error) {
 
 		c.path = append(append(c.path[:0], c.conns...), '/')
 		c.path = append(strconv.AppendUint(c.path, connection, 10), "/waiting\x00"...)
-		if n, err := kernel.ReadAt(kernel.AtCWD, c.path, c.small); err == nil {
+		// Not by pread: these files have no offsets.
+		if n, err := kernel.SlowReadAt(kernel.AtCWD, c.path, c.small); err == nil {
 			row[fuseWaiting], _ = kernel.Uint(firstWord(c.small[:n]))
 			row[fuseWaitingKnown] = 1
 		}

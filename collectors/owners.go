@@ -374,7 +374,7 @@ func (o *owners) comm(pid int32, h *holders) []byte {
 }
 
 // connection returns which FUSE connection a descriptor of /dev/fuse serves,
-// 0 when the kernel does not say (before 6.18, or mounting is not finished).
+// 0 when the kernel does not say (an older one than 6.18, where this was seen to work).
 func (o *owners) connection(pid int32, fd []byte) uint32 {
 	path := append([]byte(filepath.Join(o.proc, strconv.Itoa(int(pid)), "fdinfo", string(fd[:len(fd)-1]))), 0)
 	n, err := kernel.SlowReadAt(kernel.AtCWD, path, o.small)

@@ -538,3 +538,33 @@ func BenchmarkOwnersWalk(b *testing.B) {
 	}
 	b.ReportMetric(float64(len(*o.known.Load())), "sockets")
 }
+
+func BenchmarkListeners(b *testing.B)   { benchmarkSockets(b, 0) }
+func BenchmarkConnections(b *testing.B) { benchmarkSockets(b, 1) }
+
+func benchmarkSockets(b *testing.B, which int) {
+	ls, conns, _ := socketsPair()
+	for _, c := range []freezeframe.Collector{ls, conns} {
+		if err := c.Open(live()); err != nil {
+			b.Fatal(err)
+		}
+		defer c.Close()
+	}
+	var table freezeframe.Table
+	b.ReportAllocs()
+	for b.Loop() {
+		table.Reset()
+		var err error
+		if which == 0 {
+			ls.own = pace{}
+			err = ls.Collect(&table)
+		} else {
+			conns.dump = pace{}
+			err = conns.Collect(&table)
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(len(table.Keys)), "rows")
+}

@@ -19,14 +19,29 @@ func InNetns(path string, do func() error) error {
 	}
 	defer unix.Close(fd)
 	done := make(chan error)
-	go func() {
+	var work func()
+	work = func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		if unix.Gettid() == unix.Getpid() {
+			// Except for the first thread, which the runtime cannot end: in another
+			// namespace it would take /proc/self there. Hold it while another
+			// thread is found.
+			again := make(chan struct{})
+			go func() {
+				defer close(again)
+				work()
+			}()
+			<-again
+			runtime.UnlockOSThread()
+			return
+		}
 		if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
 			done <- fmt.Errorf("enter the network namespace %s: %w", path, err)
 			return
 		}
 		done <- do()
-	}()
+	}
+	go work()
 	return <-done
 }
 

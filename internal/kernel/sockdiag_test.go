@@ -2,12 +2,16 @@ package kernel
 
 import (
 	"encoding/binary"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -207,21 +211,59 @@ func TestSockDiagDoesNotAllocate(t *testing.T) {
 
 func TestInNetns(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("entering a network namespace takes root")
+		t.Skip("making a network namespace takes root")
 	}
-	before, err := NetnsInode("/proc/thread-self/ns/net")
+	child := exec.Command("unshare", "-n", "sh", "-c", "echo; exec sleep 60")
+	out, err := child.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	var inside uint32
-	if err := InNetns("/proc/self/ns/net", func() (err error) {
-		inside, err = NetnsInode("/proc/thread-self/ns/net")
-		return err
-	}); err != nil {
+	if err := child.Start(); err != nil {
 		t.Fatal(err)
 	}
-	if inside != before {
-		t.Errorf("in %d, we are in %d", inside, before)
+	defer child.Wait()
+	defer child.Process.Kill()
+	if _, err := out.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	path := fmt.Sprintf("/proc/%d/ns/net", child.Process.Pid)
+	theirs, err := NetnsInode(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, err := NetnsInode("/proc/self/ns/net")
+	if err != nil || ours == theirs {
+		t.Fatal(ours, theirs, err)
+	}
+	var all sync.WaitGroup
+	for range 64 {
+		all.Go(func() {
+			var inside uint32
+			if err := InNetns(path, func() (err error) {
+				time.Sleep(time.Millisecond) // so that there are many at once
+				inside, err = NetnsInode("/proc/thread-self/ns/net")
+				return err
+			}); err != nil || inside != theirs {
+				t.Errorf("in %d, want %d (%v)", inside, theirs, err)
+			}
+		})
+	}
+	all.Wait()
+	// None of this process's threads stays there, the first least of all.
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		stayed := ""
+		threads, _ := filepath.Glob("/proc/self/task/*/ns/net")
+		for _, thread := range append(threads, "/proc/self/ns/net") {
+			if now, err := NetnsInode(thread); err == nil && now != ours {
+				stayed = thread
+			}
+		}
+		if stayed == "" {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s stayed in the namespace", stayed)
+		}
 	}
 	if err := InNetns("/proc/0/ns/net", func() error { return nil }); !IsGone(err) {
 		t.Errorf("a namespace that is not there: %v", err)
