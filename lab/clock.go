@@ -34,3 +34,11 @@ func wallOffset() int64 {
 
 // sleepUntil sleeps until CLOCK_MONOTONIC shows at, whatever the wall clock does.
 func sleepUntil(at int64) { time.Sleep(time.Duration(at - monotonic())) }
+
+// sleepThreadUntil is sleepUntil without the Go scheduler, whose threads may
+// be starved: the calling thread sleeps in the kernel.
+func sleepThreadUntil(at int64) {
+	ts := unix.NsecToTimespec(at)
+	for unix.ClockNanosleep(unix.CLOCK_MONOTONIC, unix.TIMER_ABSTIME, &ts, nil) == unix.EINTR {
+	}
+}

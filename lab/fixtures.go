@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -253,3 +254,14 @@ func (s *Scene) SwapFile(megabytes int) {
 	s.lab.janitor.later("swapoff", file)
 	s.Check(command("swapon", file))
 }
+
+// StepClock sets the wall clock off by so much; what it returns sets it right.
+func (s *Scene) StepClock(by time.Duration) (right func()) {
+	offset := wallOffset()
+	undo := s.lab.janitor.later("clock", strconv.FormatInt(offset, 10))
+	s.Check(undoOps["clock"]([]string{strconv.FormatInt(offset+int64(by), 10)}))
+	return func() { s.Check(undo()) }
+}
+
+// BlameLab makes the lab itself a culprit, where it is who did it.
+func (s *Scene) BlameLab() { s.Blame(Guilty{PIDs: []int{os.Getpid()}}) }

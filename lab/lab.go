@@ -12,12 +12,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"runtime"
 	"slices"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Fault is one way to freeze something, with its near miss: the same kind of
@@ -67,7 +63,6 @@ func Roles(faults []Fault) map[string]func(args []string) {
 func Dispatch(roles map[string]func(args []string)) {
 	name := os.Getenv(envRole)
 	if name == "" {
-		aboveAll()
 		return
 	}
 	role := roles[name]
@@ -78,29 +73,6 @@ func Dispatch(roles map[string]func(args []string)) {
 	os.Unsetenv(envRole)
 	role(os.Args[1:])
 	os.Exit(0)
-}
-
-// aboveAll starts this process again at real-time priority, if it may, so that
-// a fault that starves everybody still ends when it should. Programs that the
-// lab starts do not inherit it, see Place.
-func aboveAll() {
-	if os.Getenv(envAbove) != "" || os.Geteuid() != 0 {
-		return
-	}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 90}
-	if err := unix.SchedSetAttr(0, &attr, 0); err != nil {
-		fmt.Fprintf(os.Stderr, "lab: no real-time priority, faults may last too long: %v\n", err)
-		return
-	}
-	os.Setenv(envAbove, "1")
-	exe, err := os.Executable()
-	if err == nil {
-		err = syscall.Exec(exe, os.Args, os.Environ())
-	}
-	fmt.Fprintf(os.Stderr, "lab: start again: %v\n", err)
-	os.Exit(2)
 }
 
 // Truth is what really happened in a run, on CLOCK_MONOTONIC nanoseconds.

@@ -22,7 +22,6 @@ import (
 const (
 	envRole     = "FFLAB_ROLE"
 	envNextRole = "FFLAB_NEXT_ROLE" // what the placed process becomes
-	envAbove    = "FFLAB_ABOVE"     // set once the lab has its priority
 	envPlace    = "FFLAB_PLACE"
 )
 
@@ -48,6 +47,7 @@ type Place struct {
 	CPUs    []int    `json:",omitempty"`
 	Nice    int      `json:",omitempty"`
 	FIFO    int      `json:",omitempty"` // SCHED_FIFO priority
+	RR      int      `json:",omitempty"` // SCHED_RR priority
 	Files   uint64   `json:",omitempty"` // RLIMIT_NOFILE
 }
 
@@ -114,12 +114,16 @@ func placeRole(args []string) {
 		}
 		fail("pin to CPUs", unix.SchedSetaffinity(0, &set))
 	}
-	// The lab's own real-time priority ends here.
-	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL, Nice: int32(p.Nice)}
-	if p.FIFO > 0 {
-		attr.Policy, attr.Priority = unix.SCHED_FIFO, uint32(p.FIFO)
+	if p.FIFO > 0 || p.RR > 0 || p.Nice != 0 {
+		attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL, Nice: int32(p.Nice)}
+		switch {
+		case p.FIFO > 0:
+			attr.Policy, attr.Priority = unix.SCHED_FIFO, uint32(p.FIFO)
+		case p.RR > 0:
+			attr.Policy, attr.Priority = unix.SCHED_RR, uint32(p.RR)
+		}
+		fail("scheduling class", unix.SchedSetAttr(0, &attr, 0))
 	}
-	fail("scheduling class", unix.SchedSetAttr(0, &attr, 0))
 	if p.Files > 0 {
 		fail("RLIMIT_NOFILE", syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: p.Files, Max: p.Files}))
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -15,6 +16,8 @@ import (
 	"time"
 
 	"freezeframe/lab/victim"
+
+	"golang.org/x/sys/unix"
 )
 
 // The course of a run: Warm of ordinary use, the fault, After of ordinary use.
@@ -135,6 +138,7 @@ func (l *Lab) Run(f Fault, o RunOptions) (res Result) {
 	}
 	s.finish()
 	score(&s.result, f, s.truth)
+	s.result.Waits = nil // scored; a lab makes hundreds of runs
 	return s.result
 }
 
@@ -187,7 +191,7 @@ func (s *Scene) Watch(services ...*Service) {
 		s.clients = append(s.clients, s.Start(Cmd{
 			Name: "user", Role: "users",
 			Args:  svc.Spec.Users(svc.Address),
-			Place: Place{Netns: svc.netns, FIFO: 80}, // users have CPUs of their own
+			Place: Place{Netns: svc.netns, RR: 80}, // users have CPUs of their own
 		}))
 	}
 	if s.bystander {
@@ -210,19 +214,37 @@ func (s *Scene) Watch(services ...*Service) {
 // Break makes the fault: begin it, let it last, end it. Both edges are noted
 // around the calls. A nil end: it ended by itself within begin.
 func (s *Scene) Break(begin, end func()) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	normal := s.aboveAll()
+	defer normal()
 	s.truth.Start = monotonic()
 	begin()
 	if end != nil {
 		half := s.truth.Start + int64(s.Length)/2
-		sleepUntil(half)
+		sleepThreadUntil(half)
 		s.truth.Guilty.add(s.guiltyNow())
-		sleepUntil(s.truth.Start + int64(s.Length))
+		sleepThreadUntil(s.truth.Start + int64(s.Length))
 		s.truth.Guilty.add(s.guiltyNow())
 		end()
 	} else {
 		s.truth.Guilty.add(s.guiltyNow())
 	}
 	s.truth.End = monotonic()
+}
+
+// aboveAll gives this thread real-time priority, if it may have it, so that a
+// fault that starves everybody still ends when it should. It is only this
+// thread: a Go process whose every thread is real-time can lock itself up.
+func (s *Scene) aboveAll() (normal func()) {
+	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_RR, Priority: 90}
+	if err := unix.SchedSetAttr(0, &attr, 0); err != nil {
+		return func() {} // unprivileged: so are the faults
+	}
+	return func() {
+		attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL}
+		s.Check(unix.SchedSetAttr(0, &attr, 0))
+	}
 }
 
 // Blame adds to who may be blamed.

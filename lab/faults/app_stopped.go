@@ -23,7 +23,7 @@ var appStopped = []lab.Fault{
 		Run: func(s *lab.Scene) {
 			svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go}, lab.Place{})
 			s.BlameGroup(svc.Proc)
-			s.Blame(lab.Guilty{PIDs: []int{os.Getpid()}}) // the lab sent it
+			s.BlameLab() // it sent the signal
 			s.Watch(svc)
 			s.Break(func() { s.Check(svc.Signal(syscall.SIGSTOP)) }, func() { s.Check(svc.Signal(syscall.SIGCONT)) })
 		},

@@ -48,13 +48,16 @@ func Service(args []string) {
 		_, _ = io.WriteString(w, "ok\n")
 	})
 	fmt.Println("ready", l.Addr())
-	go func() { log.Fatal((&http.Server{Handler: mux, ErrorLog: log.New(io.Discard, "", 0)}).Serve(l)) }()
+	go func() {
+		log.Fatal((&http.Server{Handler: mux, ErrorLog: log.New(io.Discard, "", 0)}).Serve(patient{l}))
+	}()
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
 		what, arg, _ := strings.Cut(lines.Text(), " ")
 		switch what {
-		case "leak": // descriptors, until there are none left
-			for {
+		case "leak": // so many descriptors, if it can
+			n, _ := strconv.Atoi(arg)
+			for range n {
 				f, err := os.Open("/dev/null")
 				if err != nil {
 					break
@@ -71,6 +74,19 @@ func Service(args []string) {
 			populate(mib << 20)
 		}
 		fmt.Println("done")
+	}
+}
+
+// patient is a listener that survives a lack of memory, as any real server's does.
+type patient struct{ net.Listener }
+
+func (p patient) Accept() (conn net.Conn, err error) {
+	for {
+		conn, err = p.Listener.Accept()
+		if !errors.Is(err, unix.ENOMEM) && !errors.Is(err, unix.ENOBUFS) {
+			return conn, err
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
 }
 
@@ -173,7 +189,11 @@ func workStep(what, arg string, setMiB int) (func() error, error) {
 	case "touch":
 		kib, err := strconv.Atoi(arg)
 		return func() error {
-			b, err := unix.Mmap(-1, 0, kib<<10, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+			var b []byte
+			err := insist(func() (err error) {
+				b, err = unix.Mmap(-1, 0, kib<<10, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+				return err
+			})
 			if err != nil {
 				return err
 			}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -30,6 +31,7 @@ type Wait struct {
 // only those, every 40 ms). Each wait counts from when the request was due, so
 // that requests that a stalled connection could not even send count as well.
 func Users(args []string) {
+	debug.SetGCPercent(-1) // it lives for seconds, and its pauses would be measured
 	fresh := args[0] == "-fresh"
 	address := args[len(args)-1]
 	u := &users{address: address, stop: make(chan struct{}), open: map[int64]bool{}}

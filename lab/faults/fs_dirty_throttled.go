@@ -1,0 +1,39 @@
+package faults
+
+import (
+	"time"
+
+	"freezeframe/lab"
+	"freezeframe/lab/victim"
+)
+
+var fsDirtyThrottled = []lab.Fault{
+	{
+		Name:      "fs.dirty_throttled/slow-disk",
+		Cause:     "fs.dirty_throttled",
+		About:     "an export dirties pages of a disk of 4 MB/s up to the disk's dirty limit; a threaded Python service that appends to a log there is paced",
+		MissAbout: "an export of 256 KiB",
+		Needs:     needs(root, controller("blkio"), program("mkfs.ext4", "losetup", "python3")),
+		Shortest:  time.Second,
+		Run:       func(s *lab.Scene) { dirty(s, "all") },
+		Miss:      func(s *lab.Scene) { dirty(s, "little") },
+		Roles:     map[string]func([]string){"exporter": exporter},
+	},
+}
+
+func dirty(s *lab.Scene, how string) {
+	fs := s.LoopFS(256, "-O", "^has_journal")
+	bdi := "/sys/class/bdi/" + fs.Number + "/"
+	s.Sysctl(bdi+"strict_limit", "1")
+	s.Sysctl(bdi+"max_bytes", "8388608")
+	svc := s.Serve(victim.Spec{Kind: victim.Threads, Work: []string{"append:" + fs.Path("log")}}, lab.Place{})
+	job := s.Start(lab.Cmd{Name: "export", Role: "exporter", Args: []string{fs.Path("export.tmp"), how}})
+	s.BlameGroup(job)
+	s.Blame(lab.Guilty{Devices: []string{fs.Name}, Mounts: []string{fs.Mount}})
+	s.Throttle(fs, "blkio.throttle.write_bps_device", 4<<20)
+	s.Watch(svc)
+	s.Break(saying(s, "go", job), func() {
+		s.Throttle(fs, "blkio.throttle.write_bps_device", 0)
+		killing(s, job)()
+	})
+}

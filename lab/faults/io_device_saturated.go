@@ -1,0 +1,86 @@
+package faults
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"freezeframe/lab"
+	"freezeframe/lab/victim"
+
+	"golang.org/x/sys/unix"
+)
+
+var ioDeviceSaturated = []lab.Fault{
+	{
+		Name:      "io.device_saturated/slow-disk",
+		Cause:     "io.device_saturated",
+		About:     "a disk of 20 MB/s: a backup reads large blocks from it, deep in the queue, beside a Go service that reads 4 KiB per request",
+		MissAbout: "the backup reads one small block after the other",
+		Needs:     needs(root, controller("blkio"), program("losetup")),
+		Shortest:  800 * time.Millisecond,
+		Run: func(s *lab.Scene) {
+			saturate(s, "32", "1024", func(l *lab.LoopFS) { s.Throttle(l, "blkio.throttle.read_bps_device", 20<<20) })
+		},
+		Miss: func(s *lab.Scene) {
+			saturate(s, "1", "4", func(l *lab.LoopFS) { s.Throttle(l, "blkio.throttle.read_bps_device", 20<<20) })
+		},
+		Roles: map[string]func([]string){"directreader": directReader},
+	},
+	{
+		Name:      "io.device_saturated/queue",
+		Cause:     "io.device_saturated",
+		About:     "the same on a disk as fast as this machine's: 400 threads keep its queue full of large reads",
+		MissAbout: "one thread reads",
+		Needs:     needs(root, program("losetup")),
+		Shortest:  800 * time.Millisecond,
+		Run:       func(s *lab.Scene) { saturate(s, "400", "4096", func(*lab.LoopFS) {}) },
+		Miss:      func(s *lab.Scene) { saturate(s, "1", "64", func(*lab.LoopFS) {}) },
+	},
+}
+
+func saturate(s *lab.Scene, threads, kib string, slow func(*lab.LoopFS)) {
+	disk := s.Loop(512)
+	slow(disk)
+	svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Work: []string{"direct:" + disk.Device}}, lab.Place{})
+	job := s.Start(lab.Cmd{Name: "backup", Role: "directreader", Args: []string{disk.Device, threads, kib}})
+	s.BlameGroup(job)
+	s.Blame(lab.Guilty{Devices: []string{disk.Name}})
+	s.Watch(svc)
+	s.Break(saying(s, "go", job), killing(s, job))
+}
+
+// directReader reads blocks past the page cache when told to go.
+func directReader(args []string) {
+	threads, _ := strconv.Atoi(args[1])
+	kib, _ := strconv.Atoi(args[2])
+	fd, err := unix.Open(args[0], unix.O_RDONLY|unix.O_DIRECT|unix.O_CLOEXEC, 0)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	size, _ := unix.Seek(fd, 0, 2)
+	lab.Listen("", func(line string) {
+		if !strings.HasPrefix(line, "go") {
+			return
+		}
+		for range threads {
+			go func() {
+				buf, err := unix.Mmap(-1, 0, kib<<10, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+				if err != nil {
+					return
+				}
+				blocks := size / int64(len(buf))
+				for {
+					_, _ = unix.Pread(fd, buf, rand.Int64N(blocks)*int64(len(buf)))
+					if threads == 1 {
+						time.Sleep(5 * time.Millisecond)
+					}
+				}
+			}()
+		}
+	})
+}

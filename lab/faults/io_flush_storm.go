@@ -1,0 +1,66 @@
+package faults
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	"freezeframe/lab"
+	"freezeframe/lab/victim"
+
+	"golang.org/x/sys/unix"
+)
+
+var ioFlushStorm = []lab.Fault{
+	{
+		Name:      "io.flush_storm/write-and-sync",
+		Cause:     "io.flush_storm",
+		About:     "an import writes and syncs without pause from 16 threads on the disk of a Go service that syncs a record per request; the filesystem has no journal",
+		MissAbout: "it syncs 10 times a second, a page each",
+		Needs:     needs(root, program("mkfs.ext4", "losetup")),
+		Shortest:  time.Second,
+		Run:       func(s *lab.Scene) { flushes(s, "16", "16384") },
+		Miss:      func(s *lab.Scene) { flushes(s, "1", "4") },
+		Roles:     map[string]func([]string){"syncer": syncer},
+	},
+}
+
+func flushes(s *lab.Scene, threads, kib string) {
+	fs := s.LoopFS(768, "-O", "^has_journal")
+	svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Work: []string{"fsync:" + fs.Path("records")}}, lab.Place{})
+	job := s.Start(lab.Cmd{Name: "import", Role: "syncer", Args: []string{fs.Path("import"), threads, kib}})
+	s.BlameGroup(job)
+	s.Blame(lab.Guilty{Devices: []string{fs.Name}})
+	s.Watch(svc)
+	s.Break(saying(s, "go", job), killing(s, job))
+}
+
+// syncer writes and syncs a file per thread when told to go.
+func syncer(args []string) {
+	threads, _ := strconv.Atoi(args[1])
+	kib, _ := strconv.Atoi(args[2])
+	var fds []int
+	for i := range threads {
+		fd, err := unix.Open(fmt.Sprintf("%s.%d", args[0], i), unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC, 0o644)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		fds = append(fds, fd)
+	}
+	lab.Listen("", func(string) {
+		for _, fd := range fds {
+			go func() {
+				block := make([]byte, kib<<10)
+				for {
+					_, _ = unix.Pwrite(fd, block, 0)
+					_ = unix.Fsync(fd)
+					if threads == 1 {
+						time.Sleep(100 * time.Millisecond)
+					}
+				}
+			}()
+		}
+	})
+}

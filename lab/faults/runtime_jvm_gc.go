@@ -1,0 +1,40 @@
+package faults
+
+import (
+	"strconv"
+	"time"
+
+	"freezeframe/lab"
+	"freezeframe/lab/victim"
+)
+
+var runtimeJVMGC = []lab.Fault{
+	{
+		Name:      "runtime.jvm_gc/explicit",
+		Cause:     "runtime.jvm_gc",
+		About:     "a request makes a Java service with 700 MiB of live objects collect its whole heap (serial collector)",
+		MissAbout: "the same with 16 MiB of live objects",
+		Needs:     program("java", "javac"),
+		Run:       func(s *lab.Scene) { javaService(s, 700, "-Xmx1400m", "/gc") },
+		Miss:      func(s *lab.Scene) { javaService(s, 16, "-Xmx256m", "/gc") },
+	},
+	{
+		Name:      "runtime.jvm_gc/heap-full",
+		Cause:     "runtime.jvm_gc",
+		About:     "a cache fills the rest of the heap of a Java service: one full collection after the other",
+		MissAbout: "the same load in a heap with room, live data small",
+		Needs:     program("java", "javac"),
+		Shortest:  time.Second,
+		Run: func(s *lab.Scene) {
+			javaService(s, 300, "-Xmx400m", "/churn/"+strconv.FormatInt(s.Length.Milliseconds(), 10))
+		},
+		Miss: func(s *lab.Scene) { javaService(s, 4, "-Xmx1024m", "/churn/100") },
+	},
+}
+
+func javaService(s *lab.Scene, live int, heap, path string) {
+	svc := s.Serve(victim.Spec{Kind: victim.Java, Live: live, JVM: []string{"-XX:+UseSerialGC", heap, "-Xms64m"}}, lab.Place{})
+	s.BlameGroup(svc.Proc)
+	s.Watch(svc)
+	s.Break(func() { get(s, svc, path) }, nil)
+}

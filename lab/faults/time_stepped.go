@@ -1,0 +1,30 @@
+package faults
+
+import (
+	"time"
+
+	"freezeframe/lab"
+	"freezeframe/lab/victim"
+)
+
+var timeStepped = []lab.Fault{
+	{
+		Name:      "time.stepped/back",
+		Cause:     "time.stepped",
+		About:     "the wall clock is set back by 5 s, and right again; a Go service limits its rate in wall-clock time",
+		MissAbout: "it is set back by 1 ms",
+		Needs:     root,
+		Longest:   1500 * time.Millisecond,
+		Run:       func(s *lab.Scene) { stepClock(s, -5*time.Second) },
+		Miss:      func(s *lab.Scene) { stepClock(s, -time.Millisecond) },
+	},
+}
+
+func stepClock(s *lab.Scene, by time.Duration) {
+	svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Work: []string{"wall:1ms"}}, lab.Place{})
+	s.Blame(lab.Guilty{Host: true})
+	s.BlameLab()
+	s.Watch(svc)
+	var right func()
+	s.Break(func() { right = s.StepClock(by) }, func() { right() })
+}
