@@ -165,7 +165,7 @@ func unknown(r *freezeframe.Report) freezeframe.CauseReport {
 		Remedy:  []string{"Read the timeline and where the time went below; what this machine did not let freezeframe see is listed under \"not seen\"."},
 	}
 	if len(r.NotSeen) > 0 {
-		c.Remedy = append(c.Remedy, "Run freezeframe as root, and see `freezeframe check` for how to get the sources that are missing.")
+		c.Remedy = append(c.Remedy, "`freezeframe check` says what else could be seen on this machine, and how to get it.")
 	}
 	return c
 }
@@ -184,7 +184,7 @@ func whereTimeWent(accounts []freezeframe.AccountReport) string {
 	}
 	var parts []string
 	for i, class := range classes(sum) {
-		if i == 3 {
+		if i == 3 || sum[class] < total/200 {
 			break
 		}
 		parts = append(parts, fmt.Sprintf("%.0f %% %s", 100*sum[class]/total, strings.ReplaceAll(class, "_", " ")))
@@ -369,6 +369,9 @@ func timeline(w freezeframe.Window) []freezeframe.TimelineItem {
 	}
 	byKind := make(map[string][]freezeframe.Event)
 	for _, e := range w.Events("", freezeframe.Whole) {
+		if e.Kind == freezeframe.EventEnds {
+			continue // the ledger's material; what it found stands in the chains
+		}
 		byKind[e.Kind] = append(byKind[e.Kind], e)
 	}
 	for _, kind := range slices.Sorted(maps.Keys(byKind)) {
@@ -411,7 +414,9 @@ func eventText(e *freezeframe.Event) string {
 	case freezeframe.EventMissed:
 		text := "freezeframe itself read " + cmp.Or(e.Attr("source"), "a source") + " late"
 		if us := e.Attr("late_us"); us != "" {
-			text += " by " + us + " µs"
+			if d, err := time.ParseDuration(us + "us"); err == nil {
+				text += " by " + duration(d)
+			}
 		}
 		if where := cmp.Or(e.Attr("wchan"), e.Attr("stack")); where != "" {
 			text += ", waiting in " + where

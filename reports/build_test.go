@@ -55,13 +55,13 @@ func TestTimeline(t *testing.T) {
 			t.Errorf("item %d is out of order", i)
 		}
 	}
-	if count["stall"] != 1 || count["symptom"] != 2 || count["kernel_log"] != 1 || count["missed"] != 1 || count["clock_stepped"] != 1 {
+	if count["stall"] != 1 || count["symptom"] != 2 || count["kernel_log"] != 1 || count["missed"] != 1 || count["clock_stepped"] != 1 || count["ends"] != 0 {
 		t.Errorf("items: %v", count)
 	}
 	if count["refused"] != maxTimeline+1 || !strings.Contains(all.String(), "140 more refused records") {
 		t.Errorf("a flood must be cut and counted: %d items\n%s", count["refused"], &all)
 	}
-	for _, want := range []string{"set by -5.00 s", "waiting in down_read", "0.0.0.0:8000"} {
+	for _, want := range []string{"set by -5.00 s", "late by 1.00 s, waiting in down_read", "0.0.0.0:8000"} {
 		if !strings.Contains(all.String(), want) {
 			t.Errorf("the timeline does not say %q", want)
 		}

@@ -53,6 +53,9 @@ func DiagnosisText(w io.Writer, d freezeframe.Diagnosis, o TextOptions) error {
 	slices.SortStableFunc(list, func(a, b freezeframe.Report) int { return cmp.Compare(b.Stall.DurationMs, a.Stall.DurationMs) })
 	for i := range list {
 		if len(list) > 1 {
+			if i > 0 {
+				p.line("")
+			}
 			p.head(bold, fmt.Sprintf("── %d of %d ", i+1, len(list))+strings.Repeat("─", max(0, p.width-14)))
 		}
 		p.report(&list[i])
@@ -133,7 +136,8 @@ func wrap(text string, width int) []string {
 	width = max(width, 10)
 	var lines []string
 	var at []rune
-	for _, word := range strings.Fields(text) {
+	// Not at a no-break space.
+	for _, word := range strings.FieldsFunc(text, func(r rune) bool { return r == ' ' || r == '\n' }) {
 		w := []rune(word)
 		if len(at) > 0 && len(at)+1+len(w) <= width {
 			at = append(append(at, ' '), w...)
@@ -457,6 +461,8 @@ func evidenceLine(e *freezeframe.Evidence) string {
 // marks are the bar's characters by rank of the class, darkest first.
 var marks = []rune{'█', '▓', '▒', '░', '·'}
 
+const noBreak = "\u00a0"
+
 // ledger draws one bar an account: where that victim's time went.
 func (p *printer) ledger(accounts []freezeframe.AccountReport) {
 	if len(accounts) == 0 {
@@ -488,8 +494,9 @@ func (p *printer) ledger(accounts []freezeframe.AccountReport) {
 			n := min(int(share*float64(bar)+0.5), bar-used)
 			drawn.WriteString(strings.Repeat(string(mark), n))
 			used += n
-			if j < 4 {
-				legend = append(legend, fmt.Sprintf("%c %.0f %% %s", mark, 100*share, strings.ReplaceAll(class, "_", " ")))
+			if j < 4 && share >= 0.005 {
+				item := fmt.Sprintf("%c %.0f %% %s", mark, 100*share, strings.ReplaceAll(class, "_", " "))
+				legend = append(legend, strings.ReplaceAll(item, " ", noBreak))
 			}
 		}
 		drawn.WriteString(strings.Repeat(" ", bar-used))

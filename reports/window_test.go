@@ -124,6 +124,7 @@ func frozen() (*window, freezeframe.Verdict, Meta) {
 	w.events = []freezeframe.Event{
 		{Kind: freezeframe.EventKernelLog, At: start + second, Text: "INFO: task " + hostile + " blocked"},
 		{Kind: freezeframe.EventMissed, At: start, End: start + second, Attrs: []freezeframe.Attr{{Name: "source", Value: "mounts"}, {Name: "late_us", Value: "1000000"}, {Name: "wchan", Value: "down_read"}}},
+		{Kind: freezeframe.EventEnds, At: start, Attrs: []freezeframe.Attr{{Name: "file", Value: "pipe:[7]"}}},
 		{Kind: freezeframe.EventClockStepped, At: start + 2*second, Attrs: []freezeframe.Attr{{Name: "step_ns", Value: "-5000000000"}}},
 	}
 	for i := range freezeframe.Instant(200) {

@@ -88,7 +88,11 @@ func (p *progress) judged(i detectors.Incident) {
 	if len(i.Verdict.Findings) > 0 {
 		cause = i.Verdict.Findings[0].Cause
 	}
-	p.say(fmt.Sprintf("%d stalls so far, the last: %s", p.count.Load(), cause))
+	stalls := "1 stall"
+	if n := p.count.Load(); n > 1 {
+		stalls = fmt.Sprintf("%d stalls", n)
+	}
+	p.say(fmt.Sprintf("%s so far, the last: %s", stalls, cause))
 }
 
 // stop takes the bar away, so that the document begins on an empty line.

@@ -3,6 +3,9 @@ import { number, offset, stack, type Chart, type Report } from "./data";
 
 const colours = ["#1c7ed6", "#e8590c", "#2f9e44", "#ae3ec9", "#f08c00", "#0c8599", "#c2255c", "#495057"];
 
+// Bytes are labelled at powers of two, so that the labels are round.
+const byteSteps = Array.from({ length: 50 }, (_, i) => 2 ** i);
+
 // draw puts every chart into the box. They share the cursor and the zoom.
 export function draw(box: HTMLElement, charts: Chart[], report: Report): void {
   const group = uPlot.sync("window");
@@ -47,7 +50,7 @@ export function draw(box: HTMLElement, charts: Chart[], report: Report): void {
         y: { range: (_, __, max) => [0, chart.top ? Math.max(chart.top * 0.1, Math.min(max * 1.05, chart.top * 1.05)) : max > 0 ? max * 1.08 : 1] } },
       axes: [
         { values: (_, ticks) => ticks.map((t) => `${t}`), grid: { stroke: "#8882", width: 1 }, stroke: "#888", size: 30 },
-        { values: (_, ticks) => ticks.map((t) => number(t, chart.unit)), size: 78, grid: { stroke: "#8882", width: 1 }, stroke: "#888" },
+        { values: (_, ticks) => ticks.map((t) => number(t, chart.unit)), incrs: chart.unit.startsWith("bytes") ? byteSteps : undefined, size: 78, grid: { stroke: "#8882", width: 1 }, stroke: "#888" },
       ],
       series: [
         { value: (_, v) => (v == null ? "" : `${v.toFixed(2)} s`), label: "at" },
