@@ -417,7 +417,7 @@ func (b *book) throttle(th *thread, span freezeframe.Span, waits []freezeframe.W
 		return
 	}
 	series := b.w.Between("cgroups", freezeframe.Span{Start: span.Start, End: span.End.Add(150 * time.Millisecond)})
-	for _, path := range CgroupPaths(b.groups[th.pid], "cpu") {
+	for _, path := range freezeframe.CgroupPaths(b.groups[th.pid], "cpu") {
 		key, ok := textKey(b.w, &series, path)
 		if !ok {
 			continue
@@ -443,32 +443,6 @@ func textKey(w freezeframe.Window, s *freezeframe.Series, name string) (freezefr
 		}
 	}
 	return 0, false
-}
-
-// CgroupPaths returns the names, in the cgroups source, of the cgroup that a
-// process is in for a controller and of those above it, innermost first.
-// lines is the content of /proc/PID/cgroup, lines joined by ';'.
-func CgroupPaths(lines, controller string) []string {
-	var out []string
-	for line := range strings.SplitSeq(lines, ";") {
-		parts := strings.SplitN(line, ":", 3)
-		if len(parts) != 3 {
-			continue
-		}
-		prefix := controller + ":"
-		if parts[1] == "" {
-			prefix = "" // the v2 tree
-		} else if !slices.Contains(strings.Split(parts[1], ","), controller) {
-			continue
-		}
-		path := parts[2]
-		for path != "" && path != "/" {
-			out = append(out, prefix+path)
-			path = path[:max(strings.LastIndexByte(path, '/'), 0)]
-		}
-		out = append(out, prefix+"/")
-	}
-	return out
 }
 
 // peers turns an event loop's idle wait into a wait for a peer where the

@@ -7,32 +7,6 @@ import (
 	"freezeframe"
 )
 
-// CgroupPaths returns the names, in the cgroups source, of the cgroup that a
-// process is in for a controller and of those above it, innermost first.
-// lines is the content of /proc/PID/cgroup, lines joined by ';' (cgroups(7)).
-func CgroupPaths(lines, controller string) []string {
-	var out []string
-	for line := range strings.SplitSeq(lines, ";") {
-		parts := strings.SplitN(line, ":", 3)
-		if len(parts) != 3 || parts[2] == "" {
-			continue
-		}
-		prefix := controller + ":"
-		if parts[1] == "" {
-			prefix = "" // the v2 tree
-		} else if !slices.Contains(strings.Split(parts[1], ","), controller) {
-			continue
-		}
-		path := parts[2]
-		for path != "" && path != "/" {
-			out = append(out, prefix+path)
-			path = path[:max(strings.LastIndexByte(path, '/'), 0)]
-		}
-		out = append(out, prefix+"/")
-	}
-	return out
-}
-
 // cgroupPath is a cgroup's path without the controller before it.
 func cgroupPath(name string) string {
 	if i := strings.IndexByte(name, ':'); i >= 0 && !strings.HasPrefix(name, "/") {
@@ -66,7 +40,7 @@ func (ps *processes) control(w freezeframe.Window, s freezeframe.Span, pid int, 
 	}
 	series := w.Between("cgroups", s)
 	keys := textKeys(w, &series)
-	for _, name := range CgroupPaths(p.cgroup, controller) {
+	for _, name := range freezeframe.CgroupPaths(p.cgroup, controller) {
 		if key, ok := keys[name]; ok {
 			if c := (&control{name, &series, key}); keep(c) {
 				return c
@@ -78,5 +52,5 @@ func (ps *processes) control(w freezeframe.Window, s freezeframe.Span, pid int, 
 
 // within tells whether a process is in the cgroup or below it.
 func (p *process) within(controller, name string) bool {
-	return slices.Contains(CgroupPaths(p.cgroup, controller), name)
+	return slices.Contains(freezeframe.CgroupPaths(p.cgroup, controller), name)
 }

@@ -80,7 +80,7 @@ func crowdedCgroup(users []crowd) (string, float64) {
 	sums := map[string]float64{}
 	var names []string
 	for _, c := range users {
-		paths := CgroupPaths(c.cgroup, "cpu")
+		paths := freezeframe.CgroupPaths(c.cgroup, "cpu")
 		if len(paths) < 2 {
 			continue
 		}

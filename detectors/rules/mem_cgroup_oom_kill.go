@@ -41,7 +41,7 @@ func blameGroup(w freezeframe.Window, f *freezeframe.Finding, k kill) {
 	}
 	if path == "" {
 		if p := ps.byPID[k.pid]; p != nil {
-			if paths := CgroupPaths(p.cgroup, "memory"); len(paths) > 0 {
+			if paths := freezeframe.CgroupPaths(p.cgroup, "memory"); len(paths) > 0 {
 				path = cgroupPath(paths[0])
 			}
 		}
