@@ -1,0 +1,263 @@
+package detectors
+
+import (
+	"testing"
+	"time"
+
+	"freezeframe"
+	"freezeframe/detectors/rules/windowtest"
+)
+
+const second = time.Second
+
+// stalled returns a window with a stall from 2 s to 4 s, of which pid 7 is the
+// victim, and whose tasks are read every 50 ms from 1.5 s on.
+func stalled() *windowtest.Window {
+	w := windowtest.New(6*second, 2*second, 4*second)
+	w.Symptom(freezeframe.Symptom{Probe: "answer", Target: "0.0.0.0:80", Victims: []freezeframe.Victim{{PID: 7, Comm: "orders"}}})
+	return w
+}
+
+// sampled reads a task of pid 7 at the full rate.
+func sampled(w *windowtest.Window, tid int, row func(at time.Duration) windowtest.V) {
+	w.Rows("tasks", 50*ms, windowtest.Task(tid), func(at time.Duration) windowtest.V {
+		if at < 1500*ms {
+			return nil
+		}
+		v := row(at)
+		if v != nil && v["pid"] == nil {
+			v["pid"] = 7
+		}
+		return v
+	})
+}
+
+func classes(a *freezeframe.Account) map[freezeframe.Class]time.Duration {
+	sum := map[freezeframe.Class]time.Duration{}
+	for _, w := range a.Waits {
+		sum[w.Class] += w.Length()
+	}
+	return sum
+}
+
+// whole checks what every account must hold: its waits follow each other and
+// cover its span.
+func whole(t *testing.T, l freezeframe.Ledger) {
+	t.Helper()
+	if len(l.Accounts) == 0 {
+		t.Fatal("no accounts")
+	}
+	for _, a := range l.Accounts {
+		at := a.Span.Start
+		for _, w := range a.Waits {
+			if w.Start != at || w.End <= w.Start {
+				t.Fatalf("thread %d: a wait begins at %d after one that ends at %d", a.Victim.TID, w.Start, at)
+			}
+			at = w.End
+		}
+		if at != a.Span.End {
+			t.Fatalf("thread %d: the waits end at %d, the span at %d", a.Victim.TID, at, a.Span.End)
+		}
+	}
+}
+
+func near(t *testing.T, what string, got, want time.Duration) {
+	t.Helper()
+	if d := (got - want).Abs(); d > 60*ms {
+		t.Errorf("%s: %v, want %v", what, got, want)
+	}
+}
+
+func TestLedgerOfAThreadStuckInTheKernel(t *testing.T) {
+	w := stalled()
+	sampled(w, 7, func(at time.Duration) windowtest.V {
+		if at < 2*second || at >= 4*second {
+			return windowtest.V{"state": 'S', "wchan": "do_epoll_wait", "syscall": 232, "run_ns": int(at / 100), "timeslices": int(at / ms)}
+		}
+		return windowtest.V{"state": 'D', "wchan": "percpu_rwsem_wait", "stack": "percpu_rwsem_wait<-__percpu_down_read<-vfs_write", "file": "/data/log", "run_ns": 20_000_000, "timeslices": 2000}
+	})
+	l := Account(w)
+	whole(t, l)
+	a := &l.Accounts[0]
+	near(t, "filesystem", classes(a)[freezeframe.FilesystemWait], 2*second)
+	if a.Waits[len(a.Waits)-1].File != "/data/log" && a.Waits[0].File != "/data/log" {
+		t.Errorf("waits %+v do not say on which file", a.Waits)
+	}
+}
+
+func TestLedgerOfAThreadThatWantedACPU(t *testing.T) {
+	w := stalled()
+	// It gets 20 % of a CPU; the kernel counts the waiting.
+	sampled(w, 7, func(at time.Duration) windowtest.V {
+		in := max(min(at, 4*second)-2*second, 0)
+		return windowtest.V{"state": 'R', "run_ns": int(in / 5), "wait_ns": int(in * 4 / 5), "timeslices": int(in / (10 * ms))}
+	})
+	l := Account(w)
+	whole(t, l)
+	near(t, "runnable", classes(&l.Accounts[0])[freezeframe.Runnable], 1600*ms)
+	near(t, "on CPU", classes(&l.Accounts[0])[freezeframe.OnCPU], 400*ms)
+}
+
+func TestLedgerOfAThreadWhoseWaitIsNotCountedYet(t *testing.T) {
+	w := stalled()
+	// Runnable for two seconds without a slice: run_delay grows only at its end.
+	sampled(w, 7, func(at time.Duration) windowtest.V {
+		v := windowtest.V{"state": 'R', "run_ns": 5_000_000, "wait_ns": 1, "timeslices": 10}
+		if at >= 4*second {
+			v["wait_ns"], v["timeslices"] = int(2*second), 11
+		}
+		return v
+	})
+	l := Account(w)
+	whole(t, l)
+	near(t, "runnable", classes(&l.Accounts[0])[freezeframe.Runnable], 2*second)
+}
+
+func TestLedgerKnowsASpentQuota(t *testing.T) {
+	throttled := func(group string) freezeframe.Ledger {
+		w := stalled()
+		w.Rows("procs", second, windowtest.Task(7), func(time.Duration) windowtest.V {
+			return windowtest.V{"comm": "orders", "cgroup": "4:cpu,cpuacct:/app/web;0::/", "state": 'R'}
+		})
+		sampled(w, 7, func(at time.Duration) windowtest.V {
+			in := max(min(at, 4*second)-2*second, 0)
+			return windowtest.V{"state": 'R', "run_ns": int(in / 10), "wait_ns": int(in * 9 / 10), "timeslices": int(in / (10 * ms))}
+		})
+		w.Rows("cgroups", 50*ms, group, func(at time.Duration) windowtest.V {
+			in := max(min(at, 4*second)-2*second, 0)
+			return windowtest.V{"cpu_throttled_us": int(in * 9 / 10 / time.Microsecond)}
+		})
+		l := Account(w)
+		whole(t, l)
+		return l
+	}
+	for group, want := range map[string]freezeframe.Class{
+		"cpu:/app/web": freezeframe.Throttled, "cpu:/app": freezeframe.Throttled, "cpu:/other": freezeframe.Runnable,
+	} {
+		l := throttled(group)
+		near(t, group+" is throttled", classes(&l.Accounts[0])[want], 1800*ms)
+	}
+}
+
+func TestIdleSiblingsDoNotCount(t *testing.T) {
+	w := stalled()
+	sampled(w, 7, func(at time.Duration) windowtest.V {
+		return windowtest.V{"state": 'S', "wchan": "locks_lock_inode_wait", "stack": "locks_lock_inode_wait<-__do_sys_flock", "timeslices": 1}
+	})
+	sampled(w, 8, func(at time.Duration) windowtest.V {
+		return windowtest.V{"state": 'S', "wchan": "futex_do_wait", "timeslices": 1}
+	})
+	w.Rows("locks", 50*ms, 1, func(at time.Duration) windowtest.V {
+		if !w.InStall(at) {
+			return nil
+		}
+		return windowtest.V{"waiter_pid": 7, "holder_pid": 99, "kind": "FLOCK", "path": "/x"}
+	})
+	w.Rows("procs", second, windowtest.Task(99), func(time.Duration) windowtest.V {
+		return windowtest.V{"comm": "backup", "state": 'S'}
+	})
+	l := Account(w)
+	whole(t, l)
+	for _, a := range l.Accounts {
+		if want := a.Victim.TID == 7; (a.Weight > 0) != want {
+			t.Errorf("thread %d weighs %v", a.Victim.TID, a.Weight)
+		}
+	}
+	if h := l.Accounts[0].Waits[0].Holder; h == nil || h.PID != 99 || h.Comm != "backup" {
+		t.Errorf("holder %+v", h)
+	}
+	if n := l.Spans(freezeframe.UserLock).Length(); n != 0 {
+		t.Errorf("an idle sibling's %v count", n)
+	}
+}
+
+func TestChainIsFollowedToItsRoot(t *testing.T) {
+	w := stalled()
+	sampled(w, 7, func(at time.Duration) windowtest.V {
+		return windowtest.V{"state": 'S', "wchan": "locks_lock_inode_wait", "timeslices": 1}
+	})
+	sampled(w, 20, func(at time.Duration) windowtest.V {
+		return windowtest.V{"pid": 20, "comm": "rotate", "state": 'S', "wchan": "anon_pipe_write", "file": "pipe:[5]", "timeslices": 1}
+	})
+	sampled(w, 30, func(at time.Duration) windowtest.V {
+		return windowtest.V{"pid": 30, "comm": "shipper", "state": 'D', "stack": "jbd2_log_wait_commit<-ext4_sync_file", "timeslices": 1}
+	})
+	w.Rows("locks", 50*ms, 1, func(at time.Duration) windowtest.V {
+		return windowtest.V{"waiter_pid": 7, "holder_pid": 20, "kind": "FLOCK"}
+	})
+	w.Event(2500*ms, freezeframe.EventEnds, "pipe:[5]", "file", "pipe:[5]", "readers", "30", "writers", "20")
+	l := Account(w)
+	whole(t, l)
+	chain := l.Accounts[0].Chain
+	if len(chain) != 2 || chain[0].Party.PID != 20 || chain[1].Party.PID != 30 {
+		t.Fatalf("chain %+v, want the lock's holder, then the pipe's reader", chain)
+	}
+	if chain[1].Waits[0].Class != freezeframe.FilesystemWait {
+		t.Errorf("the root %+v does not wait for the filesystem", chain[1].Waits)
+	}
+}
+
+func TestLockCycleEnds(t *testing.T) {
+	w := stalled()
+	for _, tid := range []int{7, 8} {
+		sampled(w, tid, func(at time.Duration) windowtest.V {
+			return windowtest.V{"pid": tid, "state": 'S', "wchan": "fcntl_setlk", "timeslices": 1}
+		})
+	}
+	w.Rows("locks", 50*ms, 1, func(time.Duration) windowtest.V {
+		return windowtest.V{"waiter_pid": 7, "holder_pid": 8, "kind": "POSIX"}
+	})
+	w.Rows("locks", 50*ms, 2, func(time.Duration) windowtest.V {
+		return windowtest.V{"waiter_pid": 8, "holder_pid": 7, "kind": "POSIX"}
+	})
+	l := Account(w)
+	whole(t, l)
+	if n := len(l.Accounts[0].Chain); n > 2 {
+		t.Errorf("a cycle of two gives a chain of %d", n)
+	}
+}
+
+func TestEventLoopThatWaitsForItsUpstream(t *testing.T) {
+	w := stalled()
+	sampled(w, 7, func(at time.Duration) windowtest.V {
+		return windowtest.V{"state": 'S', "wchan": "do_epoll_wait", "timeslices": 1}
+	})
+	// A request sent in the stall that has no answer, and an old subscription
+	// that never gets one.
+	w.Rows("connections", 50*ms, 1, func(at time.Duration) windowtest.V {
+		if at < 2*second {
+			return nil
+		}
+		return windowtest.V{"pid": 7, "inode": 11, "peer": "10.0.0.9:5432", "sent_at": windowtest.At(2010 * ms), "received_at": windowtest.At(second)}
+	})
+	w.Rows("connections", 50*ms, 2, func(at time.Duration) windowtest.V {
+		return windowtest.V{"pid": 7, "inode": 12, "peer": "10.0.0.8:6379", "sent_at": windowtest.At(100 * ms), "received_at": windowtest.At(0)}
+	})
+	l := Account(w)
+	whole(t, l)
+	if h := l.Accounts[0].Waits[0].Holder; h == nil || h.Address != "10.0.0.9:5432" {
+		t.Fatalf("waits %+v, want the upstream of this request", l.Accounts[0].Waits)
+	}
+	near(t, "peer", classes(&l.Accounts[0])[freezeframe.PeerWait], 2*second)
+}
+
+func TestWaitingForItsOwnClientIsIdle(t *testing.T) {
+	w := stalled()
+	sampled(w, 7, func(at time.Duration) windowtest.V {
+		return windowtest.V{"state": 'S', "wchan": "wait_woken", "stack": "wait_woken<-sk_wait_data<-tcp_recvmsg", "file": "socket:[42]", "timeslices": 1}
+	})
+	w.Rows("connections", 50*ms, 1, func(time.Duration) windowtest.V {
+		return windowtest.V{"pid": 7, "inode": 42, "server": 1, "peer": "10.0.0.1:9999"}
+	})
+	l := Account(w)
+	whole(t, l)
+	near(t, "idle", classes(&l.Accounts[0])[freezeframe.Idle], 2*second)
+}
+
+func TestVictimThatIsNotSampledByThread(t *testing.T) {
+	w := stalled()
+	w.Rows("procs", second, windowtest.Task(7), func(time.Duration) windowtest.V { return windowtest.V{"comm": "orders", "state": 'T'} })
+	l := Account(w)
+	whole(t, l)
+	near(t, "stopped", classes(&l.Accounts[0])[freezeframe.Stopped], 2*second)
+}
