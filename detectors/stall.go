@@ -1,6 +1,7 @@
 package detectors
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -208,16 +209,22 @@ func (t *Tracker) stall(now freezeframe.Instant, ongoing bool) *freezeframe.Stal
 	s.Symptoms = slices.DeleteFunc(s.Symptoms, func(sy freezeframe.Symptom) bool {
 		return sy.Span.And(s.Span).Length() == 0
 	})
+	// What people felt comes first, then what may have been felt, then our own
+	// work; the longest of each first.
 	slices.SortStableFunc(s.Symptoms, func(a, b freezeframe.Symptom) int {
-		if x, y := synthetic(a.Probe), synthetic(b.Probe); x != y {
-			if y {
-				return -1
-			}
-			return 1
-		}
-		return int(b.Worst/time.Millisecond) - int(a.Worst/time.Millisecond)
+		return cmp.Or(cmp.Compare(rank(&a), rank(&b)), cmp.Compare(b.Worst, a.Worst))
 	})
 	return s
+}
+
+func rank(sy *freezeframe.Symptom) int {
+	switch {
+	case sy.Own:
+		return 2
+	case sy.Quality < minQuality:
+		return 1
+	}
+	return 0
 }
 
 func addSymptom(s *freezeframe.Stall, it *item, span freezeframe.Span) {
