@@ -331,8 +331,15 @@ func TestCgroupsRemoved(t *testing.T) {
 		t.Errorf("%v", v)
 	}
 	unix.Kill(pid, unix.SIGKILL)
+	for unix.Rmdir(dir) == unix.EBUSY { // until its process is gone
+		time.Sleep(time.Millisecond)
+	}
+	// Before the walk can have noticed: no row of zeros.
+	c.every = pace{}
+	if rows := r.rows(c); slices.ContainsFunc(rows, func(row liveRow) bool { return row.name == key }) {
+		t.Error("removed, and still a row")
+	}
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		_ = unix.Rmdir(dir)
 		c.every = pace{}
 		rows := r.rows(c)
 		held := slices.ContainsFunc(rows, func(row liveRow) bool { return row.name == key })

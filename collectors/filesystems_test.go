@@ -159,6 +159,8 @@ const mountinfoFile = `22 27 0:21 / /proc rw,relatime - proc proc rw
 49 27 0:54 / /var/lib/docker/overlay2/x/merged rw - overlay overlay rw
 50 27 0:55 / /shares rw - cifs //nas/x rw
 51 27 254:0 /srv /srv rw - ext4 /dev/vda rw
+53 27 8:6 / /under rw - ext4 /dev/sda6 rw
+54 53 0:56 / /under rw - tmpfs none rw
 broken line
 52 27 8 / /x
 `
@@ -197,6 +199,8 @@ func TestMounts(t *testing.T) {
 		`48 btrfs "/btr" local 1 readonly 0`,
 		`50 cifs "/shares" local 0 readonly 0`,
 		`51 ext4 "/srv" local 1 readonly 0`,
+		`53 ext4 "/under" local 1 readonly 0`,
+		`54 tmpfs "/under" local 1 readonly 0`,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
@@ -212,7 +216,7 @@ func TestMayStat(t *testing.T) {
 			got = append(got, string(m.point))
 		}
 	}
-	want := []string{"/", `/mnt/with\040blank\134`, "/network", "/btr", "/srv"}
+	want := []string{"/", `/mnt/with\040blank\134`, "/network", "/btr", "/srv", "/under"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}

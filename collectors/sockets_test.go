@@ -211,6 +211,63 @@ func TestListenersPrefork(t *testing.T) {
 	}
 }
 
+// A new child of a listener's holder is looked at by itself, without a walk
+// over every process.
+func TestOwnersNewChild(t *testing.T) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	f, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		t.Fatal(err)
+	}
+	inode := uint32(st.Ino)
+	o := &owners{}
+	o.start(live())
+	o.end() // from here on the test does the goroutine's work
+	own := o.peek(inode)
+	if own == nil || own.pid != int32(os.Getpid()) {
+		t.Fatalf("owner %+v, want us", own)
+	}
+	own.listening.Store(true)
+	child := exec.Command("sleep", "60")
+	child.ExtraFiles = []*os.File{f}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer child.Wait()
+	defer child.Process.Kill()
+	o.ticks++
+	o.list()
+	want := []int32{int32(os.Getpid()), int32(child.Process.Pid)}
+	if got := o.peek(inode); !slices.Equal(got.pids, want) || got.pid != want[0] || !got.listening.Load() {
+		t.Errorf("pids %d, want %d", got.pids, want)
+	}
+	if len(own.pids) != 1 {
+		t.Error("what was published has changed")
+	}
+	// When one of them ends, everything is walked again.
+	o.walkSoon.Store(false)
+	child.Process.Kill()
+	child.Wait()
+	o.ticks++
+	o.list()
+	if !o.walkSoon.Load() {
+		t.Error("a holder is gone and nobody looks")
+	}
+	o.walk()
+	if got := o.peek(inode); !slices.Equal(got.pids, want[:1]) {
+		t.Errorf("pids %d, want %d", got.pids, want[:1])
+	}
+}
+
 func connect(t *testing.T) (client, server *net.TCPConn) {
 	t.Helper()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")

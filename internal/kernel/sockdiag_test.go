@@ -339,7 +339,7 @@ func TestDatagrams(t *testing.T) {
 	}{
 		{"nothing", []byte{1}, true},
 		{"length 0", make([]byte, 16), true},
-		{"longer than it is", binary.NativeEndian.AppendUint32(nil, 1<<20), true},
+		{"longer than it is", append(binary.NativeEndian.AppendUint32(nil, 1<<20), make([]byte, 28)...), true},
 		{"an error", reply(2, []byte{0xff, 0xff, 0xff, 0xff}), true},
 		{"an error cut short", reply(2, nil), false},
 		{"a message cut short", append(reply(20, make([]byte, 10)), reply(3, nil)...), true},
