@@ -437,7 +437,11 @@ func (o *owners) list() {
 		// A process enters its namespace soon after it is born, or hardly ever.
 		if o.namespaces != nil && (p.looks < 6 || o.ticks%120 == 0) {
 			p.looks++
-			p.inode, _ = kernel.NetnsInode(filepath.Join(o.proc, strconv.Itoa(int(pid)), "ns", "net"))
+			var err error
+			p.inode, err = kernel.NetnsInode(filepath.Join(o.proc, strconv.Itoa(int(pid)), "ns", "net"))
+			if kernel.IsForbidden(err) && os.Geteuid() != 0 {
+				o.needs.add(namespacesNeed("permission denied"))
+			}
 		}
 	}
 	o.dir.Close()

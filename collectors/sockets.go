@@ -152,12 +152,7 @@ func (s *sockets) found(spaces map[uint32]int32) {
 			ns.inode = inode
 			slot.Store(ns)
 		case kernel.IsForbidden(err):
-			s.needs.add(freezeframe.Need{
-				What: "enter other network namespaces",
-				Lost: "listeners and connections inside containers",
-				Fix:  "run as root, or with CAP_SYS_ADMIN and CAP_SYS_PTRACE",
-				Err:  errnoText(err),
-			})
+			s.needs.add(namespacesNeed(errnoText(err)))
 			return
 		}
 	}
@@ -167,6 +162,15 @@ func (s *sockets) found(spaces map[uint32]int32) {
 			Lost: "listeners and connections inside the other containers",
 			Err:  fmt.Sprintf("%d more namespaces are there", left),
 		})
+	}
+}
+
+func namespacesNeed(err string) freezeframe.Need {
+	return freezeframe.Need{
+		What: "enter other network namespaces",
+		Lost: "listeners and connections inside containers",
+		Fix:  "run as root, or with CAP_SYS_ADMIN and CAP_SYS_PTRACE",
+		Err:  err,
 	}
 }
 
