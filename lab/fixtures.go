@@ -53,6 +53,12 @@ func (s *Scene) LoopFS(megabytes int, mkfs ...string) *LoopFS {
 	return l
 }
 
+// Remount mounts it again with other options.
+func (s *Scene) Remount(l *LoopFS, options string) {
+	s.Check(command("umount", l.Mount))
+	s.Check(command("mount", "-o", options, l.Device, l.Mount))
+}
+
 // Path returns a file on the filesystem.
 func (l *LoopFS) Path(name string) string { return filepath.Join(l.Mount, name) }
 

@@ -183,6 +183,14 @@ type Service struct {
 	netns   string
 }
 
+// UsersIn puts its users into a namespace other than its own: nil is the host.
+func (svc *Service) UsersIn(n *Netns) {
+	svc.netns = ""
+	if n != nil {
+		svc.netns = n.Name
+	}
+}
+
 // Watch lets users use the services, starts freezeframe and the bystanders,
 // and warms up. Everything slow (making filesystems, starting runtimes) has to
 // be done before.

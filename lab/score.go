@@ -119,7 +119,7 @@ func score(r *Result, f Fault, t Truth) {
 	case r.Miss && seen:
 		r.Invalid = "the users waited in a near miss: " + r.View.String()
 	case !r.Miss && !seen && r.View.Count > 0:
-		r.Invalid = "the users waited before the fault: " + r.View.String()
+		r.Invalid = fmt.Sprintf("the users waited from %d ms before the fault: %v", (t.Start-r.View.Start)/1e6, r.View)
 	case !r.Miss && !seen:
 		r.Invalid = "the users did not wait"
 	case !r.Miss && r.View.Length() < Stalled:

@@ -26,6 +26,7 @@ func All() []lab.Fault {
 		cpuRTStarvation,
 		cpuAffinityHotspot,
 		cpuForkStorm,
+		kernelSoftirqStorm,
 		kernelMmapLock,
 		kernelLockContention,
 		memCgroupMax,
@@ -41,11 +42,17 @@ func All() []lab.Fault {
 		fsFull,
 		limitProcessFDs,
 		limitCgroupPids,
+		limitEphemeralPorts,
+		limitConntrack,
+		netAcceptQueueOverflow,
+		netSYNFlood,
+		netPacketLoss,
 		runtimeJVMGC,
 		depRemoteUnresponsive,
 		timeStepped,
 		appBusyLoop,
 		appWorkerPoolExhausted,
+		notMade,
 	)
 }
 

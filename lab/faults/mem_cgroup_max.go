@@ -31,7 +31,7 @@ var memCgroupMax = []lab.Fault{
 		MissAbout: "the same file in a cgroup without a limit",
 		Needs:     needs(root, controller("memory")),
 		Shortest:  time.Second,
-		Run:       func(s *lab.Scene) { churnCache(s, 32<<20) },
+		Run:       func(s *lab.Scene) { churnCache(s, 40<<20) },
 		Miss:      func(s *lab.Scene) { churnCache(s, -1) },
 		Roles:     map[string]func([]string){"cachechurn": cacheChurner},
 	},
@@ -75,7 +75,7 @@ func grower(args []string) {
 func churnCache(s *lab.Scene, limit int) {
 	group := s.Cgroup("memory")
 	place := lab.Place{Cgroups: []string{group.Dir}}
-	svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Work: []string{"touch:8192"}}, place)
+	svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Work: []string{"touch:2048"}}, place)
 	helper := s.Start(lab.Cmd{Name: "importer", Role: "cachechurn", Args: []string{filepath.Join(s.Dir, "import.tmp")}, Place: place})
 	group.Set("memory.limit_in_bytes", strconv.Itoa(limit))
 	s.BlameGroup(helper)

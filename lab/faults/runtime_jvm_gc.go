@@ -2,6 +2,7 @@ package faults
 
 import (
 	"strconv"
+	"strings"
 	"time"
 
 	"freezeframe/lab"
@@ -12,10 +13,10 @@ var runtimeJVMGC = []lab.Fault{
 	{
 		Name:      "runtime.jvm_gc/explicit",
 		Cause:     "runtime.jvm_gc",
-		About:     "a request makes a Java service with 700 MiB of live objects collect its whole heap (serial collector)",
+		About:     "a request makes a Java service with 500 MiB of live objects collect its whole heap (serial collector)",
 		MissAbout: "the same with 16 MiB of live objects",
 		Needs:     program("java", "javac"),
-		Run:       func(s *lab.Scene) { javaService(s, 700, "-Xmx1400m", "/gc") },
+		Run:       func(s *lab.Scene) { javaService(s, 500, "-Xmx1000m", "/gc") },
 		Miss:      func(s *lab.Scene) { javaService(s, 16, "-Xmx256m", "/gc") },
 	},
 	{
@@ -33,7 +34,7 @@ var runtimeJVMGC = []lab.Fault{
 }
 
 func javaService(s *lab.Scene, live int, heap, path string) {
-	svc := s.Serve(victim.Spec{Kind: victim.Java, Live: live, JVM: []string{"-XX:+UseSerialGC", heap, "-Xms64m"}}, lab.Place{})
+	svc := s.Serve(victim.Spec{Kind: victim.Java, Live: live, JVM: []string{"-XX:+UseSerialGC", heap, strings.Replace(heap, "mx", "ms", 1)}}, lab.Place{})
 	s.BlameGroup(svc.Proc)
 	s.Watch(svc)
 	s.Break(func() { get(s, svc, path) }, nil)
