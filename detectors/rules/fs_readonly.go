@@ -17,7 +17,7 @@ func fsReadonly() freezeframe.Rule {
 			"Now: read `dmesg` for the error behind it; save the data; unmount and `fsck` before `mount -o remount,rw MOUNTPOINT`.",
 			"So that it does not come back: check the disk (`smartctl -a`), memory and the storage's log.",
 		},
-		Reads:    []string{sourceLedger, sourceSymptoms, "tasks.file", "mounts.mountpoint", "mounts.readonly", freezeframe.EventKernelLog},
+		Reads:    []string{sourceLedger, sourceSymptoms, "tasks.file", "mounts.mountpoint", "mounts.readonly", "procs.write_bytes", freezeframe.EventKernelLog},
 		Subsumes: []freezeframe.Cause{"app.worker_pool_exhausted", "net.accept_queue_overflow", "dep.remote_unresponsive"},
 		Judge: func(w freezeframe.Window) []freezeframe.Finding {
 			out := judgeRefused(w, []string{"EROFS"}, func(mt *mount) (string, bool) { return "mounted read-only", mt.readonly }, "was read-only")

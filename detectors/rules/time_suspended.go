@@ -27,7 +27,7 @@ func timeSuspended() freezeframe.Rule {
 			var text, source string
 			for _, e := range w.Events(eventSuspended, freezeframe.Whole) {
 				if e.At >= stall.Start.Add(-time.Second) && e.At <= stall.End.Add(time.Second) {
-					at, text, source = e.At, e.Text, eventSuspended
+					at, text, source = e.At, orElse(quote(e.Text), "the machine slept"), eventSuspended
 				}
 			}
 			if line := logged(w, time.Second, "PM: suspend exit", "PM: hibernation: hibernation exit"); text == "" && line != nil {
