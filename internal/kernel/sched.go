@@ -5,10 +5,9 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-	"sync/atomic"
+	"syscall"
 	"time"
-
-	"freezeframe"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -81,32 +80,4 @@ func ProcessCPU() time.Duration {
 		return 0
 	}
 	return time.Duration(ts.Nano())
-}
-
-// Futex operations (linux/futex.h); x/sys/unix does not name them.
-const (
-	futexWake       = 1
-	futexWaitBitset = 9 // its timeout is absolute
-	futexPrivate    = 128
-	futexMatchAny   = 0xffffffff
-)
-
-// WaitUntil sleeps on CLOCK_MONOTONIC until the moment at, or until Wake is
-// called after *word stopped being old. It tells the Go scheduler that it
-// sleeps, so that a garbage collection can start meanwhile.
-func WaitUntil(word *atomic.Uint32, old uint32, at freezeframe.Instant) {
-	ts := unix.NsecToTimespec(int64(at))
-	for word.Load() == old {
-		_, _, errno := unix.Syscall6(unix.SYS_FUTEX, uintptr(pointer(word)), futexWaitBitset|futexPrivate, uintptr(old), uintptr(pointer(&ts)), 0, futexMatchAny)
-		if errno != unix.EINTR {
-			return
-		}
-	}
-}
-
-// Wake changes *word and wakes whoever sleeps in WaitUntil. It neither blocks
-// nor allocates.
-func Wake(word *atomic.Uint32) {
-	word.Add(1)
-	unix.RawSyscall6(unix.SYS_FUTEX, uintptr(pointer(word)), futexWake|futexPrivate, 1<<30, 0, 0, 0)
 }
