@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
+
+	"freezeframe"
 
 	"golang.org/x/sys/unix"
 )
@@ -80,4 +83,50 @@ func ProcessCPU() time.Duration {
 		return 0
 	}
 	return time.Duration(ts.Nano())
+}
+
+// Futex operations (linux/futex.h); x/sys/unix does not name them.
+const (
+	futexWake       = 1
+	futexWaitBitset = 9 // its timeout is absolute
+	futexPrivate    = 128
+	futexMatchAny   = 0xffffffff
+)
+
+// WaitUntil sleeps on CLOCK_MONOTONIC until the moment at, or until Wake is
+// called after *word stopped being old. It gives up its P of the Go scheduler
+// at once, so that a garbage collection can start meanwhile. An ordinary system
+// call keeps the P until the runtime's monitor thread takes it away, which
+// polls some fifty times for it on each tick.
+func WaitUntil(word *atomic.Uint32, old uint32, at freezeframe.Instant) {
+	ts := unix.NsecToTimespec(int64(at))
+	for word.Load() == old {
+		if errno := futexBlock(word, futexWaitBitset|futexPrivate, old, &ts); errno != unix.EINTR {
+			return
+		}
+	}
+}
+
+// Wake changes *word and wakes whoever sleeps in WaitUntil. It neither blocks
+// nor allocates.
+func Wake(word *atomic.Uint32) {
+	word.Add(1)
+	unix.RawSyscall6(unix.SYS_FUTEX, uintptr(pointer(word)), futexWake|futexPrivate, 1<<30, 0, 0, 0)
+}
+
+//go:linkname entersyscallblock runtime.entersyscallblock
+func entersyscallblock()
+
+//go:linkname exitsyscall runtime.exitsyscall
+func exitsyscall()
+
+// futexBlock is syscall.Syscall6 with the hint that it blocks for long. As
+// there, the stack must not grow between the two calls of the runtime.
+//
+//go:nosplit
+func futexBlock(word *atomic.Uint32, op int, old uint32, ts *unix.Timespec) syscall.Errno {
+	entersyscallblock()
+	_, _, errno := syscall.RawSyscall6(syscall.SYS_FUTEX, uintptr(unsafe.Pointer(word)), uintptr(op), uintptr(old), uintptr(unsafe.Pointer(ts)), 0, futexMatchAny)
+	exitsyscall()
+	return errno
 }
