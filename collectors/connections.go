@@ -48,9 +48,9 @@ const (
 )
 
 const (
-	maxConnRows     = 2000 // connections in one reading
+	maxConnRows    = 2000 // connections in one reading
 	maxConnWatched = 1000 // of those, the ones shown only because of their process
-	pollMost    = 32   // connections polled between two dumps
+	pollMost       = 32   // connections polled between two dumps
 
 	waitingFloor = 50 * time.Millisecond  // a request younger than this is not shown
 	unackedFloor = 200 * time.Millisecond // and neither is data on its way

@@ -76,7 +76,7 @@ type owners struct {
 	processes map[int32]*processNS
 	hopeless  map[uint32]freezeframe.Instant
 	walked    freezeframe.Instant
-	walkTook  time.Duration // of a CPU
+	walkTook  time.Duration       // of a CPU
 	asked     freezeframe.Instant // when the watched processes may be walked again
 	ticks     int
 	link      []byte
