@@ -433,7 +433,7 @@ func TestFactsHang(t *testing.T) {
 		t.Fatal(err)
 	}
 	var held []string
-	for _, pid := range []string{"1", "200"} {
+	for _, pid := range []string{"1", "100"} {
 		path := filepath.Join(dir, "proc", pid, "cmdline")
 		os.Remove(path)
 		if err := syscall.Mkfifo(path, 0o644); err != nil {
@@ -451,9 +451,12 @@ func TestFactsHang(t *testing.T) {
 	h := hostAt(dir)
 	p, _, _ := processCollectors(t, h)
 	var table freezeframe.Table
-	eventually(t, p, &table, "the command line of 100", func() bool {
-		return h.Texts.(dictionary)[byName(t, p, &table, 100)["cmdline"]] == "/opt/app/bin/app --password=*** -c /etc/app.yaml"
-	})
+	read := func() bool { return h.Texts.(dictionary)[byName(t, p, &table, 200)["cmdline"]] == "evil\x1b[2J" }
+	eventually(t, p, &table, "the command line of 200", read)
+	// Once more, behind those that hang, in whatever order they were met.
+	again := &p.census.processes[p.census.byPID.get(200)]
+	again.cmdline, again.wants = 0, askCmdline
+	eventually(t, p, &table, "the command line of 200 after those that hang", read)
 	if byName(t, p, &table, 1)["cmdline"] != 0 {
 		t.Error("a command line that hangs was read")
 	}
@@ -707,4 +710,60 @@ func FuzzTaskFiles(f *testing.F) {
 		}
 		joinLines(make([]byte, 64), b)
 	})
+}
+
+// A process that slept is not read again, and one that ran is.
+func TestSleeperWakes(t *testing.T) {
+	cat := exec.Command("cat")
+	in, err := cat.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cat.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cat.Process.Kill(); cat.Wait() })
+	pid := cat.Process.Pid
+	p, ts, _ := processCollectors(t, live())
+	c := p.census
+	if !c.canSchedstat {
+		t.Skip("this kernel has no schedstat")
+	}
+	var table freezeframe.Table
+	eventually(t, p, &table, "cat asleep", func() bool {
+		slot := c.byPID.get(int32(pid))
+		return slot != none && c.processes[slot].settled && c.processes[slot].schedFD >= 0 && c.processes[slot].fd < 0 && !c.processes[slot].active
+	})
+	slot := c.byPID.get(int32(pid))
+	before := byName(t, p, &table, pid)
+	buf := make([]byte, 1<<20)
+	fs, _ := procfs.NewFS("/proc")
+	// Fed until it has used CPU for some ticks, and read by the search between.
+	for {
+		if _, err := in.Write(buf); err != nil {
+			t.Fatal(err)
+		}
+		pr, _ := fs.Proc(pid)
+		if stat, err := pr.Stat(); err != nil {
+			t.Fatal(err)
+		} else if stat.UTime+stat.STime >= uint(before["utime_us"]+before["stime_us"])/tickUS+3 {
+			break
+		}
+	}
+	for !c.slept(&c.processes[slot]) {
+		c.readStat(slot, kernel.Now())
+		time.Sleep(time.Millisecond)
+	}
+	c.round = uint32(slot) // not its turn to be read all the same
+	collect(t, p, &table)
+	after := byName(t, p, &table, pid)
+	if after["utime_us"]+after["stime_us"] <= before["utime_us"]+before["stime_us"] {
+		t.Errorf("used %d µs before it ran and %d after", before["utime_us"]+before["stime_us"], after["utime_us"]+after["stime_us"])
+	}
+	if !c.processes[slot].active {
+		t.Error("a process that ran is not active")
+	}
+	if err := collect(t, ts, &table); err != nil || byName(t, ts, &table, pid) == nil {
+		t.Error("an active process has no thread row")
+	}
 }

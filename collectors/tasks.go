@@ -444,7 +444,7 @@ func (c *tasks) search() {
 				continue // the sweep has seen it
 			}
 			left--
-			if !s.readStat(slot, c.now) {
+			if !s.slept(p) && !s.readStat(slot, c.now) {
 				s.evict(slot)
 			} else if isStuck(p.stat.state) {
 				c.leader(slot)
