@@ -43,11 +43,12 @@ type Observer interface {
 // lane that ran more than a tick late leaves an EventMissed with what it waited
 // in; the grid never drifts and no missed reading is passed over in silence.
 //
-// A lane sleeps, and every collector that may hang must read, by system calls
-// that the Go scheduler knows of (kernel.WaitUntil): a thread in a raw system
-// call keeps the scheduler from stopping the world, so that a garbage
-// collection would wait for it and everybody for the garbage collection. Raw
-// calls are for files that never wait.
+// A lane reads by raw system calls, of which the Go scheduler knows nothing,
+// but must neither sleep nor hang in one: the world cannot be stopped while a
+// thread is in a raw call, so that a garbage collection would wait for it and
+// everybody for the garbage collection. It sleeps by kernel.WaitUntil, and
+// collectors that may hang read by kernel.SlowReadAt, File.SlowRead and the
+// like.
 type Sampler struct {
 	ring  *Ring
 	focus *freezeframe.Focus
@@ -158,8 +159,8 @@ func (s *Sampler) Start() error {
 	if !s.started.CompareAndSwap(false, true) {
 		return errors.New("start the sampler: it was started before")
 	}
-	// A lane in a system call keeps its P until the scheduler takes it away:
-	// with one P a lane more than that, nobody else waits meanwhile.
+	// A lane in a raw system call keeps its P: with two more than lanes nobody
+	// else waits for one meanwhile.
 	if n := int(freezeframe.Lanes) + 2; runtime.GOMAXPROCS(0) < n {
 		runtime.GOMAXPROCS(n)
 	}
