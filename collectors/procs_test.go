@@ -767,3 +767,44 @@ func TestSleeperWakes(t *testing.T) {
 		t.Error("an active process has no thread row")
 	}
 }
+
+// Delays come by netlink for the threads that have rows; that of the CPU is
+// what schedstat says, whether the others are counted or not.
+func TestTaskDelays(t *testing.T) {
+	stats, err := kernel.OpenTaskstats()
+	if err != nil {
+		if os.Geteuid() == 0 {
+			t.Fatal(err)
+		}
+		t.Skipf("taskstats needs CAP_NET_ADMIN: %v", err)
+	}
+	h := live()
+	_, ts, _ := processCollectors(t, h)
+	ts.stats.Close()
+	ts.stats = stats // also where kernel.task_delayacct is 0
+	var pids []int32
+	for range 70 { // more than one batch
+		cmd := exec.Command("sleep", "300")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+		pids = append(pids, int32(cmd.Process.Pid))
+	}
+	stall(h, pids...)
+	var table freezeframe.Table
+	eventually(t, ts, &table, "every sleeper's CPU delay", func() bool {
+		waited := 0
+		for _, pid := range pids {
+			row := byName(t, ts, &table, int(pid))
+			if row == nil || row["state"] != 'S' || row["cpu_delay_ns"] != row["wait_ns"] {
+				return false
+			}
+			if row["wait_ns"] > 0 {
+				waited++
+			}
+		}
+		return waited > 0
+	})
+	noAllocations(t, ts)
+}
