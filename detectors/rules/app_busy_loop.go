@@ -83,7 +83,7 @@ func judgeBusyLoop(w freezeframe.Window) []freezeframe.Finding {
 		if claim == nil {
 			continue
 		}
-		ps := processesIn(w, core(claim))
+		ps := processesIn(w, around(core(claim)))
 		p := ps.byPID[sp.who.PID]
 		f := freezeframe.Finding{Culprit: ps.blame(sp.who), Explains: claim, Confidence: seen, Chain: story(sp.ms)}
 		name := named(f.Culprit.Comm, sp.who.PID)

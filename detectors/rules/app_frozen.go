@@ -25,15 +25,11 @@ func appFrozen() freezeframe.Rule {
 			}
 			s := ms.hull()
 			ps := processesIn(w, around(s))
+			cs := cgroupsIn(w, s)
 			groups := map[int]string{}
 			for _, pid := range ms.pids() {
 				isFrozen := func(c *control) bool { return c.max("frozen") != 0 }
-				c := ps.control(w, s, pid, "freezer", isFrozen)
-				if c == nil {
-					c = ps.control(w, s, pid, "freeze", isFrozen) // v2 has no controller of that name
-				}
-				if c != nil {
-					// The outermost frozen one is the one that was frozen.
+				if c := cs.of(ps.byPID[pid], "freezer", isFrozen); c != nil {
 					groups[pid] = c.path()
 				}
 			}

@@ -15,8 +15,20 @@ func cgroupPath(name string) string {
 	return name
 }
 
-// A control is a cgroup of a victim (its own or one above it) and the rows of
-// it in the cgroups source.
+// cgroups is the cgroups source over a span.
+type cgroups struct {
+	series freezeframe.Series
+	keys   map[string]freezeframe.Key
+	known  map[string]*control
+}
+
+func cgroupsIn(w freezeframe.Window, s freezeframe.Span) *cgroups {
+	cs := &cgroups{series: w.Between("cgroups", s), known: map[string]*control{}}
+	cs.keys = textKeys(w, &cs.series)
+	return cs
+}
+
+// A control is one cgroup over that span.
 type control struct {
 	name   string
 	series *freezeframe.Series
@@ -31,20 +43,24 @@ func (c *control) last(column string) uint64 {
 }
 func (c *control) path() string { return cgroupPath(c.name) }
 
-// control finds the innermost cgroup of a process, from its own up, for which
-// keep is true.
-func (ps *processes) control(w freezeframe.Window, s freezeframe.Span, pid int, controller string, keep func(*control) bool) *control {
-	p := ps.byPID[pid]
+// of finds the innermost cgroup of a process, from its own up, for which keep
+// is true. It asks keep once for each cgroup.
+func (cs *cgroups) of(p *process, controller string, keep func(*control) bool) *control {
 	if p == nil {
 		return nil
 	}
-	series := w.Between("cgroups", s)
-	keys := textKeys(w, &series)
 	for _, name := range freezeframe.CgroupPaths(p.cgroup, controller) {
-		if key, ok := keys[name]; ok {
-			if c := (&control{name, &series, key}); keep(c) {
-				return c
+		c, asked := cs.known[name]
+		if !asked {
+			if key, ok := cs.keys[name]; ok {
+				if got := (&control{name, &cs.series, key}); keep(got) {
+					c = got
+				}
 			}
+			cs.known[name] = c
+		}
+		if c != nil {
+			return c
 		}
 	}
 	return nil

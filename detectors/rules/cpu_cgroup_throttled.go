@@ -34,12 +34,10 @@ func judgeThrottled(w freezeframe.Window) []freezeframe.Finding {
 	}
 	s := around(ms.hull())
 	ps := processesIn(w, s)
-	throttled := func(pid int) *control {
-		return ps.control(w, s, pid, "cpu", func(c *control) bool { return c.grew("cpu_throttled_us") > 0 })
-	}
+	cs := cgroupsIn(w, s)
 	groups := map[int]*control{}
 	for _, pid := range ms.pids() {
-		groups[pid] = throttled(pid)
+		groups[pid] = cs.of(ps.byPID[pid], "cpu", func(c *control) bool { return c.grew("cpu_throttled_us") > 0 })
 	}
 	var out []freezeframe.Finding
 	for _, b := range split(ms, func(m *moment) string {

@@ -53,8 +53,8 @@ func judgeForkStorm(w freezeframe.Window) []freezeframe.Finding {
 	// Once a second is too seldom for a short storm: what the counter grew by
 	// in the readings around it, it grew by in the storm.
 	load := func(p *process) float64 {
-		g := one(w, "procs", s, p.key, "cutime_us")
-		h := one(w, "procs", s, p.key, "cstime_us")
+		g := one(w, "procs", wide, p.key, "cutime_us")
+		h := one(w, "procs", wide, p.key, "cstime_us")
 		return min(ratio(float64(g.sum+h.sum)/1e6, s.Length().Seconds()), float64(n))
 	}
 	var living float64

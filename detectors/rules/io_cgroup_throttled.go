@@ -41,12 +41,11 @@ func judgeIOThrottled(w freezeframe.Window) []freezeframe.Finding {
 	s := core(claim)
 	all, mounted, ps := disks(w, s), mounts(w, around(s)), processesIn(w, around(s))
 	limits := map[int]*control{}
+	cs := cgroupsIn(w, around(s))
 	for _, pid := range ms.pids() {
 		// The root's limit is everybody's: that makes a slow device.
 		limited := func(c *control) bool { return c.path() != "/" && c.max("io_limited") != 0 }
-		if limits[pid] = ps.control(w, around(s), pid, "blkio", limited); limits[pid] == nil {
-			limits[pid] = ps.control(w, around(s), pid, "io", limited)
-		}
+		limits[pid] = cs.of(ps.byPID[pid], "blkio", limited) // on v2 it is the one tree
 	}
 	var out []freezeframe.Finding
 	for _, b := range split(ms, func(m *moment) string {

@@ -46,12 +46,13 @@ func judgeFlushStorm(w freezeframe.Window) []freezeframe.Finding {
 	}
 	s := core(claim)
 	all, mounted := disks(w, s), mounts(w, around(s))
+	earlier := disks(w, before(w))
 	ms = ms.where(func(m *moment) bool {
 		d := deviceOf(w, all, mounted, m)
 		if d == nil {
 			return false
 		}
-		was := deviceNamed(disks(w, before(w)), d.name)
+		was := deviceNamed(earlier, d.name)
 		return d.flushes >= stormFlushes && (was == nil || d.flushes >= stormFlushTimes*was.flushes)
 	})
 	if claim = worth(w, ms.spans()); claim == nil {
@@ -94,7 +95,7 @@ func judgeFlushStorm(w freezeframe.Window) []freezeframe.Finding {
 	}
 	f.Culprit.Device = d.name
 	was := 0.0
-	if b := deviceNamed(disks(w, before(w)), d.name); b != nil {
+	if b := deviceNamed(earlier, d.name); b != nil {
 		was = b.flushes
 	}
 	f.Evidence = []freezeframe.Evidence{

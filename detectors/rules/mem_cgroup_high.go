@@ -29,8 +29,9 @@ func memCgroupHigh() freezeframe.Rule {
 			s := around(core(claim))
 			ps := processesIn(w, s)
 			f := freezeframe.Finding{Explains: claim, Confidence: seen, Chain: story(ms), Culprit: freezeframe.Culprit{Kind: freezeframe.CulpritHost}}
+			cs := cgroupsIn(w, s)
 			for _, pid := range ms.pids() {
-				c := ps.control(w, s, pid, "memory", func(c *control) bool { return c.grew("memory_high_events") > 0 })
+				c := cs.of(ps.byPID[pid], "memory", func(c *control) bool { return c.grew("memory_high_events") > 0 })
 				if c == nil {
 					continue
 				}

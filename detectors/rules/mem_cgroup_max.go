@@ -31,9 +31,10 @@ func judgeCgroupMax(w freezeframe.Window) []freezeframe.Finding {
 	}
 	s := around(ms.hull())
 	ps := processesIn(w, s)
+	cs := cgroupsIn(w, s)
 	groups := map[int]*control{}
 	for _, pid := range ms.pids() {
-		groups[pid] = atLimit(ps, w, s, pid)
+		groups[pid] = cs.of(ps.byPID[pid], "memory", atLimit)
 	}
 	var out []freezeframe.Finding
 	for _, b := range split(ms, func(m *moment) string {
@@ -48,7 +49,7 @@ func judgeCgroupMax(w freezeframe.Window) []freezeframe.Finding {
 			continue
 		}
 		f := freezeframe.Finding{Explains: claim, Chain: story(b.moments), Culprit: freezeframe.Culprit{Kind: freezeframe.CulpritHost}, Confidence: counted}
-		where := "its cgroup"
+		where := "A cgroup"
 		if b.key == "" {
 			// The stack says limit; which cgroup's could not be read.
 			if stacks < 0.5 {

@@ -42,13 +42,14 @@ func judgeDirectReclaim(w freezeframe.Window) []freezeframe.Finding {
 		// Without stacks, a limit of the victim's own cgroup may be as much to blame.
 		f.Confidence = counted
 		ps := processesIn(w, around(s))
+		cs := cgroupsIn(w, around(s))
 		for _, pid := range ms.pids() {
-			if atLimit(ps, w, around(s), pid) != nil {
+			if cs.of(ps.byPID[pid], "memory", atLimit) != nil {
 				return nil
 			}
 		}
-	case stacks:
-		f.Confidence = counted
+	case stacks && len(w.Between("vmstat", s).Tables) == 0:
+		f.Confidence = counted // the counters, which would prove or refute it, are missing
 	default:
 		return nil
 	}

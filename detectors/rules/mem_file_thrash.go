@@ -40,8 +40,9 @@ func judgeFileThrash(w freezeframe.Window) []freezeframe.Finding {
 	}
 	s := core(claim)
 	ps := processesIn(w, around(s))
+	cs := cgroupsIn(w, around(s))
 	for _, pid := range ms.pids() {
-		if atLimit(ps, w, around(s), pid) != nil {
+		if cs.of(ps.byPID[pid], "memory", atLimit) != nil {
 			return nil
 		}
 	}

@@ -65,8 +65,9 @@ func judgeSwapThrash(w freezeframe.Window) []freezeframe.Finding {
 	// In a cgroup at its limit the pages went out for its own processes.
 	ps := processesIn(w, around(s))
 	var mine func(*process) bool
+	cs := cgroupsIn(w, around(s))
 	for _, pid := range ms.pids() {
-		if c := atLimit(ps, w, around(s), pid); c != nil {
+		if c := cs.of(ps.byPID[pid], "memory", atLimit); c != nil {
 			mine = func(p *process) bool { return p.within("memory", c.name) }
 			f.Evidence = append(f.Evidence, evidence("cgroups", "memory_max_events", "cgroup %s was at its limit of %s", c.path(), size(c.max("memory_max_bytes"))))
 			f.Culprit.Cgroup = c.path()

@@ -78,10 +78,7 @@ func vmstat(w freezeframe.Window, f *freezeframe.Finding, s freezeframe.Span, co
 	return g.sum
 }
 
-// atLimit finds the memory cgroup of a process (its own or one above) that
-// reached its limit over a span.
-func atLimit(ps *processes, w freezeframe.Window, s freezeframe.Span, pid int) *control {
-	return ps.control(w, s, pid, "memory", func(c *control) bool {
-		return c.max("memory_max_bytes") > 0 && c.grew("memory_max_events") > 0 || c.max("under_oom") > 0
-	})
+// atLimit tells whether a memory cgroup reached its limit.
+func atLimit(c *control) bool {
+	return c.max("memory_max_bytes") > 0 && c.grew("memory_max_events") > 0 || c.max("under_oom") > 0
 }

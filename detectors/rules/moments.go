@@ -44,26 +44,26 @@ func telling(w *freezeframe.Wait) bool {
 
 // deepest divides a victim's wait into moments by what decides them: the last
 // holder of the chain whose own wait is a reason, else the one before it, else
-// the victim's wait.
-func deepest(a *freezeframe.Account, own *freezeframe.Wait) []moment {
+// the victim's wait. It appends them to out.
+func deepest(out []moment, a *freezeframe.Account, own *freezeframe.Wait) []moment {
+	if own.Holder == nil || len(a.Chain) == 0 {
+		return append(out, moment{own.Span, a, own, own, victim(a), 0})
+	}
 	rest := freezeframe.Union(own.Span)
-	var out []moment
-	if own.Holder != nil {
-		for i := len(a.Chain) - 1; i >= 0 && len(rest) > 0; i-- {
-			link := &a.Chain[i]
-			var told []freezeframe.Span
-			for j := range link.Waits {
-				w := &link.Waits[j]
-				if !telling(w) {
-					continue
-				}
-				for _, s := range rest.Within(w.Span) {
-					out = append(out, moment{s, a, own, w, link.Party, i + 1})
-					told = append(told, s)
-				}
+	for i := len(a.Chain) - 1; i >= 0 && len(rest) > 0; i-- {
+		link := &a.Chain[i]
+		var told []freezeframe.Span
+		for j := range link.Waits {
+			w := &link.Waits[j]
+			if !telling(w) {
+				continue
 			}
-			rest = rest.Minus(freezeframe.Union(told...))
+			for _, s := range rest.Within(w.Span) {
+				out = append(out, moment{s, a, own, w, link.Party, i + 1})
+				told = append(told, s)
+			}
 		}
+		rest = rest.Minus(freezeframe.Union(told...))
 	}
 	for _, s := range rest {
 		out = append(out, moment{s, a, own, own, victim(a), 0})
@@ -80,8 +80,11 @@ func victim(a *freezeframe.Account) freezeframe.Party {
 func roots(w freezeframe.Window, keep func(*moment) bool) moments {
 	ledger := w.Ledger()
 	stall := w.Stall()
-	told := felt(&stall, &ledger)
-	var out moments
+	var told freezeframe.Spans
+	if slices.ContainsFunc(ledger.Accounts, func(a freezeframe.Account) bool { return ours(&stall, &a) }) {
+		told = felt(&stall, &ledger)
+	}
+	var out, divided moments
 	for i := range ledger.Accounts {
 		a := &ledger.Accounts[i]
 		if a.Weight <= 0 {
@@ -89,16 +92,18 @@ func roots(w freezeframe.Window, keep func(*moment) bool) moments {
 		}
 		own := ours(&stall, a)
 		for j := range a.Waits {
-			for _, m := range deepest(a, &a.Waits[j]) {
-				if m.Length() <= 0 || !keep(&m) {
+			divided = deepest(divided[:0], a, &a.Waits[j])
+			for k := range divided {
+				m := &divided[k]
+				if m.Length() <= 0 || !keep(m) {
 					continue
 				}
 				if !own {
-					out = append(out, m)
+					out = append(out, *m)
 					continue
 				}
 				for _, s := range freezeframe.Union(m.Span).Minus(told) {
-					cut := m
+					cut := *m
 					cut.Span = s
 					out = append(out, cut)
 				}

@@ -269,7 +269,7 @@ func crowds(w freezeframe.Window, s freezeframe.Span, skip func(*process) bool) 
 			comm[t.pid] = t.comm
 		}
 	}
-	ps := processesIn(w, s)
+	ps := processesIn(w, around(s))
 	for _, p := range ps.list {
 		used[p.pid] = max(used[p.pid], p.cpu.rate()/1e6)
 	}

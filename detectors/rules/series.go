@@ -61,12 +61,6 @@ func (g *growth) seconds() float64 { return g.last.Sub(g.first).Seconds() }
 // rate is the growth a second; 0 with a single reading.
 func (g *growth) rate() float64 { return ratio(float64(g.sum), g.seconds()) }
 
-// over is the growth brought to a span that is shorter than the time between
-// the readings around it.
-func (g *growth) over(s freezeframe.Span) float64 {
-	return g.rate() * min(g.seconds(), s.Length().Seconds())
-}
-
 // one returns the growth of a column of a key over a span.
 func one(w freezeframe.Window, source string, s freezeframe.Span, key freezeframe.Key, column string) growth {
 	series := w.Between(source, s)
