@@ -67,6 +67,9 @@ func (b *baseline) p99() int64 {
 		return 0
 	}
 	above := b.total / 100
+	if above == 0 && b.total >= 20 {
+		above = 1 // of a few dozen, one that was held up is not the usual
+	}
 	for bin := baselineBins - 1; bin >= 0; bin-- {
 		n := uint32(b.counts[bin])
 		if n > above {

@@ -80,9 +80,16 @@ const (
 	// the others say the same.
 	manyWaits = 8
 
+	// doubtful is how long a wait is reported of which it is not certain that
+	// it is one.
+	doubtful = 10 * time.Second
 	// manyLosing connections of one service do not lose packets because one
 	// client went away.
 	manyLosing = 6
+
+	// sameJiffy is how far apart two moments may be that the kernel told in
+	// the same jiffy.
+	sameJiffy = 13 * time.Millisecond
 
 	watchMost = 32 // processes
 )
@@ -495,10 +502,12 @@ type conn struct {
 	comm     uint64
 	pids     uint64
 	pid      uint64
-	read     uint64              // bytes that the process has read
-	received freezeframe.Instant // the last request, as far as known
-	sent     freezeframe.Instant
-	talks    bool // answered several times before
+	arrived  uint64 // bytes that have arrived
+	replied  uint64 // bytes that were sent
+	segments uint64 // that were sent
+	open     bool   // what arrived last is not answered, though the clock cannot tell
+	read     uint64 // bytes that the process has read
+	talks    bool   // answered several times before
 	waits    [waitKinds]wait
 }
 
@@ -609,14 +618,18 @@ func (p *services) look(n *conn, row []uint64, now freezeframe.Instant) {
 		p.set(n, waitAccept, unaccepted, opened, now)
 	}
 
-	read := c.get(row, cBytesReceived) - min(rqueue, c.get(row, cBytesReceived))
+	// Whether something came is told by the bytes: received_at is made from an
+	// age in jiffies, and moves a little without anything having come.
+	arrived := c.get(row, cBytesReceived)
+	more := !fresh && arrived != n.arrived
+	read := arrived - min(rqueue, arrived)
 	if !fresh && read != n.read {
 		p.end(n, waitReceive, now, now) // it is being read
 	}
 	n.read = read
 	unread := serving && !unaccepted && rqueue > 0
 	since := received
-	if n.waits[waitReceive].began == 0 && !fresh && n.received == received {
+	if n.waits[waitReceive].began == 0 && !fresh && !more {
 		since = now // read a part, and the rest is not older than this
 	}
 	p.set(n, waitReceive, unread, since, now)
@@ -625,25 +638,29 @@ func (p *services) look(n *conn, row []uint64, now freezeframe.Instant) {
 	if s != nil && c.get(row, cBytesSent) > 0 {
 		s.sends = true
 	}
-	if serving && !unaccepted && sent != 0 && sent >= received {
+	n.open = stillOpen(n, fresh, arrived, c.get(row, cBytesSent), c.get(row, cSegsOut), now.Sub(received))
+	n.arrived, n.replied, n.segments = arrived, c.get(row, cBytesSent), c.get(row, cSegsOut)
+	answered := sent != 0 && sent >= received
+	if answered && n.open && sent.Sub(received) < sameJiffy {
+		answered = false
+	}
+	if serving && !unaccepted && answered {
 		if s != nil {
 			s.answered = max(s.answered, sent)
 			// One answer, once: those that were waited for count when they end.
-			if !fresh && received != n.received && received > p.began && n.waits[waitAnswer].began == 0 {
+			if more && received > p.began && n.waits[waitAnswer].began == 0 {
 				s.usual[waitAnswer].add(int64(sent.Sub(received)))
 			}
 		}
 		p.end(n, waitAnswer, max(sent, n.waits[waitAnswer].began), now)
 	} else {
-		w := &n.waits[waitAnswer]
-		if w.began != 0 && w.began != received {
+		if more {
 			// More of the request came: it was not complete, and nobody could
 			// have answered it.
 			p.drop(n, waitAnswer, now)
 		}
 		p.set(n, waitAnswer, serving && !unaccepted && rqueue == 0 && received != 0, received, now)
 	}
-	n.received, n.sent = received, sent
 
 	// The first transmission lies before the timeouts that have passed: rto/2^k
 	// was the first of k.
@@ -656,6 +673,22 @@ func (p *services) look(n *conn, row []uint64, now freezeframe.Instant) {
 	}
 	p.set(n, waitDelivery, delivery, max(acked, sent.Add(-passed)), now)
 	p.set(n, waitConnect, retransmits > 0 && state == tcpSynSent, now.Add(-passed), now)
+}
+
+// stillOpen tells whether what arrived last is known not to be answered. A
+// client that sends its next request as soon as it has the answer leaves
+// received_at and sent_at in the same jiffy, so that the clock cannot tell. It
+// is open when bytes arrived and none were sent since the reading before, or
+// when the kernel sent an acknowledgement by itself soon after: it does so 40
+// ms after data that nobody answers.
+func stillOpen(n *conn, fresh bool, arrived, replied, segments uint64, age time.Duration) bool {
+	switch {
+	case fresh || replied != n.replied:
+		return false
+	case arrived != n.arrived:
+		return true
+	}
+	return n.open || segments > n.segments && age < 2*slow && age >= 30*time.Millisecond
 }
 
 // set begins or ends a wait; one that has begun keeps its beginning.
@@ -744,7 +777,7 @@ func (p *services) judge(n *conn, kind int, now freezeframe.Instant) {
 	if kind == waitAnswer {
 		quality = max(quality, w.worth) // a stall does not become usual by lasting
 	}
-	if quality == 0 {
+	if quality == 0 || quality < 0.5 && age > doubtful {
 		return
 	}
 	if quality >= 0.5 || w.last == 0 {
@@ -768,7 +801,7 @@ func (p *services) judge(n *conn, kind int, now freezeframe.Instant) {
 func (p *services) worth(n *conn, s *service, kind int, age time.Duration, now freezeframe.Instant) float32 {
 	w := &n.waits[kind]
 	if w.calm {
-		return 0.2 // whether this is how it always is, nobody has seen
+		return 0 // whether this is how it always is, nobody has seen
 	}
 	others := s != nil && s.answered > w.began.Add(100*time.Millisecond)
 	switch kind {

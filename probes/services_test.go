@@ -283,7 +283,10 @@ func TestAnswerOfAServiceWithAHistory(t *testing.T) {
 	row := w.conns[5]
 	row["received_at"] = uint64(began)
 	row["bytes_received"] += 100
-	w.step(400 * time.Millisecond)
+	for range 8 { // the kernel tells ages in jiffies: received_at moves a little
+		w.step(50 * time.Millisecond)
+		row["received_at"]--
+	}
 	if q := w.best(waitAnswer); q < 0.9 {
 		t.Fatalf("quality %v, want 0.9: it has answered 40 times within 10 ms", q)
 	}
@@ -292,6 +295,37 @@ func TestAnswerOfAServiceWithAHistory(t *testing.T) {
 	w.step(50 * time.Millisecond)
 	if r := w.last(waitAnswer); r.began != began || r.done.Sub(began) != 420*time.Millisecond {
 		t.Errorf("began %v off, took %v: sent_at is exact", r.began.Sub(began), r.done.Sub(began))
+	}
+}
+
+// A client that sends its next request in the same jiffy as it got the answer.
+func TestAnswerToAClientInALoop(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		acks    uint64 // that the kernel sends by itself
+		quality float32
+	}{{"pending", 1, 0.9}, {"answered, and idle since", 0, 0}} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.serve(5, 40, 10*time.Millisecond)
+			w.step(3 * time.Second)
+			w.reports = nil
+			row := w.conns[5]
+			row["received_at"], row["sent_at"] = uint64(w.now), uint64(w.now)
+			row["bytes_received"] += 100
+			row["bytes_sent"] += 10
+			w.step(50 * time.Millisecond)
+			row["segs_out"] += tc.acks
+			w.step(800 * time.Millisecond)
+			if q := w.best(waitAnswer); q != tc.quality {
+				t.Errorf("quality %v, want %v", q, tc.quality)
+			}
+			row["segs_out"]++ // a keep-alive, long after
+			w.step(time.Second)
+			if q := w.best(waitAnswer); q != tc.quality {
+				t.Errorf("after a keep-alive: quality %v, want %v", q, tc.quality)
+			}
+		})
 	}
 }
 

@@ -33,6 +33,7 @@ func (w *stuckWorld) step(d time.Duration, busy bool) {
 		w.now = w.now.Add(250 * time.Millisecond)
 		if busy {
 			w.thread["timeslices"]++
+			w.proc["stime_us"] += 1000
 		}
 		tasks := map[freezeframe.Key]map[string]uint64{freezeframe.TaskKey(44, 5): w.thread}
 		src, t := table(stuckTaskColumns, tasks, w.now)
@@ -68,7 +69,8 @@ func TestStuck(t *testing.T) {
 		{"stopped at a terminal", func(w *stuckWorld) { w.proc["tty"] = 34816 }, 8 * time.Second,
 			func(w *stuckWorld) { w.proc["state"], w.thread["state"] = 'T', 'T' }, false},
 		{"waiting for work", nil, 8 * time.Second, func(w *stuckWorld) { w.thread["wchan"] = 101 }, false},
-		{"a kernel thread", func(w *stuckWorld) { w.proc["ppid"] = 2 }, 8 * time.Second, func(w *stuckWorld) { w.thread["state"] = 'D' }, false},
+		{"a kernel thread", func(w *stuckWorld) { w.proc["ppid"] = 2 }, 8 * time.Second,
+			func(w *stuckWorld) { w.proc["state"], w.thread["state"] = 'D', 'D' }, false},
 		{"known too short", nil, 2 * time.Second, func(w *stuckWorld) { w.thread["state"] = 'D' }, false},
 		{"idle before", func(w *stuckWorld) { w.step(10*time.Second, false) }, time.Second, func(w *stuckWorld) { w.thread["state"] = 'D' }, false},
 	} {
