@@ -21,9 +21,15 @@ type LoopFS struct {
 	Number string // "7:N", as blkio and bdi want it
 }
 
+// file returns a new path in the run's scratch directory.
+func (s *Scene) file(what string) string {
+	s.names++
+	return filepath.Join(s.Dir, what+strconv.Itoa(s.names))
+}
+
 // Loop makes a loop device over a new sparse file. flags go to losetup.
 func (s *Scene) Loop(megabytes int, flags ...string) *LoopFS {
-	l := &LoopFS{File: filepath.Join(s.Dir, s.Name("disk"))}
+	l := &LoopFS{File: s.file("disk")}
 	f, err := os.Create(l.File)
 	s.Check(err)
 	s.Check(f.Truncate(int64(megabytes) << 20))
@@ -46,7 +52,7 @@ func (s *Scene) LoopFS(megabytes int, mkfs ...string) *LoopFS {
 	l := s.Loop(megabytes)
 	args := append([]string{"-q", "-F", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"}, mkfs...)
 	s.Check(command("mkfs.ext4", append(args, l.Device)...))
-	l.Mount = filepath.Join(s.Dir, s.Name("mnt"))
+	l.Mount = s.file("mnt")
 	s.Check(os.Mkdir(l.Mount, 0o755))
 	s.lab.janitor.later("umount", l.Mount)
 	s.Check(command("mount", "-o", "noatime", l.Device, l.Mount))
@@ -253,7 +259,7 @@ func isOthers(name string) bool {
 
 // SwapFile adds swap for the run.
 func (s *Scene) SwapFile(megabytes int) {
-	file := filepath.Join(s.Dir, s.Name("swap"))
+	file := s.file("swap")
 	s.Check(command("fallocate", "-l", strconv.Itoa(megabytes<<20), file))
 	s.Check(os.Chmod(file, 0o600))
 	s.Check(command("mkswap", "-q", file))

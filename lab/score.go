@@ -53,6 +53,7 @@ type Score struct {
 	StartDiff float64  // ms, report − users
 	EndDiff   float64  // ms
 	Extra     []string // reports of what no user saw
+	ReportID  string
 	Got       []string // causes in order, with culprits: what was said
 	Explained float64  // of the first cause
 }
@@ -195,7 +196,7 @@ func (r *Result) judge(d diagnosis, f Fault, views []View) {
 	r.Detected = true
 	r.StartDiff = float64(mono(best.Stall.Start)-r.View.Start) / 1e6
 	r.EndDiff = float64(mono(best.Stall.End)-r.View.End) / 1e6
-	r.Got = best.said()
+	r.Got, r.ReportID = best.said(), best.ID
 	if len(best.Causes) == 0 {
 		return
 	}

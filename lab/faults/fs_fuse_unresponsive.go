@@ -66,7 +66,7 @@ func fuseFault(s *lab.Scene, delay string, edges func(*lab.Proc) (begin, end fun
 }
 
 func mountFuse(s *lab.Scene, delay string) (mount string, daemon *lab.Proc) {
-	mount = filepath.Join(s.Dir, s.Name("fuse"))
+	mount = filepath.Join(s.Dir, "objects")
 	s.Check(os.Mkdir(mount, 0o755))
 	s.Later("umount", mount)
 	return mount, s.Start(lab.Cmd{Name: "objectfs", Role: "fusedaemon", Args: []string{mount, delay}})
