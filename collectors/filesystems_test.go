@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -91,7 +90,6 @@ func TestLocksWaiter(t *testing.T) {
 		t.Fatal(err)
 	}
 	waiter := exec.Command("flock", path, "true")
-	waiter.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := waiter.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -396,7 +395,6 @@ func TestOtherNamespace(t *testing.T) {
 	r := openLive(t, c, conns)
 	child := exec.Command("ip", "netns", "exec", name, "python3", "-c",
 		"import socket,time; s=socket.socket(); s.bind(('0.0.0.0',4321)); s.listen(7); time.sleep(60)")
-	child.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := child.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -561,7 +559,7 @@ l=socket.socket(); l.bind(("127.0.0.1",5000)); l.listen(50)
 c=[socket.create_connection(("127.0.0.1",5000)) for i in range(5)]
 a=[l.accept() for i in range(4)]
 time.sleep(60)'`)
-	child.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	child.Stderr = os.Stderr
 	if err := child.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -11,7 +11,9 @@ import (
 // InNetns runs do on a thread of its own that has entered the network
 // namespace behind path (/proc/PID/ns/net). What do opens stays in that
 // namespace; the thread is thrown away, because one that failed to come back
-// would poison whatever goroutine got it next. Entering takes CAP_SYS_ADMIN.
+// would poison whatever goroutine got it next. A process that some goroutine
+// started with Pdeathsig dies with it, if it was started on that thread: do not
+// use Pdeathsig in a program that calls this. Entering takes CAP_SYS_ADMIN.
 func InNetns(path string, do func() error) error {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
