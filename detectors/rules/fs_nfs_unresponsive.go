@@ -24,18 +24,23 @@ func fsNFSUnresponsive() freezeframe.Rule {
 			ms := roots(w, func(m *moment) bool {
 				return !inClass(freezeframe.OnCPU, freezeframe.Runnable, freezeframe.Idle)(m) && in(m.wait, "rpc_wait_bit_killable", "rpc_wait_*", "__rpc_execute", "nfs_*", "nfs4_*", "__nfs*")
 			})
-			claim := worth(w, ms.spans())
+			told := symptoms(w, func(sy *freezeframe.Symptom) bool { return refusal(sy, "nfs server not responding") })
+			claim := worth(w, freezeframe.Union(append(told, ms.spans()...)...))
 			if claim == nil {
 				return nil
 			}
 			f := freezeframe.Finding{Explains: claim, Confidence: seen, Chain: story(ms), Culprit: freezeframe.Culprit{Kind: freezeframe.CulpritHost}}
 			var shares []mount
-			for _, mt := range mounts(w, around(ms.hull())) {
+			for _, mt := range mounts(w, around(w.Stall().Span)) {
 				if strings.HasPrefix(mt.fstype, "nfs") {
 					shares = append(shares, mt)
 				}
 			}
-			mt := mountOfMoment(w, shares, ms.longest())
+			long := ms.longest()
+			var mt *mount
+			if long != nil {
+				mt = mountOfMoment(w, shares, long)
+			}
 			if mt == nil && len(shares) == 1 {
 				mt = &shares[0]
 			}
@@ -50,8 +55,9 @@ func fsNFSUnresponsive() freezeframe.Rule {
 				f.Culprit.Address = server
 				f.Evidence = append(f.Evidence, evidence(freezeframe.EventKernelLog, "", "the kernel: %s", quote(line.Text)))
 			}
-			long := ms.longest()
-			f.Evidence = append(f.Evidence, evidence("tasks", "stack", "slept in %s", quote(orElse(long.wait.Stack, long.wait.Wchan))))
+			if long != nil {
+				f.Evidence = append(f.Evidence, evidence("tasks", "stack", "slept in %s", quote(orElse(long.wait.Stack, long.wait.Wchan))))
+			}
 			f.Summary = fmt.Sprintf("%s did not answer for %s.", orElse(server, "An NFS server"), length(claim.Length()))
 			return []freezeframe.Finding{f}
 		},

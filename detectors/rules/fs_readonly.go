@@ -30,7 +30,34 @@ func fsReadonly() freezeframe.Rule {
 					}
 				}
 			}
+			if len(out) == 0 {
+				out = remounted(w)
+			}
 			return out
 		},
 	}
+}
+
+// remounted finds the mount that the kernel says it made read-only, before any
+// write was refused: "EXT4-fs (sda1): Remounting filesystem read-only".
+func remounted(w freezeframe.Window) []freezeframe.Finding {
+	line := logged(w, time.Second, "emounting filesystem read-only")
+	claim := worth(w, symptoms(w, func(sy *freezeframe.Symptom) bool { return refusal(sy, "remounted read-only") }))
+	if line == nil || claim == nil {
+		return nil
+	}
+	rest, _ := after(line.Text, "(")
+	device := word(rest, "):")
+	f := freezeframe.Finding{
+		Culprit: freezeframe.Culprit{Kind: freezeframe.CulpritDevice, Device: device}, Explains: claim, Confidence: seen,
+		Summary:  "The kernel made the filesystem on " + device + " read-only.",
+		Evidence: []freezeframe.Evidence{evidence(freezeframe.EventKernelLog, "", "the kernel: %s", quote(line.Text))},
+	}
+	for _, m := range mounts(w, around(w.Stall().Span)) {
+		if m.source == "/dev/"+device && device != "" {
+			f.Culprit = freezeframe.Culprit{Kind: freezeframe.CulpritMount, Mount: m.point, Device: m.source}
+			break
+		}
+	}
+	return []freezeframe.Finding{f}
 }

@@ -52,7 +52,7 @@ func judgeDeviceError(w freezeframe.Window) []freezeframe.Finding {
 	ms := roots(w, func(m *moment) bool {
 		return m.wait.Class == freezeframe.DeviceWait || m.wait.Class == freezeframe.FilesystemWait && in(m.wait, append([]string{"folio_wait*", "wait_on_page*", "wait_on_buffer", "bit_wait_io"}, inJournal...)...)
 	})
-	refused := symptoms(w, func(sy *freezeframe.Symptom) bool { return refusal(sy, "EIO") })
+	refused := symptoms(w, func(sy *freezeframe.Symptom) bool { return refusal(sy, "EIO", "I/O error") })
 	claim := worth(w, freezeframe.Union(append(ms.spans(), refused...)...))
 	if claim == nil {
 		return nil

@@ -26,9 +26,26 @@ func kernelHungTask() freezeframe.Rule {
 			"Now: `cat /proc/PID/stack`, and `echo w > /proc/sysrq-trigger` for all such threads (then `dmesg`).",
 			"So that it does not come back: the innermost functions of the stack name the driver or filesystem to look at.",
 		},
-		Reads: []string{sourceLedger, "tasks.state", "tasks.stack", freezeframe.EventKernelLog},
+		Reads: []string{sourceLedger, sourceSymptoms, "tasks.state", "tasks.stack", freezeframe.EventKernelLog},
 		Judge: judgeHungTask,
 	}
+}
+
+// onlyTold is the finding when the kernel names a task that was not sampled:
+// "INFO: task jbd2/vda1-8:212 blocked for more than 122 seconds."
+func onlyTold(line *logLine, claim freezeframe.Spans) freezeframe.Finding {
+	f := freezeframe.Finding{
+		Culprit: freezeframe.Culprit{Kind: freezeframe.CulpritHost}, Explains: claim, Confidence: counted,
+		Summary:  "The kernel reports a thread that is stuck in it.",
+		Evidence: []freezeframe.Evidence{evidence(freezeframe.EventKernelLog, "", "the kernel: %s", quote(line.Text))},
+	}
+	rest, _ := after(line.Text, "task ")
+	name, _, _ := strings.Cut(rest, " blocked for more than")
+	if i := strings.LastIndexByte(name, ':'); i > 0 && leadingInt(name[i+1:]) > 0 {
+		f.Culprit = freezeframe.Culprit{Kind: freezeframe.CulpritProcess, PID: leadingInt(name[i+1:]), Comm: name[:i]}
+		f.Summary = "The kernel reports that " + named(f.Culprit.Comm, f.Culprit.PID) + " is stuck in it."
+	}
+	return f
 }
 
 func judgeHungTask(w freezeframe.Window) []freezeframe.Finding {
@@ -50,11 +67,18 @@ func judgeHungTask(w freezeframe.Window) []freezeframe.Finding {
 	}
 	// With the kernel's word every such wait counts, else only long ones.
 	ms := roots(w, func(m *moment) bool { return waits(m) && (line != nil || m.Length() >= hungFloor) })
-	claim := worth(w, ms.spans())
+	told := symptoms(w, func(sy *freezeframe.Symptom) bool { return refusal(sy, "hung task") })
+	claim := worth(w, freezeframe.Union(append(told, ms.spans()...)...))
 	if claim == nil {
 		return nil
 	}
 	long := ms.longest()
+	if long == nil {
+		if line == nil {
+			return nil
+		}
+		return []freezeframe.Finding{onlyTold(line, claim)}
+	}
 	c := freezeframe.Culprit{Kind: freezeframe.CulpritProcess, PID: long.who.PID, Comm: long.who.Comm}
 	if h := long.wait.Holder; h != nil && h.PID != 0 {
 		c.PID, c.Comm = h.PID, h.Comm

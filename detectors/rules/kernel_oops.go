@@ -17,14 +17,14 @@ func kernelOops() freezeframe.Rule {
 			"Now: save `dmesg` to another machine and plan a reboot; nothing on this one can be relied on.",
 			"So that it does not come back: report the crash with its stack to the kernel's vendor; kdump keeps more of it.",
 		},
-		Reads:    []string{sourceLedger, freezeframe.EventKernelLog},
+		Reads:    []string{sourceLedger, sourceSymptoms, freezeframe.EventKernelLog},
 		Subsumes: bringsAbout("kernel.soft_lockup", "kernel.rcu_stall"),
 		Judge: func(w freezeframe.Window) []freezeframe.Finding {
 			line := logged(w, 60*time.Second, "BUG: unable to handle", "BUG: kernel NULL pointer", "kernel BUG at", "Oops: ", "general protection fault, ", "Internal error: ")
 			if line == nil || strings.Contains(line.Text, "soft lockup") {
 				return nil
 			}
-			claim := sinceLine(w, line, 0)
+			claim := sinceLine(w, line, 0, "oops")
 			if claim == nil {
 				return nil
 			}

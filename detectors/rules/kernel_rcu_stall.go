@@ -17,14 +17,14 @@ func kernelRCUStall() freezeframe.Rule {
 			"Now: save `dmesg`; the stacks below the line show what each CPU did.",
 			"So that it does not come back: look for real-time threads at 100 %, an overloaded virtual machine host, a broken driver.",
 		},
-		Reads:    []string{sourceLedger, freezeframe.EventKernelLog},
+		Reads:    []string{sourceLedger, sourceSymptoms, freezeframe.EventKernelLog},
 		Subsumes: bringsAbout("cpu.contention"),
 		Judge: func(w freezeframe.Window) []freezeframe.Finding {
 			line := logged(w, watchdogBefore, "detected stalls on CPUs", "self-detected stall on CPU", "detected expedited stalls")
 			if line == nil {
 				return nil
 			}
-			claim := sinceLine(w, line, 21*time.Second) // rcu_cpu_stall_timeout
+			claim := sinceLine(w, line, 21*time.Second, "rcu stall") // rcu_cpu_stall_timeout
 			if claim == nil {
 				return nil
 			}

@@ -18,7 +18,7 @@ func kernelSoftLockup() freezeframe.Rule {
 			"Now: save `dmesg`; the stack below the line names the driver.",
 			"So that it does not come back: update the kernel or driver; in a virtual machine look for an overloaded host first.",
 		},
-		Reads:    []string{sourceLedger, freezeframe.EventKernelLog},
+		Reads:    []string{sourceLedger, sourceSymptoms, freezeframe.EventKernelLog},
 		Subsumes: bringsAbout("cpu.contention", "cpu.affinity_hotspot"),
 		Judge: func(w freezeframe.Window) []freezeframe.Finding {
 			line := logged(w, watchdogBefore, "soft lockup - CPU#")
@@ -29,7 +29,7 @@ func kernelSoftLockup() freezeframe.Rule {
 			if rest, ok := after(line.Text, "stuck for "); ok && leadingInt(rest) > 0 {
 				stuck = time.Duration(min(leadingInt(rest), 3600)) * time.Second
 			}
-			claim := sinceLine(w, line, stuck)
+			claim := sinceLine(w, line, stuck, "soft lockup")
 			if claim == nil {
 				return nil
 			}

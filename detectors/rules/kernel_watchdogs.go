@@ -27,7 +27,10 @@ func outOfAction(m *moment) bool {
 	return inClass(freezeframe.Runnable, freezeframe.MachineGone, freezeframe.KernelLock, freezeframe.Unseen)(m)
 }
 
-func sinceLine(w freezeframe.Window, line *logLine, back time.Duration) freezeframe.Spans {
+// sinceLine returns when victims were out of action from a while before the
+// kernel's line on, and the symptom (by its Err) that the line itself is.
+func sinceLine(w freezeframe.Window, line *logLine, back time.Duration, err string) freezeframe.Spans {
 	ms := roots(w, outOfAction)
-	return worth(w, ms.spans().Within(freezeframe.Span{Start: line.At.Add(-back), End: w.Stall().End}))
+	told := symptoms(w, func(sy *freezeframe.Symptom) bool { return refusal(sy, err) })
+	return worth(w, freezeframe.Union(append(told, ms.spans().Within(freezeframe.Span{Start: line.At.Add(-back), End: w.Stall().End})...)...))
 }

@@ -34,6 +34,10 @@ func judgeCgroupPIDs(w freezeframe.Window) []freezeframe.Finding {
 		if refusedForks == 0 || limit == 0 || most < limit-limit/50 {
 			continue
 		}
+		told := logged(w, stall.Length(), "fork rejected by pids controller")
+		if told != nil && !strings.Contains(told.Text, cgroupPath(name)) {
+			told = nil
+		}
 		// Those in the cgroup, or below it, whose work did not get done, and the
 		// refusals that the limits probe counted in it.
 		claim := worth(w, symptoms(w, func(sy *freezeframe.Symptom) bool {
@@ -42,7 +46,7 @@ func judgeCgroupPIDs(w freezeframe.Window) []freezeframe.Finding {
 					return sy.Err == "" || refusal(sy, "EAGAIN")
 				}
 			}
-			return refusal(sy, "EAGAIN") && strings.HasSuffix(sy.Target, " "+name)
+			return refusal(sy, "EAGAIN") && strings.HasSuffix(sy.Target, " "+name) || told != nil && refusal(sy, "fork rejected")
 		}))
 		if claim == nil {
 			continue
@@ -52,9 +56,9 @@ func judgeCgroupPIDs(w freezeframe.Window) []freezeframe.Finding {
 			Summary:  fmt.Sprintf("%s had %d processes and threads, as many as it may; %d more were refused.", cgroupPath(name), most, refusedForks),
 			Evidence: []freezeframe.Evidence{evidence("cgroups", "pids_max_events", "%d forks refused; %d of %d in use", refusedForks, most, limit)},
 		}
-		if line := logged(w, stall.Length(), "fork rejected by pids controller"); line != nil && strings.Contains(line.Text, cgroupPath(name)) {
+		if told != nil {
 			f.Confidence = proven
-			f.Evidence = append(f.Evidence, evidence(freezeframe.EventKernelLog, "", "the kernel: %s", quote(line.Text)))
+			f.Evidence = append(f.Evidence, evidence(freezeframe.EventKernelLog, "", "the kernel: %s", quote(told.Text)))
 		}
 		if biggest := ps.ranked(func(p *process) uint64 {
 			if p.within("pids", name) {
