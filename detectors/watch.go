@@ -3,7 +3,6 @@ package detectors
 import (
 	"context"
 	"fmt"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -42,8 +41,9 @@ type Options struct {
 	// OnVerdict is told the verdict as soon as a stall is over; the incident
 	// with the time after it follows on Incidents.
 	OnVerdict func(Incident)
-	// Realtime asks for real-time scheduling of the whole process, so that
-	// recording goes on where ordinary processes starve.
+	// Realtime asks for real-time scheduling of the whole process, and for its
+	// memory to stay resident, so that recording goes on where ordinary
+	// processes starve.
 	Realtime bool
 }
 
@@ -89,11 +89,6 @@ func Start(o Options) (*Watch, error) {
 	if o.Quiet == 0 {
 		o.Quiet = DefaultQuiet
 	}
-	// A lane that sleeps in the kernel must not keep the others, or a garbage
-	// collection, from a processor of the Go scheduler.
-	if want := int(freezeframe.Lanes) + 2; runtime.GOMAXPROCS(0) < want {
-		runtime.GOMAXPROCS(want)
-	}
 	w := &Watch{
 		opts: o, focus: &freezeframe.Focus{}, ring: recorder.NewRing(o.RingBytes),
 		late: make(chan freezeframe.Lateness, 4096), out: make(chan Incident, maxKept), done: make(chan struct{}),
@@ -105,6 +100,12 @@ func Start(o Options) (*Watch, error) {
 			w.need(freezeframe.Need{
 				What: "run with real-time priority", Lost: "readings may come late while ordinary processes starve",
 				Fix: "run as root, or grant CAP_SYS_NICE", Err: err.Error(),
+			})
+		}
+		if err := kernel.MlockAll(); err != nil {
+			w.need(freezeframe.Need{
+				What: "keep the recorder in memory", Lost: "readings may come late while memory is short",
+				Fix: "run as root, or grant CAP_IPC_LOCK", Err: err.Error(),
 			})
 		}
 	}
