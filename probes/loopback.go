@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	loopbackEvery   = 100 * time.Millisecond
-	loopbackConnect = 10 // every tenth time over a fresh connection
+	loopbackEvery   = 200 * time.Millisecond
+	loopbackConnect = 5 // every fifth time over a fresh connection
 	loopbackFloor   = 100 * time.Millisecond
 )
 
