@@ -74,8 +74,11 @@ var signs = []sign{
 	{"fcntl_setlk", freezeframe.FileLock},
 	{"__break_lease", freezeframe.FileLock},
 	{"pipe_write", freezeframe.PipeWait},
-	{"pipe_read", freezeframe.PipeWait},
-	{"pipe_wait", freezeframe.PipeWait},
+	{"pipe_wait_writable", freezeframe.PipeWait},
+	// Whoever reads a pipe waits for work; ledger.go knows the exception, a
+	// parent that reads what its child says.
+	{"pipe_read", freezeframe.Idle},
+	{"pipe_wait", freezeframe.Idle},
 	{"wait_for_partner", freezeframe.PipeWait},
 
 	{"unix_wait_for_peer", freezeframe.PeerWait},

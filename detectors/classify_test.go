@@ -14,6 +14,7 @@ func TestPlacesOfRealKernels(t *testing.T) {
 	}{
 		{place{state: 'S', stack: "anon_pipe_write<-vfs_write<-ksys_write<-do_syscall_64"}, freezeframe.PipeWait},
 		{place{state: 'S', wchan: "pipe_write"}, freezeframe.PipeWait},
+		{place{state: 'S', stack: "anon_pipe_read<-vfs_read<-ksys_read"}, freezeframe.Idle},
 		{place{state: 'S', stack: "locks_lock_inode_wait<-__do_sys_flock<-do_syscall_64"}, freezeframe.FileLock},
 		{place{state: 'S', stack: "fcntl_setlk<-do_fcntl<-__x64_sys_fcntl"}, freezeframe.FileLock},
 		{place{state: 'S', stack: "inet_csk_accept<-inet_accept<-do_accept<-__sys_accept4"}, freezeframe.Idle},

@@ -503,12 +503,18 @@ func (b *book) hold(th *thread, w *freezeframe.Wait) {
 			}
 		}
 	case freezeframe.PipeWait:
-		side, verb := "readers", "reads "
-		if strings.Contains(w.Stack+w.Wchan, "pipe_read") {
-			side, verb = "writers", "writes "
+		if pid := b.end(w.File, "readers", th.pid); pid != 0 {
+			w.Holder = &freezeframe.Party{PID: pid, Comm: b.comm(pid), Why: "reads " + w.File}
 		}
-		if pid := b.end(w.File, side, th.pid); pid != 0 {
-			w.Holder = &freezeframe.Party{PID: pid, Comm: b.comm(pid), Why: verb + w.File}
+	case freezeframe.Idle:
+		// Reading a pipe is waiting for work, unless a child writes it: then
+		// the child is what is waited for.
+		if !strings.HasPrefix(w.File, "pipe:") {
+			return
+		}
+		if pid := b.end(w.File, "writers", th.pid); pid != 0 && b.parents[pid] == th.pid {
+			w.Class = freezeframe.PipeWait
+			w.Holder = &freezeframe.Party{PID: pid, Comm: b.comm(pid), Why: "writes " + w.File}
 		}
 	case freezeframe.PeerWait:
 		// A Unix socket: the table of TCP connections does not know it.

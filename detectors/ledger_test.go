@@ -261,3 +261,19 @@ func TestVictimThatIsNotSampledByThread(t *testing.T) {
 	whole(t, l)
 	near(t, "stopped", classes(&l.Accounts[0])[freezeframe.Stopped], 2*second)
 }
+
+func TestReadingAPipeIsIdleUnlessAChildWritesIt(t *testing.T) {
+	for parent, want := range map[int]freezeframe.Class{1: freezeframe.Idle, 7: freezeframe.PipeWait} {
+		w := stalled()
+		sampled(w, 7, func(at time.Duration) windowtest.V {
+			return windowtest.V{"state": 'S', "wchan": "anon_pipe_read", "file": "pipe:[5]", "timeslices": 1}
+		})
+		w.Rows("procs", second, windowtest.Task(40), func(time.Duration) windowtest.V {
+			return windowtest.V{"comm": "convert", "ppid": parent, "state": 'R'}
+		})
+		w.Event(2500*ms, freezeframe.EventEnds, "pipe:[5]", "file", "pipe:[5]", "readers", "7", "writers", "40")
+		l := Account(w)
+		whole(t, l)
+		near(t, "written by a child of "+string(rune('0'+parent)), classes(&l.Accounts[0])[want], 2*second)
+	}
+}
