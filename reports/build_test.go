@@ -113,6 +113,18 @@ func tenthsOf(f float64) int {
 	return 10*whole + tenth
 }
 
+// Time that two findings claim belongs to the first.
+func TestNoTimeIsExplainedTwice(t *testing.T) {
+	w, v, m := frozen()
+	half := freezeframe.Span{Start: w.stall.Start, End: w.stall.Start + freezeframe.Instant(w.stall.Length())/2}
+	v.Findings[0].Explains = freezeframe.Spans{half}
+	v.Findings[1].Explains = freezeframe.Spans{half}
+	r := Build(w, v, m)
+	if a, b := r.Causes[0].ExplainedPct, r.Causes[1].ExplainedPct; a != 50 || b != 0 || r.UnexplainedPct != 50 {
+		t.Errorf("shares %v and %v, unexplained %v", a, b, r.UnexplainedPct)
+	}
+}
+
 func TestFingerprint(t *testing.T) {
 	base := freezeframe.Culprit{Kind: "process", PID: 12, Comm: "java", Exe: "/usr/bin/java", Cmdline: "java -Xmx512m -jar a.jar --port 8080"}
 	with := func(change func(*freezeframe.Culprit)) freezeframe.Culprit { c := base; change(&c); return c }
@@ -182,6 +194,11 @@ func TestReusedPIDIsToldApart(t *testing.T) {
 	}
 	if p, _ := process(w, 44, hostile); p.exe != "/sbin/fsfreeze" {
 		t.Errorf("pid 44 as it was gave %q", p.exe)
+	}
+	// What the process became after the stall is not what it was in it.
+	w.add("procs", w.stall.End+second, freezeframe.TaskKey(12, 7), map[string]any{"comm": "gunicorn", "exe": "/usr/bin/other"})
+	if p, _ := process(w, 12, ""); p.exe != "/usr/bin/python3" {
+		t.Errorf("pid 12 after the stall was used: %q", p.exe)
 	}
 	if _, ok := process(w, 45, ""); ok {
 		t.Error("a pid that was never seen was found")
