@@ -150,6 +150,9 @@ func (t *Tracker) Step(now freezeframe.Instant) (open bool, ended *freezeframe.S
 		if !it.counts() {
 			continue
 		}
+		if it.late.Quality < minQuality {
+			continue // it may have been felt; it does not keep a stall open
+		}
 		if it.inFlight(now) {
 			return true, nil
 		}

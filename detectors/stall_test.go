@@ -156,3 +156,13 @@ func TestManyLateWaitsAreBounded(t *testing.T) {
 		t.Fatalf("%d items kept, bound is %d", len(tr.items), maxItems)
 	}
 }
+
+func TestDoubtfulWorkDoesNotHoldAStallOpen(t *testing.T) {
+	doubtful := answer(1000*ms, 0, 0)
+	doubtful.Quality, doubtful.Target = 0.2, "0.0.0.0:81"
+	reports := append([]freezeframe.Lateness{answer(1000*ms, 0, 2000*ms)}, inFlight(doubtful, 2000*ms, 9*time.Second)...)
+	stalls, ended, _ := run(t, 8*time.Second, reports...)
+	if len(ended) != 1 || len(stalls) != 1 || stalls[0].Length() != time.Second {
+		t.Fatalf("%d ended, stalls %+v", len(ended), stalls)
+	}
+}
