@@ -74,24 +74,21 @@ func (it *item) inFlight(now freezeframe.Instant) bool {
 	return it.late.Done == 0 && it.late.Err == "" && now.Sub(it.at) <= forgotten
 }
 
-// counts tells whether the item is late enough to be part of a stall.
+// counts tells whether the item is late enough to be part of a stall that
+// something else opened: half of what opens one, so that a stall does not seem
+// to end while its last waits are merely shorter.
 func (it *item) counts() bool {
 	l := &it.late
-	if l.Err != "" {
-		return true
-	}
-	return l.Late() >= max(l.Floor, timesUsual*l.Usual)
+	return l.Err != "" || 2*l.Late() >= max(l.Floor, timesUsual*l.Usual)
 }
 
 // opens tells whether the item may open a stall by itself.
 func (it *item) opens() bool {
-	if !it.counts() || it.late.Quality < minQuality {
+	l := &it.late
+	if l.Quality < minQuality {
 		return false
 	}
-	if it.late.Err != "" {
-		return true
-	}
-	return it.late.Late() >= alone[it.late.Probe]
+	return l.Err != "" || l.Late() >= max(l.Floor, timesUsual*l.Usual, alone[l.Probe])
 }
 
 // synthetic tells whether a probe does work of its own, which no user waits for.
@@ -186,7 +183,8 @@ func (t *Tracker) forget(now freezeframe.Instant) {
 }
 
 // stall merges the items into symptoms. The edges are those of what people
-// and services felt; our own probes decide only when nothing else was late.
+// and services felt; of our own work only the heartbeats may move them, unless
+// nothing else was late.
 func (t *Tracker) stall(now freezeframe.Instant, ongoing bool) *freezeframe.Stall {
 	s := &freezeframe.Stall{Ongoing: ongoing}
 	felt := false
@@ -200,13 +198,21 @@ func (t *Tracker) stall(now freezeframe.Instant, ongoing bool) *freezeframe.Stal
 			continue
 		}
 		span := it.span(now)
-		if edge := !felt || (!synthetic(it.late.Probe) && it.late.Quality >= minQuality); edge {
-			if s.Start == 0 || span.Start < s.Start {
-				s.Start = span.Start
-			}
-			s.End = max(s.End, span.End)
+		if !felt || (!synthetic(it.late.Probe) && it.late.Quality >= minQuality) {
+			s.Span = hull(s.Span, span)
 		}
 		addSymptom(s, it, span)
+	}
+	if felt {
+		// A thread that only wants to wake up feels what every thread feels,
+		// those of the users' programs among them.
+		for i := range t.items {
+			if it := &t.items[i]; it.counts() && (it.late.Probe == "heartbeat" || it.late.Probe == "heartbeat_rt") {
+				if span := it.span(now); span.And(s.Span).Length() > 0 {
+					s.Span = hull(s.Span, span)
+				}
+			}
+		}
 	}
 	// A symptom that began long before what people felt would only blur it.
 	s.Symptoms = slices.DeleteFunc(s.Symptoms, func(sy freezeframe.Symptom) bool {
@@ -218,6 +224,13 @@ func (t *Tracker) stall(now freezeframe.Instant, ongoing bool) *freezeframe.Stal
 		return cmp.Or(cmp.Compare(rank(&a), rank(&b)), cmp.Compare(b.Worst, a.Worst))
 	})
 	return s
+}
+
+func hull(a, b freezeframe.Span) freezeframe.Span {
+	if a.Start == 0 {
+		return b
+	}
+	return freezeframe.Span{Start: min(a.Start, b.Start), End: max(a.End, b.End)}
 }
 
 func rank(sy *freezeframe.Symptom) int {

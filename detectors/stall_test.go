@@ -166,3 +166,20 @@ func TestDoubtfulWorkDoesNotHoldAStallOpen(t *testing.T) {
 		t.Fatalf("%d ended, stalls %+v", len(ended), stalls)
 	}
 }
+
+func TestStallIsNotOverWhileItsLastWaitsAreMerelyShorter(t *testing.T) {
+	stalls, _, _ := run(t, 6*time.Second, answer(1000*ms, 0, 2000*ms), answer(2100*ms, 0, 2250*ms), answer(4000*ms, 0, 4150*ms))
+	if len(stalls) != 1 || stalls[0].Length() != 1250*ms {
+		t.Fatalf("stalls %+v, want one until 2.25 s", stalls)
+	}
+}
+
+func TestHeartbeatMovesTheEdgesOfAStallItOverlaps(t *testing.T) {
+	beat := func(from, to time.Duration) freezeframe.Lateness {
+		return freezeframe.Lateness{Probe: "heartbeat", Began: at(from), Done: at(to), Seen: at(to), Floor: 100 * ms, Quality: 1}
+	}
+	stalls, _, _ := run(t, 6*time.Second, answer(1000*ms, 0, 2000*ms), beat(1900*ms, 2300*ms), beat(2500*ms, 2650*ms))
+	if len(stalls) != 1 || stalls[0].Length() != 1300*ms {
+		t.Fatalf("stalls %+v, want one of 1.3 s", stalls)
+	}
+}

@@ -144,9 +144,10 @@ func Start(o Options) (*Watch, error) {
 	return w, nil
 }
 
-// realtimePriority is low among real-time priorities: above everything
-// ordinary, below whatever an administrator made real-time on purpose.
-const realtimePriority = 1
+// realtimePriority lies just below that of the kernel's threaded interrupt
+// handlers (50): a real-time thread that starves the others must not starve
+// the recorder that is to name it. What we do at it is bounded.
+const realtimePriority = 49
 
 // report hands a probe's lateness to the loop; it never waits.
 func (w *Watch) report(l freezeframe.Lateness) {
