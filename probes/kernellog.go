@@ -22,8 +22,9 @@ import (
 // memory, a device or filesystem that fails, a server that does not respond, a
 // table that is full. What users feel is in the line.
 type kernelLog struct {
-	hub  *hub
-	path string // "" is /dev/kmsg
+	hub    *hub
+	owners *serviceOwners
+	path   string // "" is /dev/kmsg
 }
 
 const (
@@ -60,7 +61,7 @@ func (p *kernelLog) Run(ctx context.Context, late func(freezeframe.Lateness)) er
 	stop := context.AfterFunc(ctx, func() { file.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 
-	lines := kernelLines{hub: p.hub, late: late}
+	lines := kernelLines{hub: p.hub, owners: p.owners, late: late}
 	buf := make([]byte, 16<<10) // CONSOLE_EXT_LOG_MAX is 8 KiB
 	for {
 		n, err := file.Read(buf)
@@ -135,8 +136,9 @@ func unescapeKmsg(b []byte) string {
 
 // kernelLines turns records into events and reports.
 type kernelLines struct {
-	hub  *hub
-	late func(freezeframe.Lateness)
+	hub    *hub
+	owners *serviceOwners // may be nil: then who was killed is not looked at
+	late   func(freezeframe.Lateness)
 
 	next       uint64 // the sequence that should follow
 	ahead      time.Duration
@@ -146,6 +148,13 @@ type kernelLines struct {
 	lost       uint64
 	told       [len(kernelSymptoms)]freezeframe.Instant
 }
+
+const (
+	oomKill = "oom kill"
+	// killedOther is the quality of a kill that took no service: a batch job
+	// that is killed keeps nobody waiting.
+	killedOther = 0.4
+)
 
 // kernelSymptoms are the lines that are symptoms: all parts must occur.
 var kernelSymptoms = [...]struct {
@@ -158,7 +167,7 @@ var kernelSymptoms = [...]struct {
 	{"hard lockup", 0.9, []string{"hard LOCKUP"}},
 	{"rcu stall", 0.9, []string{"rcu", "stall"}},
 	{"workqueue lockup", 0.8, []string{"workqueue lockup"}},
-	{"oom kill", 0.9, []string{"Killed process", "total-vm"}},
+	{oomKill, 0.9, []string{"Killed process", "total-vm"}},
 	{"filesystem error", 0.8, []string{"EXT4-fs error"}},
 	{"filesystem error", 0.8, []string{"XFS", "hutting down filesystem"}},
 	{"filesystem error", 0.8, []string{"BTRFS", "error"}},
@@ -222,8 +231,12 @@ func (k *kernelLines) take(r kmsg, now freezeframe.Instant) {
 	k.hub.suspect(now)
 	s := kernelSymptoms[symptom]
 	l := freezeframe.Lateness{Probe: "kernel_log", Target: s.kind, Began: at, Done: at, Seen: now, Quality: s.quality, Err: s.kind}
-	if pid, comm := kernelVictim(r.text); pid != 0 {
+	pid, comm := kernelVictim(r.text)
+	if pid != 0 {
 		l.Victims = []freezeframe.Victim{{PID: pid, Comm: comm}}
+	}
+	if s.kind == oomKill && pid != 0 && k.owners != nil && !k.owners.serves(pid) {
+		l.Quality = killedOther
 	}
 	k.late(l)
 }

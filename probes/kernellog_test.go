@@ -184,3 +184,17 @@ func TestKernelLogThatIsNotThere(t *testing.T) {
 		t.Error("no error")
 	}
 }
+
+func TestAKillOpensAStallOnlyWhereItTookAService(t *testing.T) {
+	owners := &serviceOwners{}
+	owners.set("0.0.0.0:80", []freezeframe.Victim{{PID: 4242, Comm: "java"}})
+	for pid, opens := range map[string]bool{"4242": true, "77": false} {
+		var got []freezeframe.Lateness
+		k := &kernelLines{hub: newHub(Options{}), owners: owners, late: func(l freezeframe.Lateness) { got = append(got, l) }}
+		now := freezeframe.Instant(time.Hour)
+		k.take(kmsg{sequence: 1, at: time.Duration(now), text: "Memory cgroup out of memory: Killed process " + pid + " (java) total-vm:1kB"}, now)
+		if len(got) != 1 || (got[0].Quality >= 0.5) != opens {
+			t.Errorf("pid %s: %+v, want opens %v", pid, got, opens)
+		}
+	}
+}

@@ -63,9 +63,11 @@ var refusals = [...]struct {
 	target  string // with %s for the name
 	quality float64
 }{
-	refusedPIDs:       {"EAGAIN", "pids limit of %s", 0.9},
-	refusedCgroupOOM:  {"oom_kill", "memory of %s", 0.9},
-	refusedOOM:        {"oom_kill", "memory of the host", 0.9},
+	refusedPIDs: {"EAGAIN", "pids limit of %s", 0.9},
+	// Whether anybody waits for what was killed is not known here: kernel_log
+	// knows who it was.
+	refusedCgroupOOM:  {"oom_kill", "memory of %s", 0.4},
+	refusedOOM:        {"oom_kill", "memory of the host", 0.4},
 	refusedConntrack:  {"conntrack table full", "conntrack", 0.9},
 	refusedNeighbours: {"neighbour table full", "neighbours", 0.8},
 	refusedFiles:      {"ENFILE", "file handles", 0.8},

@@ -45,7 +45,7 @@ func All(o Options) []freezeframe.Probe {
 		services,
 		newStuck(h),
 		newLimits(h),
-		&kernelLog{hub: h},
+		&kernelLog{hub: h, owners: services.owners},
 	}
 	for _, target := range o.HTTP {
 		all = append(all, &active{hub: h, owners: services.owners, target: target, http: true})

@@ -236,6 +236,20 @@ func (o *serviceOwners) set(listener string, owners []freezeframe.Victim) {
 	o.by[listener] = owners
 }
 
+// serves tells whether a process is one of a service's, as last seen.
+func (o *serviceOwners) serves(pid int) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, owners := range o.by {
+		for _, v := range owners {
+			if v.PID == pid {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // of returns who serves host:port, nil when that is nobody on this host.
 func (o *serviceOwners) of(address string) []freezeframe.Victim {
 	host, port, err := net.SplitHostPort(address)
@@ -419,8 +433,9 @@ func (p *services) observeListeners(t *freezeframe.Table) {
 			s.told.calm = queue > 0 && now.Sub(p.began) < slow
 		}
 		s.seen = now
+		had, hadAll := s.pid, s.pids
 		s.address, s.comm, s.pids, s.pid = c.get(row, lAddress), c.get(row, lComm), c.get(row, lPIDs), c.get(row, lPID)
-		if fresh || learn {
+		if fresh || learn || s.pid != had || s.pids != hadAll {
 			p.send(report{kind: -1, target: s.address, comm: s.comm, pids: s.pids, pid: s.pid})
 		}
 
@@ -715,11 +730,12 @@ func (p *services) end(n *conn, kind int, done, now freezeframe.Instant) {
 		took := int64(done.Sub(w.began))
 		if kind == waitAnswer {
 			s.answered = max(s.answered, done)
-			// A thousand clients that waited for one stall are one lesson.
-			if took > int64(firstSight) {
+			// A thousand clients that waited for one stall are one lesson, and
+			// so are the four whose answers came in its first pause.
+			if took > int64(firstSight) || took > int64(answerFloor)/2 && took > farBeyond*s.usual[kind].p99() {
 				if now.Sub(s.learnt) >= time.Second {
 					s.learnt = now
-					s.usual[kind].learn(took, int64(firstSight))
+					s.usual[kind].learn(took, int64(answerFloor)/2)
 				}
 			} else {
 				s.usual[kind].add(took)

@@ -46,7 +46,7 @@ func judgeLockContention(w freezeframe.Window) []freezeframe.Finding {
 		}
 		if h := long.wait.Holder; h != nil && h.PID != 0 {
 			f.Culprit, f.Confidence = ps.blame(*h), seen
-		} else if t := worksOn(w, core(claim), long); t != nil {
+		} else if t := worksOn(w, core(claim), long, b.pids()); t != nil {
 			f.Culprit, f.Confidence = ps.blame(freezeframe.Party{PID: t.pid, Comm: orElse(ps.name(t.pid), t.comm)}), counted
 			f.Evidence = append(f.Evidence, evidence("tasks", "file", "%s was at work on the same file, %s", named(t.comm, t.pid), long.wait.File))
 		}
@@ -81,9 +81,9 @@ func kernelUser(ps *processes, victims []int) *process {
 	return list[0]
 }
 
-// worksOn finds a thread that is in a system call on the file that a waiter
-// waits on, and does not wait for the lock itself.
-func worksOn(w freezeframe.Window, s freezeframe.Span, m *moment) *thread {
+// worksOn finds a thread of a process that does not suffer, in a system call
+// on the file that a waiter waits on, and does not wait for the lock itself.
+func worksOn(w freezeframe.Window, s freezeframe.Span, m *moment, victims []int) *thread {
 	if m.wait.File == "" {
 		return nil
 	}
@@ -96,7 +96,7 @@ func worksOn(w freezeframe.Window, s freezeframe.Span, m *moment) *thread {
 	})
 	var best *thread
 	for _, t := range threadsIn(w, s) {
-		if !on[t.tid] || t.tid == m.who.TID || 2*t.stackIn(w, lockWaits...) > t.seen {
+		if !on[t.tid] || slices.Contains(victims, t.pid) || 2*t.stackIn(w, lockWaits...) > t.seen {
 			continue
 		}
 		if best == nil || t.stuck > best.stuck || t.stuck == best.stuck && t.run.sum > best.run.sum {

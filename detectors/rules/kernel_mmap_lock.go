@@ -44,10 +44,11 @@ func kernelMmapLock() freezeframe.Rule {
 }
 
 func onMmapLock(m *moment) bool {
-	if m.wait.Class != freezeframe.KernelLock && m.wait.Class != freezeframe.SwapIn && m.wait.Class != freezeframe.Unseen || !in(m.wait, "rwsem_*", "down_*", "__down_*") {
-		return false
+	switch m.wait.Class {
+	case freezeframe.KernelLock, freezeframe.SwapIn, freezeframe.Unseen:
+		return inFrames(lockCaller(m.wait.Stack), mmapCallers...)
 	}
-	return inFrames(lockCaller(m.wait.Stack), mmapCallers...)
+	return false
 }
 
 func judgeMmapLock(w freezeframe.Window) []freezeframe.Finding {

@@ -301,11 +301,16 @@ func plain(frame string) string {
 }
 
 // lockCaller is the function that wanted the kernel lock a stack sleeps on:
-// which lock it is follows from who asks for it.
+// which lock it is follows from who asks for it. Kernels that leave the lock's
+// own functions out of /proc/PID/stack, as they do the scheduler's, show it
+// innermost.
 func lockCaller(stack string) string {
-	locking := false
+	locking, first := false, ""
 	for frame := range strings.SplitSeq(stack, "<-") {
 		f := plain(frame)
+		if first == "" {
+			first = f
+		}
 		switch {
 		case hasPrefix(f, "rwsem_", "down_", "__down", "mutex_lock", "__mutex", "mmap_read_lock", "mmap_write_lock", "rt_mutex", "schedule", "__schedule", "io_schedule", "preempt_schedule"):
 			locking = true
@@ -313,7 +318,10 @@ func lockCaller(stack string) string {
 			return f
 		}
 	}
-	return ""
+	if locking {
+		return ""
+	}
+	return first
 }
 
 func hasPrefix(s string, prefixes ...string) bool {
