@@ -35,10 +35,12 @@ $(PAGE)/node_modules/.package-lock.json: $(PAGE)/package-lock.json
 	@command -v npm >/dev/null || { echo "npm is missing: apt-get install npm"; exit 1; }
 	cd $(PAGE) && npm ci --silent --no-audit --no-fund && touch node_modules/.package-lock.json
 
+# One package at a time: tests that freeze something for real must not be the
+# neighbours of tests that watch.
 test: page ## run every test, those of the page too; as root nothing is skipped
 	cd $(PAGE) && npm test --silent
 	$(GO) vet ./...
-	$(GO) test -timeout 20m ./...
+	$(GO) test -p 1 -timeout 20m ./...
 
 race: ## run the Go tests under the race detector (needs gcc)
 	CGO_ENABLED=1 $(GO) test -race -timeout 30m ./...

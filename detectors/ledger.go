@@ -38,6 +38,7 @@ func Account(w freezeframe.Window) freezeframe.Ledger {
 		for _, v := range sy.Victims {
 			accounts = append(accounts, b.accounts(i, v, sy.Span)...)
 		}
+		b.masters(accounts)
 		weigh(accounts)
 		slices.SortStableFunc(accounts, func(x, y freezeframe.Account) int { return cmp.Compare(y.Weight, x.Weight) })
 		for j := range accounts {
@@ -567,6 +568,22 @@ func (b *book) end(file, side string, not int) int {
 		}
 	}
 	return 0
+}
+
+// masters makes the waits of a process for children that are victims like
+// itself idle: it is the master of a pool, and waiting for them is its work.
+func (b *book) masters(accounts []freezeframe.Account) {
+	for i := range accounts {
+		pid := accounts[i].Victim.PID
+		if !slices.ContainsFunc(accounts, func(a freezeframe.Account) bool { return b.parents[a.Victim.PID] == pid }) {
+			continue
+		}
+		for j := range accounts[i].Waits {
+			if w := &accounts[i].Waits[j]; w.Class == freezeframe.ChildWait {
+				w.Class, w.Holder = freezeframe.Idle, nil
+			}
+		}
+	}
 }
 
 // strong classes keep a thread from work that it has; a thread in a weak one

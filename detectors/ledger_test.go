@@ -277,3 +277,22 @@ func TestReadingAPipeIsIdleUnlessAChildWritesIt(t *testing.T) {
 		near(t, "written by a child of "+string(rune('0'+parent)), classes(&l.Accounts[0])[want], 2*second)
 	}
 }
+
+func TestMasterOfAPoolIsIdle(t *testing.T) {
+	w := windowtest.New(6*second, 2*second, 4*second)
+	w.Symptom(freezeframe.Symptom{Probe: "accept", Target: "0.0.0.0:80", Victims: []freezeframe.Victim{{PID: 6}, {PID: 7}}})
+	sampled(w, 6, func(time.Duration) windowtest.V {
+		return windowtest.V{"pid": 6, "state": 'S', "wchan": "do_wait", "timeslices": 1}
+	})
+	sampled(w, 7, func(time.Duration) windowtest.V {
+		return windowtest.V{"pid": 7, "state": 'S', "wchan": "hrtimer_nanosleep", "timeslices": 1}
+	})
+	w.Rows("procs", second, windowtest.Task(7), func(time.Duration) windowtest.V { return windowtest.V{"comm": "worker", "ppid": 6, "state": 'S'} })
+	l := Account(w)
+	whole(t, l)
+	for _, a := range l.Accounts {
+		if (a.Weight > 0) != (a.Victim.PID == 7) {
+			t.Errorf("pid %d weighs %v", a.Victim.PID, a.Weight)
+		}
+	}
+}

@@ -182,23 +182,45 @@ func (t *Tracker) forget(now freezeframe.Instant) {
 	})
 }
 
+const (
+	edgeOwn = iota
+	edgeRefused
+	edgeWait
+)
+
+// edge is how well an item's moments tell when a stall began and ended.
+func (it *item) edge() int {
+	switch {
+	case synthetic(it.late.Probe):
+		return edgeOwn
+	case it.late.Err != "":
+		return edgeRefused
+	}
+	return edgeWait
+}
+
 // stall merges the items into symptoms. The edges are those of what people
 // and services felt; of our own work only the heartbeats may move them, unless
 // nothing else was late.
 func (t *Tracker) stall(now freezeframe.Instant, ongoing bool) *freezeframe.Stall {
 	s := &freezeframe.Stall{Ongoing: ongoing}
-	felt := false
+	// The best there is decides: waits of users' work, else work of theirs
+	// that was refused (whose moments are known only by the reading), else our
+	// own.
+	best := edgeOwn
 	for i := range t.items {
-		it := &t.items[i]
-		felt = felt || it.opens() && !synthetic(it.late.Probe)
+		if t.items[i].opens() {
+			best = max(best, t.items[i].edge())
+		}
 	}
+	felt := best > edgeOwn
 	for i := range t.items {
 		it := &t.items[i]
 		if !it.counts() {
 			continue
 		}
 		span := it.span(now)
-		if !felt || (!synthetic(it.late.Probe) && it.late.Quality >= minQuality) {
+		if it.edge() >= best && (!felt || it.late.Quality >= minQuality) {
 			s.Span = hull(s.Span, span)
 		}
 		addSymptom(s, it, span)

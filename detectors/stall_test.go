@@ -183,3 +183,11 @@ func TestHeartbeatMovesTheEdgesOfAStallItOverlaps(t *testing.T) {
 		t.Fatalf("stalls %+v, want one of 1.3 s", stalls)
 	}
 }
+
+func TestRefusedWorkDoesNotBlurTheEdgesOfWaits(t *testing.T) {
+	refused := freezeframe.Lateness{Probe: "limits", Target: "ports", Began: at(500 * ms), Done: at(2500 * ms), Seen: at(2500 * ms), Err: "EADDRNOTAVAIL", Quality: 0.8}
+	stalls, _, _ := run(t, 6*time.Second, answer(1000*ms, 0, 2000*ms), refused)
+	if len(stalls) != 1 || stalls[0].Length() != time.Second || len(stalls[0].Symptoms) != 2 {
+		t.Fatalf("stalls %+v, want one with the edges of the wait", stalls)
+	}
+}

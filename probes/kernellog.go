@@ -174,7 +174,7 @@ var kernelSymptoms = [...]struct {
 	{"remounted read-only", 0.9, []string{"emounting filesystem read-only"}},
 	{"I/O error", 0.6, []string{"I/O error"}},
 	{"nfs server not responding", 0.8, []string{"nfs: server", "not responding"}},
-	{"table full", 0.8, []string{"table full, dropping packet"}},
+	{"conntrack table full", 0.8, []string{"nf_conntrack: table full", "dropping packet"}}, // from 6.12 on with "in netns N"
 	{"neighbour table full", 0.8, []string{"neighbor table overflow"}},
 	{"fork rejected", 0.8, []string{"fork rejected by pids controller"}},
 	{"transmit timeout", 0.8, []string{"NETDEV WATCHDOG"}},

@@ -83,9 +83,12 @@ const (
 	// doubtful is how long a wait is reported of which it is not certain that
 	// it is one.
 	doubtful = 10 * time.Second
-	// manyLosing connections of one service do not lose packets because one
-	// client went away.
-	manyLosing = 6
+	// manyLosing connections of one service, and losingTimes as many as there
+	// usually are, do not lose packets because a client or two went away.
+	manyLosing  = 3
+	losingTimes = 3
+	// losingMemory is over how many readings the usual number is averaged.
+	losingMemory = 400
 
 	// sameJiffy is how far apart two moments may be that the kernel told in
 	// the same jiffy.
@@ -382,8 +385,11 @@ type service struct {
 	learnt   freezeframe.Instant // when a slow answer was last learned from
 	slowNow  uint16              // missing answers older than slow, in this reading
 	losing   uint16              // connections that lose packets, in this reading
-	stalled  bool                // a wait was reported as a stall, in this reading
-	unseen   bool                // a connection that waits for accept is in the table
+	// losingUsual is how many there are on average: the clients of a public
+	// service come and go without a word.
+	losingUsual float32
+	stalled     bool // a wait was reported as a stall, in this reading
+	unseen      bool // a connection that waits for accept is in the table
 }
 
 // usuallySlow tells whether answers are often as long as this at this service.
@@ -601,6 +607,7 @@ func (p *services) observeConnections(t *freezeframe.Table) {
 		if s.waiting[waitReceive] == 0 {
 			s.usual[waitReceive].add(0)
 		}
+		s.losingUsual += (float32(s.losing) - s.losingUsual) / losingMemory
 	}
 	p.conns.expire(now)
 }
@@ -855,7 +862,7 @@ func (p *services) worth(n *conn, s *service, kind int, age time.Duration, now f
 		if n.listener == 0 && p.listeners.has(n.pid) {
 			return 0.6 // a service that waits for another
 		}
-		if kind == waitDelivery && s != nil && s.losing >= manyLosing {
+		if kind == waitDelivery && s != nil && s.losing >= manyLosing && float32(s.losing) >= losingTimes*s.losingUsual {
 			return 0.6
 		}
 	}

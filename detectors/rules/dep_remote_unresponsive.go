@@ -2,6 +2,7 @@ package rules
 
 import (
 	"fmt"
+	"slices"
 
 	"freezeframe"
 )
@@ -45,9 +46,13 @@ func judgeRemote(w freezeframe.Window) []freezeframe.Finding {
 		}
 		return p
 	}
+	deaf := notAccepting(w)
 	silent := func(m *moment) bool {
 		if m.wait.Class != freezeframe.PeerWait || onUnixSend(m) {
 			return false
+		}
+		if p := of(m); p.pid != 0 && slices.Contains(deaf.pids, p.pid) || p.address != "" && slices.Contains(deaf.addresses, p.address) {
+			return false // it is a user of a service that is itself what stalled
 		}
 		c, ok := conns[m.wait.File]
 		// A server that waits for its client is waiting for work; and what is
@@ -97,6 +102,23 @@ func judgeRemote(w freezeframe.Window) []freezeframe.Finding {
 		}
 		return freezeframe.Culprit{Kind: freezeframe.CulpritHost}
 	}, "waited for an answer")...)
+}
+
+// notAccepting returns the services on this host that did not accept.
+func notAccepting(w freezeframe.Window) (deaf struct {
+	pids      []int
+	addresses []string
+}) {
+	stall := w.Stall()
+	for i := range stall.Symptoms {
+		if sy := &stall.Symptoms[i]; sy.Probe == "accept" {
+			deaf.addresses = append(deaf.addresses, sy.Target)
+			for _, v := range sy.Victims {
+				deaf.pids = append(deaf.pids, v.PID)
+			}
+		}
+	}
+	return deaf
 }
 
 // A connection as seen over a span.
