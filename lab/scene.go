@@ -23,9 +23,9 @@ import (
 // Lab is the place for runs: a scratch directory, the janitor, the launcher of
 // programs. One run at a time.
 type Lab struct {
-	Bin     string        // freezeframe; empty: inject and measure only
-	For     time.Duration // how long freezeframe watches
-	Out     string        // where JSON and .frz files are kept; empty: nowhere
+	Bin string        // freezeframe; empty: inject and measure only
+	For time.Duration // how long freezeframe watches
+	Out string        // where JSON and .frz files are kept; empty: nowhere
 	// The course of a run: Warm of ordinary use, the fault, After of ordinary use.
 	Warm, After time.Duration
 
@@ -120,6 +120,7 @@ func (l *Lab) Run(f Fault, o RunOptions) (res Result) {
 			s.result.Invalid = strings.TrimSpace(s.result.Invalid + "\nnot cleaned up: " + err.Error())
 		}
 		s.result.Took = time.Since(begin)
+		l.settle()
 		res = s.result
 	}()
 	dir, err := os.MkdirTemp(l.dir, "run")
@@ -138,6 +139,15 @@ func (l *Lab) Run(f Fault, o RunOptions) (res Result) {
 	score(&s.result, f, s.truth)
 	s.result.Waits = nil // scored; a lab makes hundreds of runs
 	return s.result
+}
+
+// settle waits until the disk has taken back what a run gave up: deleting its
+// files must not slow the next one.
+func (l *Lab) settle() {
+	if fd, err := unix.Open(l.dir, unix.O_RDONLY|unix.O_CLOEXEC, 0); err == nil {
+		_ = unix.Syncfs(fd)
+		_ = unix.Close(fd)
+	}
 }
 
 // RunOptions say which run to make.

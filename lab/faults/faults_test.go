@@ -49,6 +49,15 @@ func TestEveryCauseHasAFault(t *testing.T) {
 			t.Errorf("%s: it needs a near miss and words for both", f.Name)
 		}
 	}
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range names {
+		if !strings.Contains(string(readme), "`"+name+"`") {
+			t.Errorf("README.md does not list %s", name)
+		}
+	}
 	for _, c := range causes {
 		if !made[c] {
 			t.Errorf("nothing makes %s", c)

@@ -3,7 +3,6 @@ package faults
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 	"time"
 
@@ -27,9 +26,9 @@ var memCgroupMax = []lab.Fault{
 	{
 		Name:      "mem.cgroup_max/page-cache",
 		Cause:     "mem.cgroup_max",
-		About:     "a helper in the cgroup writes a large file; each allocation of the service first has to write it out",
+		About:     "a helper in the cgroup writes a large file to a disk of 10 MB/s; what the service allocates has to wait until some of it is written out",
 		MissAbout: "the same file in a cgroup without a limit",
-		Needs:     needs(root, controller("memory")),
+		Needs:     needs(root, controller("memory"), controller("blkio"), program("mkfs.ext4", "losetup")),
 		Shortest:  time.Second,
 		Run:       func(s *lab.Scene) { churnCache(s, 40<<20) },
 		Miss:      func(s *lab.Scene) { churnCache(s, -1) },
@@ -48,7 +47,7 @@ func growToLimit(s *lab.Scene, mib int) {
 	group.Set("memory.limit_in_bytes", strconv.Itoa(100<<20))
 	group.Set("memory.oom_control", "1")
 	place := lab.Place{Cgroups: []string{group.Dir}}
-	svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Work: []string{"touch:256"}}, place)
+	svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Work: []string{"refault:256"}}, place)
 	helper := s.Start(lab.Cmd{Name: "importer", Role: "grower", Args: []string{strconv.Itoa(mib)}, Place: place})
 	s.BlameGroup(helper)
 	s.Blame(lab.Guilty{Cgroups: []string{group.Path}})
@@ -73,15 +72,21 @@ func grower(args []string) {
 }
 
 func churnCache(s *lab.Scene, limit int) {
+	fs := s.LoopFS(640, "-O", "^has_journal")
 	group := s.Cgroup("memory")
 	place := lab.Place{Cgroups: []string{group.Dir}}
-	svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Work: []string{"touch:2048"}}, place)
-	helper := s.Start(lab.Cmd{Name: "importer", Role: "cachechurn", Args: []string{filepath.Join(s.Dir, "import.tmp")}, Place: place})
+	svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Work: []string{"refault:2048"}}, place)
+	helper := s.Start(lab.Cmd{Name: "importer", Role: "cachechurn", Args: []string{fs.Path("import.tmp")}, Place: place})
 	group.Set("memory.limit_in_bytes", strconv.Itoa(limit))
 	s.BlameGroup(helper)
 	s.Blame(lab.Guilty{Cgroups: []string{group.Path}})
 	s.Watch(svc)
-	s.Break(saying(s, "go", helper), killing(s, helper))
+	const rate = "blkio.throttle.write_bps_device"
+	s.Throttle(fs, rate, 10<<20)
+	s.Break(saying(s, "go", helper), func() {
+		s.Throttle(fs, rate, 0)
+		killing(s, helper)()
+	})
 }
 
 // cacheChurner overwrites a file of 512 MiB from 32 threads when told to go.

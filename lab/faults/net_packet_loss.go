@@ -1,6 +1,10 @@
 package faults
 
 import (
+	"fmt"
+	"io"
+	"net"
+	"os"
 	"time"
 
 	"freezeframe/lab"
@@ -13,33 +17,81 @@ var netPacketLoss = []lab.Fault{
 		Cause:     "net.packet_loss",
 		AlsoOK:    []string{"net.firewall_drop"}, // a rule does it
 		About:     "the path to the users of a Go service loses every packet",
-		MissAbout: "it loses the packets of somebody else",
+		MissAbout: "it loses 30 % of a replication stream that nobody waits for",
 		Needs:     needs(root, program("ip", "nft")),
-		Run:       func(s *lab.Scene) { lose(s, "tcp sport 1-65535 drop") },
-		Miss:      func(s *lab.Scene) { lose(s, "udp dport 9 drop") },
+		Run:       func(s *lab.Scene) { lose(s, "") },
+		Miss:      func(s *lab.Scene) { loseStream(s, "numgen random mod 100 < 30") },
+		Roles:     map[string]func([]string){"streamsink": streamSink, "stream": stream},
 	},
 	{
 		Name:      "net.packet_loss/some",
 		Cause:     "net.packet_loss",
 		AlsoOK:    []string{"net.firewall_drop"},
 		About:     "it loses 70 % of them",
-		MissAbout: "it loses 1 in 1,000 and makes up for it",
+		MissAbout: "it loses 2 % of a replication stream that nobody waits for",
 		Needs:     needs(root, program("ip", "nft")),
 		Shortest:  1200 * time.Millisecond,
-		Run:       func(s *lab.Scene) { lose(s, "tcp sport 1-65535 numgen random mod 100 < 70 drop") },
-		Miss:      func(s *lab.Scene) { lose(s, "udp dport 9 numgen random mod 1000 < 1 drop") },
+		Run:       func(s *lab.Scene) { lose(s, "numgen random mod 100 < 70") },
+		Miss:      func(s *lab.Scene) { loseStream(s, "numgen random mod 100 < 2") },
 	},
 }
 
-// lose drops what rule matches where the users' namespace takes packets in:
-// what the service sends is lost after it left this host.
-func lose(s *lab.Scene, rule string) {
+// lose drops which TCP packets where the users' namespace takes them in: what
+// the service sends is lost after it left this host.
+func lose(s *lab.Scene, which string) {
 	ns := s.Netns()
 	svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Host: ns.HostIP}, lab.Place{})
 	svc.UsersIn(ns)
-	s.Blame(lab.Guilty{Addresses: []string{ns.IP}, Interfaces: []string{ns.HostLink}})
+	s.Blame(lab.Guilty{Addresses: []string{ns.IP, ns.HostIP}, Interfaces: []string{ns.HostLink}}) // both ends lose the other
 	s.Watch(svc)
-	s.Break(func() {
-		ns.Nft("table inet lossy { chain in { type filter hook input priority 0; " + rule + "; }; }")
-	}, func() { ns.Nft("delete table inet lossy") })
+	s.Break(lossy(ns, "meta l4proto tcp "+which))
+}
+
+func lossy(ns *lab.Netns, rule string) (begin, end func()) {
+	return func() {
+		ns.Nft("table inet lossy { chain in { type filter hook input priority 0; " + rule + " drop; }; }")
+	}, func() { ns.Nft("delete table inet lossy") }
+}
+
+// loseStream drops packets of a stream into the namespace, but none of the
+// service's users.
+func loseStream(s *lab.Scene, which string) {
+	ns := s.Netns()
+	sink := s.Start(lab.Cmd{Name: "replica", Role: "streamsink", Args: []string{ns.IP}, Place: lab.Place{Netns: ns.Name}})
+	s.Start(lab.Cmd{Name: "replicate", Role: "stream", Args: []string{sink.Ready}})
+	svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Host: ns.HostIP}, lab.Place{})
+	svc.UsersIn(ns)
+	s.Watch(svc)
+	_, port, _ := net.SplitHostPort(sink.Ready)
+	s.Break(lossy(ns, "tcp dport "+port+" "+which))
+}
+
+// streamSink takes a connection and reads whatever comes.
+func streamSink(args []string) {
+	l, err := net.Listen("tcp", args[0]+":0")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	go func() {
+		if conn, err := l.Accept(); err == nil {
+			_, _ = io.Copy(io.Discard, conn)
+		}
+	}()
+	lab.Listen(l.Addr().String(), nil)
+}
+
+// stream sends 20 KiB every 20 ms.
+func stream(args []string) {
+	conn, err := net.Dial("tcp", args[0])
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	go func() {
+		for range time.Tick(20 * time.Millisecond) {
+			_, _ = conn.Write(make([]byte, 20<<10))
+		}
+	}()
+	lab.Listen("", nil)
 }

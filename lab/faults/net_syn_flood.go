@@ -36,7 +36,8 @@ func flood(s *lab.Scene, every time.Duration) {
 	svc.UsersIn(ns)
 	job := s.Start(lab.Cmd{Name: "flood", Role: "synflood", Args: []string{svc.Address, every.String()}, Place: lab.Place{Netns: ns.Name}})
 	s.BlameGroup(job)
-	s.Blame(lab.Guilty{Addresses: append(spoofed, svc.Address), Interfaces: []string{ns.HostLink}})
+	// That the senders are many is all there is to say of made-up addresses.
+	s.Blame(lab.Guilty{Addresses: append([]string{svc.Address, "many senders"}, spoofed...), Interfaces: []string{ns.HostLink}})
 	s.Watch(svc)
 	s.Break(saying(s, "go", job), killing(s, job))
 }

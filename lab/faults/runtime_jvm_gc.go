@@ -35,6 +35,9 @@ var runtimeJVMGC = []lab.Fault{
 
 func javaService(s *lab.Scene, live int, heap, path string) {
 	svc := s.Serve(victim.Spec{Kind: victim.Java, Live: live, JVM: []string{"-XX:+UseSerialGC", heap, strings.Replace(heap, "mx", "ms", 1)}}, lab.Place{})
+	for range 300 { // until its code is loaded and compiled
+		get(s, svc, "/")
+	}
 	s.BlameGroup(svc.Proc)
 	s.Watch(svc)
 	s.Break(func() { get(s, svc, path) }, nil)

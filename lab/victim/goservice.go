@@ -202,6 +202,25 @@ func workStep(what, arg string, setMiB int) (func() error, error) {
 			}
 			return unix.Munmap(b)
 		}, err
+	case "refault":
+		kib, err := strconv.Atoi(arg)
+		if err != nil {
+			return nil, err
+		}
+		area, err := unix.Mmap(-1, 0, kib<<10, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+		if err != nil {
+			return nil, err
+		}
+		_ = unix.Madvise(area, unix.MADV_NOHUGEPAGE)
+		var one sync.Mutex
+		return func() error {
+			one.Lock()
+			defer one.Unlock()
+			for i := 0; i < len(area); i += 4096 {
+				area[i] = 1
+			}
+			return unix.Madvise(area, unix.MADV_DONTNEED)
+		}, nil
 	case "pages":
 		n, err := strconv.Atoi(arg)
 		if err != nil {
