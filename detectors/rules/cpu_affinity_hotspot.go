@@ -2,6 +2,7 @@ package rules
 
 import (
 	"fmt"
+	"slices"
 
 	"freezeframe"
 )
@@ -51,14 +52,24 @@ func judgeAffinityHotspot(w freezeframe.Window) []freezeframe.Finding {
 	if full == nil || empty == nil {
 		return nil
 	}
+	// The crowd is counted by process: two hundred threads with half a percent
+	// each fill a CPU as one with all of it does.
 	threads := threadsIn(w, s)
+	ps := processesIn(w, around(s))
 	victims := map[int]*thread{}
-	var hog *thread
-	on := func(t *thread) float64 { return float64(t.byCPU[full.key]) }
+	used := map[int]float64{}
+	bound := map[int]string{}
 	for _, t := range threads {
 		victims[t.tid] = t
-		if on(t) > 0 && (hog == nil || on(t) > on(hog)) && !mayRunOn(t.allowed, empty.key) {
-			hog = t
+		if on := float64(t.byCPU[full.key]) / float64(s.Length()); on > 0 && t.allowed != "" && !mayRunOn(t.allowed, empty.key) {
+			used[t.pid] += on
+			bound[t.pid] = t.allowed
+		}
+	}
+	for _, p := range ps.list {
+		if p.allowed != "" && !mayRunOn(p.allowed, empty.key) && p.cpu.rate()/1e6 > used[p.pid] {
+			used[p.pid] = p.cpu.rate() / 1e6
+			bound[p.pid] = p.allowed
 		}
 	}
 	ms = ms.where(func(m *moment) bool {
@@ -69,20 +80,41 @@ func judgeAffinityHotspot(w freezeframe.Window) []freezeframe.Finding {
 		_, was := t.byCPU[full.key]
 		return was && !mayRunOn(t.allowed, empty.key)
 	})
-	if claim = worth(w, ms.spans()); claim == nil || hog == nil || on(hog) < 0.2*float64(s.Length()) {
+	suffering := ms.pids()
+	hog := 0
+	for pid := range used {
+		// Of equals the one that does not suffer, then the older.
+		if hog == 0 || better(used, suffering, pid, hog) {
+			hog = pid
+		}
+	}
+	if claim = worth(w, ms.spans()); claim == nil || used[hog] < hogShare {
 		return nil
 	}
-	ps := processesIn(w, around(s))
+	name := named(ps.name(hog), hog)
 	f := freezeframe.Finding{
-		Culprit: ps.blame(freezeframe.Party{PID: hog.pid, Comm: orElse(ps.name(hog.pid), hog.comm)}),
+		Culprit: ps.blame(freezeframe.Party{PID: hog}),
 		Summary: fmt.Sprintf("CPU %d was full while CPU %d was %s idle; %s is pinned there like the work that waited for %s.",
-			full.key, empty.key, pct(empty.idle), named(hog.comm, hog.pid), length(claim.Length())),
+			full.key, empty.key, pct(empty.idle), name, length(claim.Length())),
 		Explains: claim, Confidence: proven, Chain: story(ms),
 		Evidence: []freezeframe.Evidence{
 			evidence("stat", "idle_us", "CPU %d was %s busy, CPU %d %s idle", full.key, pct(full.busy), empty.key, pct(empty.idle)),
-			evidence("tasks", "allowed_cpus", "%s may run on CPUs %s and used %s of CPU %d", named(hog.comm, hog.pid), orElse(hog.allowed, "any"), pct(on(hog)/float64(s.Length())), full.key),
+			evidence("tasks", "allowed_cpus", "%s may run on CPUs %s and used %s of CPU %d", name, bound[hog], pct(min(used[hog], 1)), full.key),
 		},
-		Remedy: []string{fmt.Sprintf("`taskset -a -p -c %d %d`", empty.key, hog.pid)},
+		Remedy: []string{fmt.Sprintf("`taskset -a -p -c %d %d`", empty.key, hog)},
 	}
 	return []freezeframe.Finding{f}
+}
+
+// hogShare is how much of the full CPU whoever is to blame must have used.
+const hogShare = 0.2
+
+func better(used map[int]float64, suffering []int, a, b int) bool {
+	if x, y := slices.Contains(suffering, a), slices.Contains(suffering, b); x != y {
+		return y
+	}
+	if used[a] != used[b] {
+		return used[a] > used[b]
+	}
+	return a < b
 }

@@ -24,7 +24,7 @@ const kernelThreads = 2
 type process struct {
 	key                              freezeframe.Key
 	pid, ppid                        int
-	comm, cmdline, cgroup            string
+	comm, cmdline, cgroup, allowed   string
 	first, last                      freezeframe.Instant // readings that have it
 	born                             bool                // it was not there when the span began
 	cpu, system, children            growth              // µs
@@ -70,7 +70,7 @@ func processesIn(w freezeframe.Window, s freezeframe.Span) *processes {
 	series := w.Between("procs", s)
 	columns := []string{
 		"ppid", "comm", "cmdline", "cgroup", "utime_us", "stime_us", "cutime_us", "cstime_us", "read_bytes", "write_bytes",
-		"minflt", "majflt", "rss_bytes", "swap_bytes", "fds", "fds_max", "threads", "tracer_pid", "coredumping",
+		"minflt", "majflt", "rss_bytes", "swap_bytes", "fds", "fds_max", "threads", "tracer_pid", "coredumping", "allowed_cpus",
 	}
 	byKey := map[freezeframe.Key]*process{}
 	each(&series, columns, func(at freezeframe.Instant, key freezeframe.Key, v []uint64) {
@@ -99,6 +99,7 @@ func processesIn(w freezeframe.Window, s freezeframe.Span) *processes {
 			p.tracer = int(v[17])
 		}
 		p.dumping = p.dumping || v[18] != 0
+		setText(w, &p.allowed, v[19])
 	})
 	return ps
 }
