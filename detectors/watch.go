@@ -102,6 +102,9 @@ func Start(o Options) (*Watch, error) {
 				Fix: "run as root, or grant CAP_SYS_NICE", Err: err.Error(),
 			})
 		}
+		if err := kernel.RelaxMonitor(); err != nil {
+			w.need(freezeframe.Need{What: "let the Go runtime's monitor sleep longer", Lost: "about 1 % of a CPU", Err: err.Error()})
+		}
 		if err := kernel.MlockAll(); err != nil {
 			w.need(freezeframe.Need{
 				What: "keep the recorder in memory", Lost: "readings may come late while memory is short",

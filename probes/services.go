@@ -49,7 +49,7 @@ type services struct {
 const (
 	acceptFloor   = 100 * time.Millisecond
 	receiveFloor  = 100 * time.Millisecond
-	answerFloor   = 200 * time.Millisecond
+	answerFloor   = 120 * time.Millisecond
 	deliveryFloor = 300 * time.Millisecond
 	connectFloor  = 900 * time.Millisecond
 

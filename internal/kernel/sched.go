@@ -130,3 +130,40 @@ func futexBlock(word *atomic.Uint32, op int, old uint32, ts *unix.Timespec) sysc
 	exitsyscall()
 	return errno
 }
+
+// monitorSlack is by how much the Go runtime's monitor may oversleep.
+const monitorSlack = 2 * time.Millisecond
+
+// RelaxMonitor lets the Go runtime's monitor thread (sysmon) sleep longer than
+// it asks for. It polls every 20 µs while any goroutine runs, which for threads
+// that wake up every 50 ms to run for a millisecond costs as much again as what
+// they do. Timer slack (prctl(2), PR_SET_TIMERSLACK) is ignored for real-time
+// threads, so the monitor becomes an ordinary one of the highest weight.
+func RelaxMonitor() error {
+	entries, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return fmt.Errorf("list own threads: %w", err)
+	}
+	// The runtime starts its monitor before anything else: of the threads that
+	// are not the first one, it has the lowest id.
+	monitor, first := 0, os.Getpid()
+	for _, e := range entries {
+		if tid, err := strconv.Atoi(e.Name()); err == nil && tid != first && (monitor == 0 || tid < monitor) {
+			monitor = tid
+		}
+	}
+	if monitor == 0 {
+		return errors.New("find the runtime's monitor thread: this process has one thread")
+	}
+	if err := SetThreadPolicy(monitor, unix.SCHED_NORMAL, 0); err != nil {
+		return err
+	}
+	if err := unix.Setpriority(unix.PRIO_PROCESS, monitor, -20); err != nil {
+		return fmt.Errorf("raise the weight of the runtime's monitor thread: %w", err)
+	}
+	path := fmt.Sprintf("/proc/%d/timerslack_ns", monitor)
+	if err := os.WriteFile(path, strconv.AppendInt(nil, int64(monitorSlack), 10), 0); err != nil {
+		return fmt.Errorf("set the timer slack of the runtime's monitor thread: %w", err)
+	}
+	return nil
+}
