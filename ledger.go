@@ -69,7 +69,14 @@ type Link struct {
 }
 
 // Ledger is every victim's account.
-type Ledger struct{ Accounts []Account }
+type Ledger struct {
+	Accounts []Account
+	// Blocked says, for each symptom, when more of its victims (by weight) were
+	// kept from their work by something they slept on than by a CPU that they
+	// used or wanted: a thread that stands in line for a CPU while its siblings
+	// wait for a disk is not why the work was not done.
+	Blocked []Spans
+}
 
 // Spans returns the moments in which a victim of weight was in one of the
 // given classes.

@@ -54,6 +54,7 @@ var signs = []sign{
 	{"percpu_down_read", freezeframe.FilesystemWait},
 	{"freeze_super", freezeframe.FilesystemWait},
 	{"request_wait_answer", freezeframe.FilesystemWait},
+	{"fuse_dev_", freezeframe.Idle}, // the daemon's own threads, waiting for requests
 	{"fuse_", freezeframe.FilesystemWait},
 	{"jbd2_", freezeframe.FilesystemWait},
 	{"wait_transaction_locked", freezeframe.FilesystemWait},

@@ -29,7 +29,7 @@ const (
 // victim thread of each symptom, in which every moment has one class.
 func Account(w freezeframe.Window) freezeframe.Ledger {
 	b := newBook(w)
-	var ledger freezeframe.Ledger
+	ledger := freezeframe.Ledger{Blocked: make([]freezeframe.Spans, len(w.Stall().Symptoms))}
 	for i, sy := range w.Stall().Symptoms {
 		if sy.Err != "" && sy.Worst == 0 {
 			continue // refused at once: nobody's time is missing
@@ -50,6 +50,7 @@ func Account(w freezeframe.Window) freezeframe.Ledger {
 			}
 			ledger.Accounts = append(ledger.Accounts, accounts[j])
 		}
+		ledger.Blocked[i] = blocked(accounts)
 	}
 	return ledger
 }
@@ -629,6 +630,43 @@ func weigh(accounts []freezeframe.Account) {
 			a.Weight = min(s/most, 1)
 		}
 	}
+}
+
+// blocked returns when the victims of a symptom were kept from their work more
+// by what they slept on than by a CPU that they used or wanted.
+func blocked(accounts []freezeframe.Account) freezeframe.Spans {
+	type edge struct {
+		at    freezeframe.Instant
+		slept float64 // how much more weight sleeps from here on
+	}
+	var edges []edge
+	for i := range accounts {
+		a := &accounts[i]
+		if a.Weight <= 0 {
+			continue
+		}
+		for j := range a.Waits {
+			w := &a.Waits[j]
+			weight := a.Weight
+			switch w.Class {
+			case freezeframe.OnCPU, freezeframe.Runnable, freezeframe.Throttled:
+				weight = -weight
+			case freezeframe.Idle, freezeframe.UserLock, freezeframe.Sleeping, freezeframe.ChildWait, freezeframe.Unseen, freezeframe.MachineGone:
+				continue
+			}
+			edges = append(edges, edge{w.Start, weight}, edge{w.End, -weight})
+		}
+	}
+	slices.SortStableFunc(edges, func(a, b edge) int { return cmp.Compare(a.at, b.at) })
+	var out []freezeframe.Span
+	sum := 0.0
+	for i, e := range edges {
+		sum += e.slept
+		if sum > 1e-9 && i+1 < len(edges) {
+			out = append(out, freezeframe.Span{Start: e.at, End: edges[i+1].at})
+		}
+	}
+	return freezeframe.Union(out...)
 }
 
 // chain follows an account's longest held wait through the holders.

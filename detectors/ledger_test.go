@@ -296,3 +296,19 @@ func TestMasterOfAPoolIsIdle(t *testing.T) {
 		}
 	}
 }
+
+func TestSleepersOutweighWhoeverWantsACPU(t *testing.T) {
+	span := windowtest.Span(0, 4*second)
+	at := func(class freezeframe.Class, from, to time.Duration) freezeframe.Wait {
+		return freezeframe.Wait{Span: windowtest.Span(from, to), Class: class}
+	}
+	got := blocked([]freezeframe.Account{
+		{Span: span, Weight: 1, Waits: []freezeframe.Wait{at(freezeframe.DeviceWait, 0, 2*second), at(freezeframe.Runnable, 2*second, 4*second)}},
+		{Span: span, Weight: 1, Waits: []freezeframe.Wait{at(freezeframe.FileLock, 0, 1*second), at(freezeframe.OnCPU, 1*second, 4*second)}},
+		{Span: span, Weight: 0.9, Waits: []freezeframe.Wait{at(freezeframe.Runnable, 0, 3*second), at(freezeframe.Idle, 3*second, 4*second)}},
+		{Span: span, Weight: 0, Waits: []freezeframe.Wait{at(freezeframe.Stopped, 0, 4*second)}},
+	})
+	if len(got) != 1 || got[0] != windowtest.Span(0, 1*second) {
+		t.Errorf("blocked %v, want the first second", got)
+	}
+}

@@ -20,8 +20,8 @@ func memSwapThrash() freezeframe.Rule {
 			"Now: end or limit whoever holds the growth; `swapoff -a && swapon -a` brings everything back once there is room.",
 			"So that it does not come back: MemoryLow= for the services that must answer, MemoryHigh= or MemorySwapMax= for the others; vm.swappiness lower; more memory; zswap.",
 		},
-		Reads:    []string{sourceLedger, "vmstat.pswpin", "vmstat.pswpout", "procs.rss_bytes", "procs.swap_bytes", "procs.cgroup", "cgroups.memory_max_events", "tasks.swapin_delay_ns"},
-		Subsumes: bringsAbout("mem.direct_reclaim", "mem.cgroup_max", "mem.file_thrash", "io.device_saturated", "runtime.jvm_gc"),
+		Reads:    []string{sourceLedger, "tasks.majflt", "vmstat.pswpin", "vmstat.pswpout", "procs.rss_bytes", "procs.swap_bytes", "procs.cgroup", "cgroups.memory_max_events", "tasks.swapin_delay_ns"},
+		Subsumes: bringsAbout("mem.direct_reclaim", "mem.cgroup_max", "mem.file_thrash", "io.device_saturated", "runtime.jvm_gc", "cpu.contention", "app.busy_loop"),
 		Judge:    judgeSwapThrash,
 	}
 }
@@ -37,6 +37,13 @@ func judgeSwapThrash(w freezeframe.Window) []freezeframe.Finding {
 		}
 		return false
 	})
+	// A fast swap device lets a thread fault thousands of times a second: it
+	// is then found on a CPU, in line for one behind those who reclaim, or
+	// behind a sibling's lock, but what it is at is swapping in.
+	faulting := thrashing(w)
+	ms = append(ms, roots(w, func(m *moment) bool {
+		return faulting[m.who.PID] && inClass(freezeframe.OnCPU, freezeframe.Runnable, freezeframe.UserLock, freezeframe.Unseen)(m)
+	})...)
 	claim := worth(w, ms.spans())
 	if claim == nil {
 		return nil
@@ -47,8 +54,17 @@ func judgeSwapThrash(w freezeframe.Window) []freezeframe.Finding {
 	vmstat(w, &f, s, "pswpout", "pages swapped out")
 	waited := swapDelay(w, s, ms)
 	stacks := ms.share(func(m *moment) bool { return in(m.wait, inSwap...) }) > 0.5
+	fast := 0
+	for _, pid := range ms.pids() {
+		if faulting[pid] {
+			fast++
+		}
+	}
+	if fast > 0 {
+		f.Evidence = append(f.Evidence, evidence("tasks", "majflt", "threads of the victims had more than %.0f major faults a second", faultRate))
+	}
 	switch {
-	case back >= swapPages && (stacks || waited > 0.2):
+	case back >= swapPages && (stacks || waited > 0.2 || fast > 0):
 		f.Confidence = proven
 	case stacks && back > 0:
 		f.Confidence = seen
@@ -77,6 +93,32 @@ func judgeSwapThrash(w freezeframe.Window) []freezeframe.Finding {
 	blameTaker(w, &f, s, mine)
 	f.Summary = fmt.Sprintf("The work waited %s for memory to come back from swap.", length(claim.Length()))
 	return []freezeframe.Finding{f}
+}
+
+// faultRate is how many major faults a second a thread must have to be called
+// thrashing: at 100 µs each, they are a tenth of its time, and each is followed
+// by reclaim for the page it brought back.
+const faultRate = 1000.0
+
+// thrashing returns the victims that fault so fast, by pid.
+func thrashing(w freezeframe.Window) map[int]bool {
+	series := w.Between("tasks", w.Stall().Span)
+	type key struct{ pid, tid int }
+	grown := map[key]*growth{}
+	each(&series, []string{"pid", "majflt"}, func(at freezeframe.Instant, k freezeframe.Key, v []uint64) {
+		id := key{int(v[0]), k.TID()}
+		if grown[id] == nil {
+			grown[id] = &growth{}
+		}
+		grown[id].add(at, v[1])
+	})
+	out := map[int]bool{}
+	for id, g := range grown {
+		if g.rate() >= faultRate && float64(g.sum) >= faultRate/10 {
+			out[id.pid] = true
+		}
+	}
+	return out
 }
 
 // swapDelay is the share of a span that the most delayed victim spent waiting

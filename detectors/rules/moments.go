@@ -98,11 +98,18 @@ func roots(w freezeframe.Window, keep func(*moment) bool) moments {
 				if m.Length() <= 0 || !keep(m) {
 					continue
 				}
+				hidden := told
 				if !own {
+					hidden = nil
+					if onCPUs(m.wait) && a.Symptom >= 0 && a.Symptom < len(ledger.Blocked) {
+						hidden = ledger.Blocked[a.Symptom]
+					}
+				}
+				if len(hidden) == 0 {
 					out = append(out, *m)
 					continue
 				}
-				for _, s := range freezeframe.Union(m.Span).Minus(told) {
+				for _, s := range freezeframe.Union(m.Span).Minus(hidden) {
 					cut := *m
 					cut.Span = s
 					out = append(out, cut)
@@ -331,6 +338,11 @@ func hasPrefix(s string, prefixes ...string) bool {
 		}
 	}
 	return false
+}
+
+// onCPUs tells whether a wait is about a CPU: used, or wanted.
+func onCPUs(w *freezeframe.Wait) bool {
+	return w.Class == freezeframe.OnCPU || w.Class == freezeframe.Runnable || w.Class == freezeframe.Throttled
 }
 
 // story tells the longest of the moments as a chain, victim first.

@@ -231,7 +231,8 @@ func diskOf(all []disk, dev uint64) *disk {
 	return nil
 }
 
-// A mount is a mounted filesystem as last read in a span.
+// A mount is a mounted filesystem as it was at its worst in a span: room that
+// was made afterwards does not undo what was refused.
 type mount struct {
 	dev                           uint64
 	point, fstype, source         string
@@ -251,7 +252,12 @@ func mounts(w freezeframe.Window, s freezeframe.Span) []mount {
 			at[key] = i
 			out = append(out, mount{})
 		}
-		out[i] = mount{v[0], w.Text(v[2]), w.Text(v[1]), w.Text(v[3]), v[4] != 0, v[5], v[6], v[7], v[8]}
+		m := mount{v[0], w.Text(v[2]), w.Text(v[1]), w.Text(v[3]), v[4] != 0, v[5], v[6], v[7], v[8]}
+		if ok && out[i].size == m.size {
+			m.readonly = m.readonly || out[i].readonly
+			m.avail, m.filesFree = min(m.avail, out[i].avail), min(m.filesFree, out[i].filesFree)
+		}
+		out[i] = m
 	})
 	return out
 }
