@@ -8,7 +8,7 @@ func All() []freezeframe.Collector {
 	// The table of processes, which three collectors share.
 	processes := newCensus()
 	// What asks the kernel about sockets shares the answers.
-	shared := socketsUser{shared: &sockets{owners: &owners{}}}
+	shared := socketsUser{shared: newSockets()}
 	return []freezeframe.Collector{
 		// The machine as a whole, one kernel source each.
 		&stat{},

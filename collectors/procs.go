@@ -46,7 +46,7 @@ const (
 )
 
 // procs reads /proc/PID: a row a process. While nothing is wrong each reading
-// is a sweep over all of them; while a stall is open it sweeps once a second,
+// is a sweep over all of them; while a stall is open it sweeps four times a second,
 // and the readings between have the watched processes alone.
 //
 // What costs more than stat is read of fewer: descriptors and I/O of the
@@ -103,6 +103,10 @@ func (c *procs) Source() freezeframe.Source {
 	}
 }
 
+// stalledSweep is how often all processes are read while a stall is open or
+// suspected: whoever began to use the CPUs with it must be found at once.
+const stalledSweep = 240 * time.Millisecond
+
 func (c *procs) Open(h freezeframe.Host) error {
 	if err := c.census.open(h); err != nil {
 		return err
@@ -122,7 +126,7 @@ func (c *procs) Collect(t *freezeframe.Table) error {
 	s := c.census
 	stalled := s.host.Focus.Stalled(now)
 	s.watch()
-	if stalled && s.swept && now.Sub(s.sweptAt) < 900*time.Millisecond {
+	if stalled && s.swept && now.Sub(s.sweptAt) < stalledSweep {
 		s.takeFacts()
 		c.watched(t, now)
 		s.facts.ring()
@@ -141,7 +145,9 @@ func (c *procs) Collect(t *freezeframe.Table) error {
 		case p.settledNow == s.round: // its extras are of this sweep
 		case p.watched, p.active && turn:
 			s.readExtras(slot)
-		case p.active:
+		case p.active, stalled && !p.kthread:
+			// One that reads a disk past the page cache uses next to no CPU: while
+			// a stall is open everybody's I/O is looked at.
 			s.readActivity(p)
 		case turn && !p.kthread:
 			s.readStatus(p)

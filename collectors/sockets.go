@@ -63,6 +63,14 @@ func (u *socketsUser) open(h freezeframe.Host) error {
 	return err
 }
 
+// newSockets returns the shared sockets, closed. The walk of the owners may
+// begin before they are opened, for another collector's sake.
+func newSockets() *sockets {
+	s := &sockets{owners: &owners{}}
+	s.owners.namespaces = s.found
+	return s
+}
+
 func (s *sockets) open(h freezeframe.Host) error {
 	if h.Proc != "/proc" {
 		return fmt.Errorf("sock_diag tells of this kernel's sockets, not of a captured tree's: %w", freezeframe.ErrNotHere)
@@ -83,7 +91,6 @@ func (s *sockets) open(h freezeframe.Host) error {
 		}
 		own.inode, _ = kernel.NetnsInode("/proc/thread-self/ns/net")
 		s.spaces[0].Store(own)
-		s.owners.namespaces = s.found
 	}
 	s.users++
 	s.owners.start(h)
@@ -124,6 +131,9 @@ func (ns *netspace) close() {
 // found takes the listing of namespaces (inode → one of its processes), on the
 // owners' goroutine.
 func (s *sockets) found(spaces map[uint32]int32) {
+	if s.spaces[0].Load() == nil {
+		return // not open: our own namespace must be known before others
+	}
 	for i := range s.spaces {
 		ns := s.spaces[i].Load()
 		if ns == nil {

@@ -87,7 +87,7 @@ func (r *reader) until(c freezeframe.Collector, what string, ok func(liveRow) bo
 }
 
 func socketsPair() (*listeners, *connections, *ports) {
-	shared := socketsUser{shared: &sockets{owners: &owners{}}}
+	shared := socketsUser{shared: newSockets()}
 	return &listeners{socketsUser: shared}, &connections{socketsUser: shared}, &ports{socketsUser: shared}
 }
 

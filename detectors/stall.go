@@ -31,7 +31,7 @@ const (
 var alone = map[string]time.Duration{
 	"heartbeat":    600 * time.Millisecond,
 	"heartbeat_rt": 150 * time.Millisecond,
-	"fsync":        2 * time.Second,
+	"fsync":        10 * time.Second,
 	"page_touch":   600 * time.Millisecond,
 	"fork":         1500 * time.Millisecond,
 	"loopback":     600 * time.Millisecond,

@@ -84,12 +84,15 @@ func stormOf(w freezeframe.Window) *softStorm {
 			most, st.kind = n, name
 		}
 	}
-	faces := w.Between("netdev", st.span)
+	// The interface whose traffic grew most, either way: what is sent into a
+	// virtual pair is received by its other end on the same CPU.
+	faces := w.Between("netdev", around(st.span))
 	for _, key := range faces.Keys() {
-		g := one(w, "netdev", st.span, key, "rx_packets")
-		if g.rate() > st.rate {
-			b := one(w, "netdev", before(w), key, "rx_packets")
-			st.rate, st.was, st.face = g.rate(), b.rate(), w.Text(uint64(key))
+		for _, column := range []string{"rx_packets", "tx_packets"} {
+			g, b := one(w, "netdev", around(st.span), key, column), one(w, "netdev", before(w), key, column)
+			if g.rate()-b.rate() > st.rate-st.was {
+				st.rate, st.was, st.face = g.rate(), b.rate(), w.Text(uint64(key))
+			}
 		}
 	}
 	return st
@@ -122,7 +125,7 @@ func judgeSoftirqStorm(w freezeframe.Window) []freezeframe.Finding {
 	}
 	if strings.HasPrefix(st.kind, "net_") && st.face != "" {
 		f.Culprit = freezeframe.Culprit{Kind: freezeframe.CulpritInterface, Interface: st.face}
-		f.Evidence = append(f.Evidence, freezeframe.Evidence{Text: "packets received a second on " + st.face, Source: "netdev", Column: "rx_packets", Before: fmt.Sprintf("%.0f", st.was), During: fmt.Sprintf("%.0f", st.rate)})
+		f.Evidence = append(f.Evidence, freezeframe.Evidence{Text: "packets a second on " + st.face, Source: "netdev", Column: "rx_packets", Before: fmt.Sprintf("%.0f", st.was), During: fmt.Sprintf("%.0f", st.rate)})
 	}
 	return []freezeframe.Finding{f}
 }

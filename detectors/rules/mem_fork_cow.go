@@ -30,7 +30,7 @@ func memForkCOW() freezeframe.Rule {
 			"Now: wait; it ends with the child.",
 			"So that it does not come back: huge pages make page tables small (but each copied page large); let a replica take the snapshots (Redis: no BGSAVE on the primary); start programs with posix_spawn or vfork; split the instance.",
 		},
-		Reads:    []string{sourceLedger, "procs.rss_bytes", "procs.ppid", "procs.stime_us", "procs.minflt", "tasks.wpcopy_delay_ns"},
+		Reads:    []string{sourceLedger, sourceSymptoms, "procs.rss_bytes", "procs.ppid", "procs.stime_us", "procs.minflt", "tasks.wpcopy_delay_ns"},
 		Subsumes: bringsAbout("app.busy_loop"),
 		Judge:    judgeForkCOW,
 	}
@@ -61,13 +61,26 @@ func judgeForkCOW(w freezeframe.Window) []freezeframe.Finding {
 				sure = proven
 			}
 			// The fork itself: on the CPU, in the kernel, until the child appears.
-			if child := forked(ps, p, stall.Span); child != nil && p.system.sum*5 >= p.cpu.sum*3 {
-				during := onCPU.Within(freezeframe.Span{Start: stall.Start, End: child.last.Add(sweep)})
+			// One that forks again and again, and waits for each child, spends
+			// the rest in their exits, which take the copies down.
+			child, heirs := forked(ps, p, stall.Span), heirs(&stall, ps, p)
+			if (child != nil || heirs > 0) && p.system.sum*5 >= p.cpu.sum*3 {
+				during := onCPU
+				if heirs > 0 {
+					during = b.where(inClass(freezeframe.OnCPU, freezeframe.ChildWait)).spans()
+				} else {
+					during = during.Within(freezeframe.Span{Start: stall.Start, End: child.last.Add(sweep)})
+				}
 				if system := float64(p.system.sum) * 1e3; system >= forkKernel*float64(during.Length()) {
 					claim = freezeframe.Union(append(claim, during...)...)
-					proofs = append(proofs, evidence("procs", "ppid", "its child %s appeared with %s resident; %s of kernel time went by", child, size(child.rssMost), length(nanoseconds(system))))
-					if child.rssMost < p.rssMost/2 && sure == seen {
-						sure = counted // it may have run another program since
+					if child != nil {
+						proofs = append(proofs, evidence("procs", "ppid", "its child %s appeared with %s resident; %s of kernel time went by", child, size(child.rssMost), length(nanoseconds(system))))
+						if child.rssMost < p.rssMost/2 && heirs == 0 && sure == seen {
+							sure = counted // it may have run another program since
+						}
+					}
+					if heirs > 0 {
+						proofs = append(proofs, evidence("listeners", "pids", "%d short-lived children shared its listening socket; %s of kernel time went by", heirs, length(nanoseconds(system))))
 					}
 				}
 			}
@@ -104,6 +117,21 @@ func copyDelay(w freezeframe.Window, pid int) freezeframe.Spans {
 		}
 	})
 	return freezeframe.Union(out...)
+}
+
+// heirs counts the children that shared a process's sockets for a while in the
+// stall: forks of itself that came and went between the sweeps.
+func heirs(stall *freezeframe.Stall, ps *processes, parent *process) int {
+	seen := map[int]bool{}
+	for i := range stall.Symptoms {
+		for _, v := range stall.Symptoms[i].Victims {
+			q := ps.byPID[v.PID]
+			if v.PID != parent.pid && v.Comm == parent.comm && (q == nil || q.ppid == parent.pid && q.first >= stall.Start) && suffers(&stall.Symptoms[i], parent.pid) {
+				seen[v.PID] = true
+			}
+		}
+	}
+	return len(seen)
 }
 
 // forked finds a child that appeared in the stall, rather one with about as

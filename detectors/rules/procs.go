@@ -89,8 +89,14 @@ func processesIn(w freezeframe.Window, s freezeframe.Span) *processes {
 		p.cpu.add(at, v[4]+v[5])
 		p.system.add(at, v[5])
 		p.children.add(at, v[6]+v[7])
-		p.read.add(at, v[8])
-		p.written.add(at, v[9])
+		// What a process moved is read of the active ones and of the others in
+		// turn; 0 means that it was not its turn yet.
+		if v[8] != 0 {
+			p.read.add(at, v[8])
+		}
+		if v[9] != 0 {
+			p.written.add(at, v[9])
+		}
 		p.faults.add(at, v[10])
 		p.majfaults.add(at, v[11])
 		p.rss, p.rssMost = v[12], max(p.rssMost, v[12])
@@ -114,10 +120,15 @@ func setText(w freezeframe.Window, to *string, id uint64) {
 // has been read once.
 const sweep = 1500 * time.Millisecond
 
-// around is a span with enough on both sides for what is read once a second
-// to have a reading before and after it.
+// sweepMargin is a little more than the time between two sweeps over all
+// processes while a stall is open.
+const sweepMargin = 400 * time.Millisecond
+
+// around is a span with enough on both sides for what is read in sweeps to
+// have a reading of every process before and after it. More would dilute a
+// short stall with what went on around it.
 func around(s freezeframe.Span) freezeframe.Span {
-	return freezeframe.Span{Start: s.Start.Add(-sweep), End: s.End.Add(sweep)}
+	return freezeframe.Span{Start: s.Start.Add(-sweepMargin), End: s.End.Add(sweepMargin)}
 }
 
 // name returns what a pid is called, "" when it was never read.
