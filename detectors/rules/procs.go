@@ -107,6 +107,14 @@ func processesIn(w freezeframe.Window, s freezeframe.Span) *processes {
 		p.dumping = p.dumping || v[18] != 0
 		setText(w, &p.allowed, v[19])
 	})
+	// A parent that waits for a dead child inherits what it had moved
+	// (task_io_accounting): that is not the parent's doing.
+	for _, p := range ps.list {
+		if parent := ps.byPID[p.ppid]; parent != nil && p.last < parent.last {
+			parent.read.sum -= min(parent.read.sum, p.read.value)
+			parent.written.sum -= min(parent.written.sum, p.written.value)
+		}
+	}
 	return ps
 }
 
