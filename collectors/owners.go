@@ -75,6 +75,7 @@ type owners struct {
 	dir, fds  kernel.Dir
 	processes map[int32]*processNS
 	hopeless  map[uint32]freezeframe.Instant
+	tries     map[uint32]int // how often a socket was looked for in vain
 	walked    freezeframe.Instant
 	walkTook  time.Duration       // of a CPU
 	asked     freezeframe.Instant // when the watched processes may be walked again
@@ -101,6 +102,7 @@ func (o *owners) start(h freezeframe.Host) {
 	o.link, o.small = make([]byte, 256), make([]byte, 4096)
 	o.processes = make(map[int32]*processNS)
 	o.hopeless = make(map[uint32]freezeframe.Instant)
+	o.tries = make(map[uint32]int)
 	o.known.Store(&map[uint32]*owner{})
 	o.daemons.Store(new([]fuseDaemon))
 	o.list()
@@ -168,6 +170,7 @@ func (o *owners) tick() {
 	if o.ticks%4 == 0 {
 		o.list()
 	}
+	o.hopeAgain(now)
 	var missing []uint32
 	looked := make(map[int32]bool)
 	for i := range o.wanted {
@@ -211,18 +214,47 @@ func (o *owners) giveUp(inodes []uint32) {
 	changed := maps.Clone(known)
 	for _, inode := range inodes {
 		if known[inode] == nil {
-			o.hopeless[inode] = now.Add(hopelessFor)
+			// A descriptor may have been opened behind the walk's back: what was
+			// not found once is soon looked for again, then ever later.
+			o.tries[inode] = min(o.tries[inode]+1, 6)
+			o.hopeless[inode] = now.Add(min(fullWalkSoon<<o.tries[inode], hopelessFor))
 		}
 	}
 	for inode, until := range o.hopeless {
 		switch {
-		case now > until || len(o.hopeless) > maxOwned:
+		case known[inode] != nil && known[inode] != nobody || len(o.hopeless) > maxOwned:
+			delete(o.hopeless, inode)
+			delete(o.tries, inode)
+		case now > until:
 			delete(o.hopeless, inode)
 		case known[inode] == nil:
 			changed[inode] = nobody
 		}
 	}
 	o.known.Store(&changed)
+}
+
+// hopeAgain lets those be looked for again whose time has come.
+func (o *owners) hopeAgain(now freezeframe.Instant) {
+	var changed map[uint32]*owner
+	for inode, until := range o.hopeless {
+		if now <= until {
+			continue
+		}
+		delete(o.hopeless, inode)
+		if changed == nil {
+			changed = maps.Clone(*o.known.Load())
+		}
+		if changed[inode] == nobody {
+			delete(changed, inode)
+		}
+	}
+	if changed != nil {
+		o.known.Store(&changed)
+	}
+	if len(o.tries) > maxOwned {
+		clear(o.tries)
+	}
 }
 
 // holders is a map of sockets under construction.
