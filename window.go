@@ -48,6 +48,30 @@ type Point struct {
 	Value uint64
 }
 
+// Each calls f with the values of the named columns of every row, oldest first;
+// a column that the source does not have reads 0. v is reused from row to row.
+func (s *Series) Each(columns []string, f func(at Instant, key Key, v []uint64)) {
+	where := make([]int, len(columns))
+	for i, name := range columns {
+		where[i] = s.Source.Column(name)
+	}
+	width := len(s.Source.Columns)
+	v := make([]uint64, len(columns))
+	for i := range s.Tables {
+		t := &s.Tables[i]
+		for r, key := range t.Keys {
+			row := t.Values(r, width)
+			for j, c := range where {
+				v[j] = 0
+				if c >= 0 {
+					v[j] = row[c]
+				}
+			}
+			f(t.At, key, v)
+		}
+	}
+}
+
 // Keys returns every key of the series, in the order of first appearance.
 func (s *Series) Keys() []Key {
 	seen := make(map[Key]bool)

@@ -43,7 +43,7 @@ func seen(rec *recorder.Recording) (sources, services []string) {
 	slices.Sort(sources)
 	win := rec.Window(freezeframe.Stall{Span: rec.Span})
 	listeners := win.Phase("listeners", freezeframe.Whole)
-	each(&listeners, []string{"address", "comm", "pid"}, func(_ *freezeframe.Table, _ freezeframe.Key, v []uint64) {
+	listeners.Each([]string{"address", "comm", "pid"}, func(_ freezeframe.Instant, _ freezeframe.Key, v []uint64) {
 		name := win.Text(v[0])
 		if v[2] != 0 {
 			name = fmt.Sprintf("%s %s (pid %d)", name, win.Text(v[1]), v[2])

@@ -120,7 +120,7 @@ func newBook(w freezeframe.Window) *book {
 	b.readSockets(w.Between("connections", span))
 	b.readLocks(w.Between("locks", span))
 	fuse := w.Between("fuse", span)
-	each(&fuse, []string{"mountpoint", "pid", "comm"}, func(_ *freezeframe.Table, _ freezeframe.Key, v []uint64) {
+	fuse.Each([]string{"mountpoint", "pid", "comm"}, func(_ freezeframe.Instant, _ freezeframe.Key, v []uint64) {
 		m := fuseMount{w.Text(v[0]), int(v[1]), w.Text(v[2])}
 		if !slices.Contains(b.fuses, m) {
 			b.fuses = append(b.fuses, m)
@@ -129,34 +129,10 @@ func newBook(w freezeframe.Window) *book {
 	return b
 }
 
-// each calls f with the values of the named columns of every row; a column
-// that the source does not have reads 0.
-func each(s *freezeframe.Series, columns []string, f func(t *freezeframe.Table, key freezeframe.Key, v []uint64)) {
-	at := make([]int, len(columns))
-	for i, name := range columns {
-		at[i] = s.Source.Column(name)
-	}
-	width := len(s.Source.Columns)
-	v := make([]uint64, len(columns))
-	for i := range s.Tables {
-		t := &s.Tables[i]
-		for r, key := range t.Keys {
-			row := t.Values(r, width)
-			for j, c := range at {
-				v[j] = 0
-				if c >= 0 {
-					v[j] = row[c]
-				}
-			}
-			f(t, key, v)
-		}
-	}
-}
-
 func (b *book) readTasks(s freezeframe.Series) {
 	byKey := map[freezeframe.Key]*thread{}
 	columns := []string{"pid", "comm", "state", "run_ns", "wait_ns", "timeslices", "syscall", "wchan", "stack", "file", "cpu"}
-	each(&s, columns, func(t *freezeframe.Table, key freezeframe.Key, v []uint64) {
+	s.Each(columns, func(at freezeframe.Instant, key freezeframe.Key, v []uint64) {
 		th := byKey[key]
 		if th == nil {
 			th = &thread{key: key, pid: int(v[0])}
@@ -165,7 +141,7 @@ func (b *book) readTasks(s freezeframe.Series) {
 		}
 		th.comm = v[1]
 		th.samples = append(th.samples, sample{
-			at: t.At, state: byte(v[2]), run: v[3], wait: v[4], timeslices: v[5],
+			at: at, state: byte(v[2]), run: v[3], wait: v[4], timeslices: v[5],
 			syscall: int64(v[6]), wchan: v[7], stack: v[8], file: v[9], cpu: v[10],
 		})
 	})
@@ -174,7 +150,7 @@ func (b *book) readTasks(s freezeframe.Series) {
 func (b *book) readProcs(s freezeframe.Series) {
 	columns := []string{"comm", "cgroup", "ppid", "state"}
 	single := map[freezeframe.Key]*thread{}
-	each(&s, columns, func(t *freezeframe.Table, key freezeframe.Key, v []uint64) {
+	s.Each(columns, func(at freezeframe.Instant, key freezeframe.Key, v []uint64) {
 		pid := key.TID()
 		b.comms[pid] = b.w.Text(v[0])
 		if v[1] != 0 {
@@ -191,16 +167,16 @@ func (b *book) readProcs(s freezeframe.Series) {
 			single[key] = th
 			b.threads[pid] = append(b.threads[pid], th)
 		}
-		th.samples = append(th.samples, sample{at: t.At, state: byte(v[3]), syscall: -2})
+		th.samples = append(th.samples, sample{at: at, state: byte(v[3]), syscall: -2})
 	})
 }
 
 func (b *book) readSockets(s freezeframe.Series) {
 	columns := []string{"inode", "server", "pid", "peer_pid", "peer", "sent_at", "received_at"}
-	each(&s, columns, func(t *freezeframe.Table, _ freezeframe.Key, v []uint64) {
+	s.Each(columns, func(at freezeframe.Instant, _ freezeframe.Key, v []uint64) {
 		so := socket{
 			server: v[1] != 0, pid: int(v[2]), peerPID: int(v[3]), peer: b.w.Text(v[4]),
-			sentAt: freezeframe.Instant(v[5]), recvAt: freezeframe.Instant(v[6]), seen: t.At,
+			sentAt: freezeframe.Instant(v[5]), recvAt: freezeframe.Instant(v[6]), seen: at,
 		}
 		if v[0] != 0 {
 			b.sockets[v[0]] = so
@@ -218,17 +194,17 @@ func (b *book) readSockets(s freezeframe.Series) {
 
 func (b *book) readLocks(s freezeframe.Series) {
 	byKey := map[[3]uint64]int{}
-	each(&s, []string{"waiter_pid", "holder_pid", "kind", "path", "inode"}, func(t *freezeframe.Table, _ freezeframe.Key, v []uint64) {
+	s.Each([]string{"waiter_pid", "holder_pid", "kind", "path", "inode"}, func(at freezeframe.Instant, _ freezeframe.Key, v []uint64) {
 		id := [3]uint64{v[0], v[1], v[4]}
 		i, ok := byKey[id]
 		if !ok {
 			i = len(b.locks)
 			byKey[id] = i
 			b.locks = append(b.locks, lockWait{
-				span: freezeframe.Span{Start: t.At, End: t.At}, waiter: int(v[0]), holder: int(v[1]), kind: b.w.Text(v[2]), path: b.w.Text(v[3]),
+				span: freezeframe.Span{Start: at, End: at}, waiter: int(v[0]), holder: int(v[1]), kind: b.w.Text(v[2]), path: b.w.Text(v[3]),
 			})
 		}
-		b.locks[i].span.End = t.At
+		b.locks[i].span.End = at
 	})
 }
 

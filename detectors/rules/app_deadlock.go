@@ -30,7 +30,7 @@ func appDeadlock() freezeframe.Rule {
 			series := w.Between("locks", ms.hull())
 			wants := map[int][]int{}
 			at := map[freezeframe.Instant]map[int][]int{}
-			each(&series, []string{"waiter_pid", "holder_pid"}, func(t freezeframe.Instant, _ freezeframe.Key, v []uint64) {
+			series.Each([]string{"waiter_pid", "holder_pid"}, func(t freezeframe.Instant, _ freezeframe.Key, v []uint64) {
 				waiter, holder := int(int32(v[0])), int(int32(v[1]))
 				if waiter > 0 && holder > 0 && waiter != holder {
 					if at[t] == nil {

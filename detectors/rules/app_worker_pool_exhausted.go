@@ -124,7 +124,7 @@ func waiting(w freezeframe.Window, sy *freezeframe.Symptom) uint64 {
 	}
 	series := w.Between("connections", sy.Span)
 	unread := map[freezeframe.Key]bool{}
-	each(&series, []string{"rqueue", "server", "pid"}, func(_ freezeframe.Instant, key freezeframe.Key, v []uint64) {
+	series.Each([]string{"rqueue", "server", "pid"}, func(_ freezeframe.Instant, key freezeframe.Key, v []uint64) {
 		if v[0] > 0 && v[1] != 0 && (v[2] == 0 || suffers(sy, int(v[2]))) {
 			unread[key] = true
 		}

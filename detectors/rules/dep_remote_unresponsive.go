@@ -134,7 +134,7 @@ type connection struct {
 func connectionsByInode(w freezeframe.Window, s freezeframe.Span) map[string]connection {
 	series := w.Between("connections", s)
 	out := map[string]connection{}
-	each(&series, []string{"inode", "peer", "peer_pid", "server", "retransmits", "rtt_us"}, func(_ freezeframe.Instant, _ freezeframe.Key, v []uint64) {
+	series.Each([]string{"inode", "peer", "peer_pid", "server", "retransmits", "rtt_us"}, func(_ freezeframe.Instant, _ freezeframe.Key, v []uint64) {
 		if v[0] == 0 {
 			return
 		}

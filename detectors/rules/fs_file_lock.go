@@ -61,7 +61,7 @@ func lockHolder(w freezeframe.Window, m *moment) freezeframe.Party {
 	}
 	var holder freezeframe.Party
 	series := w.Between("locks", m.Span)
-	each(&series, []string{"waiter_pid", "holder_pid"}, func(_ freezeframe.Instant, _ freezeframe.Key, v []uint64) {
+	series.Each([]string{"waiter_pid", "holder_pid"}, func(_ freezeframe.Instant, _ freezeframe.Key, v []uint64) {
 		// Locks of open files (OFD) have no process: -1.
 		if pid := int(int32(v[1])); pid > 0 && (int(v[0]) == m.who.PID || int(v[0]) == m.who.TID) && v[0] != 0 {
 			holder.PID = pid

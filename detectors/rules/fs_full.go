@@ -47,7 +47,7 @@ const retry = 1200 * time.Millisecond
 func usesMount(w freezeframe.Window, mounted []mount, point string, pids []int) bool {
 	series := w.Between("tasks", w.Stall().Span)
 	found := false
-	each(&series, []string{"pid", "file"}, func(_ freezeframe.Instant, _ freezeframe.Key, v []uint64) {
+	series.Each([]string{"pid", "file"}, func(_ freezeframe.Instant, _ freezeframe.Key, v []uint64) {
 		if !found && v[1] != 0 && slices.Contains(pids, int(v[0])) {
 			m := mountOf(mounted, w.Text(v[1]))
 			found = m != nil && m.point == point

@@ -34,7 +34,7 @@ func fuseConnections(w freezeframe.Window, s freezeframe.Span) []fuseConnection 
 	series := w.Between("fuse", s)
 	at := map[freezeframe.Key]int{}
 	var out []fuseConnection
-	each(&series, []string{"mountpoint", "comm", "pid", "waiting"}, func(_ freezeframe.Instant, key freezeframe.Key, v []uint64) {
+	series.Each([]string{"mountpoint", "comm", "pid", "waiting"}, func(_ freezeframe.Instant, key freezeframe.Key, v []uint64) {
 		i, ok := at[key]
 		if !ok {
 			i = len(out)

@@ -76,7 +76,7 @@ func journalWriter(w freezeframe.Window, s freezeframe.Span, ms moments, point s
 	if point != "" {
 		series := w.Between("tasks", s)
 		mounted := mounts(w, around(s))
-		each(&series, []string{"pid", "file"}, func(_ freezeframe.Instant, _ freezeframe.Key, v []uint64) {
+		series.Each([]string{"pid", "file"}, func(_ freezeframe.Instant, _ freezeframe.Key, v []uint64) {
 			if pid := int(v[0]); v[1] != 0 && !there[pid] {
 				if m := mountOf(mounted, w.Text(v[1])); m != nil && m.point == point {
 					there[pid] = true

@@ -89,7 +89,7 @@ func worksOn(w freezeframe.Window, s freezeframe.Span, m *moment, victims []int)
 	}
 	series := w.Between("tasks", s)
 	on := map[int]bool{}
-	each(&series, []string{"file"}, func(_ freezeframe.Instant, key freezeframe.Key, v []uint64) {
+	series.Each([]string{"file"}, func(_ freezeframe.Instant, key freezeframe.Key, v []uint64) {
 		if v[0] != 0 && w.Text(v[0]) == m.wait.File {
 			on[key.TID()] = true
 		}

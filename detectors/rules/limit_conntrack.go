@@ -109,7 +109,7 @@ func busiestPeer(w freezeframe.Window, s freezeframe.Span) string {
 	series := w.Between("connections", s)
 	hosts := map[string]int{}
 	seen := map[freezeframe.Key]bool{}
-	each(&series, []string{"peer"}, func(_ freezeframe.Instant, key freezeframe.Key, v []uint64) {
+	series.Each([]string{"peer"}, func(_ freezeframe.Instant, key freezeframe.Key, v []uint64) {
 		if !seen[key] {
 			seen[key] = true
 			hosts[hostOf(w.Text(v[0]))]++

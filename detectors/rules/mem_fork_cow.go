@@ -106,7 +106,7 @@ func copyDelay(w freezeframe.Window, pid int) freezeframe.Spans {
 	}
 	seen := map[freezeframe.Key]last{}
 	var out []freezeframe.Span
-	each(&series, []string{"pid", "wpcopy_delay_ns"}, func(at freezeframe.Instant, key freezeframe.Key, v []uint64) {
+	series.Each([]string{"pid", "wpcopy_delay_ns"}, func(at freezeframe.Instant, key freezeframe.Key, v []uint64) {
 		if int(v[0]) != pid {
 			return
 		}

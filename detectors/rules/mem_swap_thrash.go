@@ -105,7 +105,7 @@ func thrashing(w freezeframe.Window) map[int]bool {
 	series := w.Between("tasks", w.Stall().Span)
 	type key struct{ pid, tid int }
 	grown := map[key]*growth{}
-	each(&series, []string{"pid", "majflt"}, func(at freezeframe.Instant, k freezeframe.Key, v []uint64) {
+	series.Each([]string{"pid", "majflt"}, func(at freezeframe.Instant, k freezeframe.Key, v []uint64) {
 		id := key{int(v[0]), k.TID()}
 		if grown[id] == nil {
 			grown[id] = &growth{}

@@ -38,7 +38,7 @@ func listeners(w freezeframe.Window, s freezeframe.Span) []listener {
 	}
 	at := map[freezeframe.Key]int{}
 	var all []state
-	each(&series, []string{"address", "comm", "pid", "queue", "backlog", "drops"}, func(t freezeframe.Instant, key freezeframe.Key, v []uint64) {
+	series.Each([]string{"address", "comm", "pid", "queue", "backlog", "drops"}, func(t freezeframe.Instant, key freezeframe.Key, v []uint64) {
 		i, ok := at[key]
 		if !ok {
 			i = len(all)

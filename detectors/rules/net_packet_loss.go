@@ -54,7 +54,7 @@ func resendings(w freezeframe.Window, s freezeframe.Span) []resending {
 	at := map[freezeframe.Key]int{}
 	var all []*state
 	columns := []string{"inode", "pid", "peer_pid", "peer", "retransmits", "total_retrans", "sent_at", "pids"}
-	each(&series, columns, func(t freezeframe.Instant, key freezeframe.Key, v []uint64) {
+	series.Each(columns, func(t freezeframe.Instant, key freezeframe.Key, v []uint64) {
 		i, ok := at[key]
 		if !ok {
 			i = len(all)

@@ -71,7 +71,7 @@ func judgeSYNFlood(w freezeframe.Window) []freezeframe.Finding {
 	hosts := map[string]int{}
 	half := map[freezeframe.Key]bool{}
 	conns := w.Between("connections", s)
-	each(&conns, []string{"state", "peer"}, func(_ freezeframe.Instant, key freezeframe.Key, v []uint64) {
+	conns.Each([]string{"state", "peer"}, func(_ freezeframe.Instant, key freezeframe.Key, v []uint64) {
 		if v[0] == synRecv && !half[key] {
 			half[key] = true
 			hosts[hostOf(w.Text(v[1]))]++

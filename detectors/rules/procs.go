@@ -73,7 +73,7 @@ func processesIn(w freezeframe.Window, s freezeframe.Span) *processes {
 		"minflt", "majflt", "rss_bytes", "swap_bytes", "fds", "fds_max", "threads", "tracer_pid", "coredumping", "allowed_cpus",
 	}
 	byKey := map[freezeframe.Key]*process{}
-	each(&series, columns, func(at freezeframe.Instant, key freezeframe.Key, v []uint64) {
+	series.Each(columns, func(at freezeframe.Instant, key freezeframe.Key, v []uint64) {
 		p := byKey[key]
 		if p == nil {
 			p = &process{key: key, pid: key.TID(), first: at, rssFirst: v[12]}
@@ -187,7 +187,7 @@ func threadsIn(w freezeframe.Window, s freezeframe.Span) []*thread {
 	columns := append([]string{"pid", "comm", "policy", "run_ns", "wait_ns", "cpu", "allowed_cpus", "state", "stack"}, delayColumns...)
 	byKey := map[freezeframe.Key]*thread{}
 	var out []*thread
-	each(&series, columns, func(at freezeframe.Instant, key freezeframe.Key, v []uint64) {
+	series.Each(columns, func(at freezeframe.Instant, key freezeframe.Key, v []uint64) {
 		t := byKey[key]
 		if t == nil {
 			t = &thread{tid: key.TID(), pid: int(v[0]), byCPU: map[freezeframe.Key]uint64{}, stacks: map[uint64]int{}, delays: map[string]*growth{}}

@@ -48,7 +48,7 @@ func stopped(w freezeframe.Window, s freezeframe.Span) []pauses {
 	byKey := map[freezeframe.Key]*state{}
 	var all []*state
 	columns := []string{"in_gc", "in_safepoint", "safepoint_us", "safepoint_sync_us", "gc_count", "gc_us", "gc_entry_at", "gc_exit_at", "stop_the_world", "cause", "collector", "heap_used_bytes", "heap_max_bytes"}
-	each(&series, columns, func(at freezeframe.Instant, key freezeframe.Key, v []uint64) {
+	series.Each(columns, func(at freezeframe.Instant, key freezeframe.Key, v []uint64) {
 		j := byKey[key]
 		if j == nil {
 			j = &state{pauses: pauses{pid: key.TID()}}

@@ -11,30 +11,6 @@ import (
 	"freezeframe"
 )
 
-// each calls f with the values of the named columns of every row, oldest
-// first; a column that the source does not have reads 0.
-func each(s *freezeframe.Series, columns []string, f func(at freezeframe.Instant, key freezeframe.Key, v []uint64)) {
-	where := make([]int, len(columns))
-	for i, name := range columns {
-		where[i] = s.Source.Column(name)
-	}
-	width := len(s.Source.Columns)
-	v := make([]uint64, len(columns))
-	for i := range s.Tables {
-		t := &s.Tables[i]
-		for r, key := range t.Keys {
-			row := t.Values(r, width)
-			for j, c := range where {
-				v[j] = 0
-				if c >= 0 {
-					v[j] = row[c]
-				}
-			}
-			f(t.At, key, v)
-		}
-	}
-}
-
 // growth is a counter over time: how much it grew between its first and last
 // reading, and how much time lies between the two.
 type growth struct {
@@ -115,7 +91,7 @@ func cpus(w freezeframe.Window, s freezeframe.Span) []cpu {
 	type counters [8]growth
 	all := map[freezeframe.Key]*counters{}
 	var keys []freezeframe.Key
-	each(&series, columns, func(at freezeframe.Instant, key freezeframe.Key, v []uint64) {
+	series.Each(columns, func(at freezeframe.Instant, key freezeframe.Key, v []uint64) {
 		c := all[key]
 		if c == nil {
 			c = &counters{}
@@ -194,7 +170,7 @@ func disks(w freezeframe.Window, s freezeframe.Span) []disk {
 	}
 	all := map[freezeframe.Key]*state{}
 	var keys []freezeframe.Key
-	each(&series, columns, func(at freezeframe.Instant, key freezeframe.Key, v []uint64) {
+	series.Each(columns, func(at freezeframe.Instant, key freezeframe.Key, v []uint64) {
 		d := all[key]
 		if d == nil {
 			d = &state{}
@@ -245,7 +221,7 @@ func mounts(w freezeframe.Window, s freezeframe.Span) []mount {
 	columns := []string{"dev", "fstype", "mountpoint", "source", "readonly", "size_bytes", "avail_bytes", "files", "files_free"}
 	at := map[freezeframe.Key]int{}
 	var out []mount
-	each(&series, columns, func(_ freezeframe.Instant, key freezeframe.Key, v []uint64) {
+	series.Each(columns, func(_ freezeframe.Instant, key freezeframe.Key, v []uint64) {
 		i, ok := at[key]
 		if !ok {
 			i = len(out)
