@@ -44,6 +44,7 @@ const (
 	connComm
 	connOpenedAt
 	connProbes
+	connUnackedAt
 	connWidth
 )
 
@@ -59,6 +60,9 @@ const (
 	waitingCeiling = 15 * time.Minute
 
 	dumpEvery = 250 * time.Millisecond
+
+	// synTimeout is the kernel's first for a connection request (TCP_TIMEOUT_INIT).
+	synTimeout = time.Second
 
 	// What the kernel tells in jiffies of up to 10 ms moves by one when it is
 	// turned into a moment.
@@ -140,6 +144,9 @@ func (c *connections) Source() freezeframe.Source {
 			connComm:          {Name: "comm", Kind: freezeframe.Text},
 			connOpenedAt:      {Name: "opened_at", Kind: freezeframe.Gauge}, // 0 when it was not seen before its first data
 			connProbes:        {Name: "probes", Kind: freezeframe.Gauge},    // of a window that the peer holds closed
+			// Since when something that was sent is not acknowledged, data or a
+			// connection request; 0: nothing. As data it is no older than acked_at.
+			connUnackedAt: {Name: "unacked_at", Kind: freezeframe.Gauge},
 		},
 		Needs: c.shared.needs.all(),
 	}
@@ -229,7 +236,7 @@ func (c *connections) consider(ns *netspace, space int, watched []int32) {
 		serves = ns.serving.of(s.Local)
 	}
 	times := c.times.settle(s, now)
-	waiting := isWaiting(s, serves != nil, times.opened, now)
+	waiting := isWaiting(s, serves != nil, &times, now)
 	if space >= 0 && serves != nil && s.State == kernel.TCPEstablished {
 		score := times.received
 		if waiting {
@@ -250,7 +257,7 @@ func (c *connections) consider(ns *netspace, space int, watched []int32) {
 
 // isWaiting tells whether someone may be waiting on a connection: for the
 // process to accept it, to read, to answer, or for the peer to acknowledge.
-func isWaiting(s *kernel.InetSocket, server bool, opened, now freezeframe.Instant) bool {
+func isWaiting(s *kernel.InetSocket, server bool, times *socketTimes, now freezeframe.Instant) bool {
 	info := &s.Info
 	if s.RQueue > 0 && s.State != kernel.TCPSynSent {
 		return true
@@ -258,14 +265,17 @@ func isWaiting(s *kernel.InetSocket, server bool, opened, now freezeframe.Instan
 	if info.Retransmits > 0 || info.Backoff > 0 || info.Probes > 0 && s.WQueue > 0 {
 		return true
 	}
+	if s.State == kernel.TCPSynSent {
+		return times.unacked != 0 && now.Sub(times.unacked) >= unackedFloor
+	}
 	floor := uint32(unackedFloor / time.Millisecond)
-	if info.Unacked > 0 && info.LastAckRecv >= floor && info.LastDataSent >= floor && s.State != kernel.TCPSynSent {
+	if info.Unacked > 0 && info.LastAckRecv >= floor && info.LastDataSent >= floor {
 		return true
 	}
 	if !server || s.State != kernel.TCPEstablished || !s.HasInfo {
 		return false
 	}
-	if s.Inode == 0 && opened != 0 && now.Sub(opened) >= waitingFloor {
+	if s.Inode == 0 && times.opened != 0 && now.Sub(times.opened) >= waitingFloor {
 		return true
 	}
 	// The two ages are of one moment and of the same clock, so they compare
@@ -355,6 +365,7 @@ func (c *connections) emit(t *freezeframe.Table, s *connection) {
 	row[connSentAt] = uint64(s.times.sent)
 	row[connAckedAt] = uint64(s.times.acked)
 	row[connOpenedAt] = uint64(s.times.opened)
+	row[connUnackedAt] = uint64(s.times.unacked)
 	row[connBytesReceived] = info.BytesReceived
 	row[connBytesSent] = info.BytesSent
 	row[connBytesAcked] = info.BytesAcked
@@ -382,8 +393,9 @@ func (c *connections) peer(s *connection) *owner {
 // many ms ago, which moves by a few ms from reading to reading; here a moment
 // stays what it was until its byte count moves.
 type socketTimes struct {
-	bytesReceived, bytesSent      uint64
-	received, sent, acked, opened freezeframe.Instant
+	bytesReceived, bytesSent               uint64
+	idleBusyUs                             uint64 // when all was acknowledged
+	received, sent, acked, opened, unacked freezeframe.Instant
 }
 
 // timesTable keeps the times of sockets by cookie: open addressing, two halves
@@ -490,8 +502,39 @@ func (t *timesTable) settle(s *kernel.InetSocket, now freezeframe.Instant) socke
 			e.opened = at
 		}
 	}
+	switch {
+	case s.State == kernel.TCPSynSent:
+		if at := now.Add(-requested(s)); e.unacked == 0 || at < e.unacked {
+			e.unacked = at
+		}
+	case info.Unacked == 0 && s.WQueue == 0:
+		e.unacked, e.idleBusyUs = 0, info.BusyUs
+	case e.unacked == 0:
+		// The kernel adds up how long there was something to acknowledge: to
+		// the microsecond, though it may have been several times since we looked.
+		e.unacked = now.Add(-time.Duration(info.BusyUs-min(e.idleBusyUs, info.BusyUs)) * time.Microsecond)
+	}
 	e.bytesReceived, e.bytesSent = info.BytesReceived, info.BytesSent
 	return e.socketTimes
+}
+
+// requested returns how long ago the connection request of a socket in
+// SYN_SENT was sent for the first time: what the timeout that is running has
+// run, and those before it. Since Linux 6.5 the first four are one second each
+// (tcp_syn_linear_timeouts); the others are twice as long as the one before.
+func requested(s *kernel.InetSocket) time.Duration {
+	timeout := time.Duration(s.Info.RTOUs) * time.Microsecond
+	left := time.Duration(s.Retransmit) * time.Millisecond
+	if left == 0 || left > timeout {
+		left = timeout // the timer is not running
+	}
+	first := min(timeout, synTimeout)
+	doubled := 0
+	for t := first; t < timeout; t *= 2 {
+		doubled++
+	}
+	passed := timeout - first + time.Duration(max(0, int(s.Info.Retransmits)-doubled))*first
+	return passed + timeout - left
 }
 
 // tupleTable finds the inode of the socket with given addresses: a

@@ -516,6 +516,59 @@ func TestTimesTableForgetsTheGone(t *testing.T) {
 	}
 }
 
+// The moments at which a request to connect was first sent, as the kernel's
+// timers tell: linear since Linux 6.5, doubling before.
+func TestRequested(t *testing.T) {
+	for _, c := range []struct {
+		rto         time.Duration
+		retransmits uint8
+		left        time.Duration
+		want        time.Duration
+	}{
+		{time.Second, 0, 700 * time.Millisecond, 300 * time.Millisecond},
+		{time.Second, 1, 700 * time.Millisecond, 1300 * time.Millisecond},
+		{time.Second, 3, 100 * time.Millisecond, 3900 * time.Millisecond},
+		{2 * time.Second, 5, 2 * time.Second, 5 * time.Second},
+		{2 * time.Second, 1, 1500 * time.Millisecond, 1500 * time.Millisecond},
+		{4 * time.Second, 2, time.Second, 6 * time.Second},
+		{time.Second, 0, 0, 0},
+		{0, 0, 0, 0},
+	} {
+		s := kernel.InetSocket{Retransmit: uint32(c.left / time.Millisecond),
+			Info: kernel.TCPInfo{RTOUs: uint32(c.rto / time.Microsecond), Retransmits: c.retransmits}}
+		if got := requested(&s); got != c.want {
+			t.Errorf("%+v: %v", c, got)
+		}
+	}
+}
+
+func TestUnackedSince(t *testing.T) {
+	var table timesTable
+	table.init()
+	now := freezeframe.Instant(time.Hour)
+	settle := func(unacked uint32, busy time.Duration) freezeframe.Instant {
+		now = now.Add(50 * time.Millisecond)
+		return table.settle(&kernel.InetSocket{Cookie: 7, HasInfo: true, State: kernel.TCPEstablished, WQueue: 100 * unacked,
+			Info: kernel.TCPInfo{Unacked: unacked, BusyUs: uint64(busy / time.Microsecond)}}, now).unacked
+	}
+	if at := settle(0, 3*time.Second); at != 0 {
+		t.Errorf("all is acknowledged: %v", at)
+	}
+	since := settle(1, 3*time.Second+30*time.Millisecond)
+	if since != now.Add(-30*time.Millisecond) {
+		t.Errorf("since %v before", now.Sub(since))
+	}
+	if at := settle(2, 3*time.Second+80*time.Millisecond); at != since {
+		t.Errorf("moved by %v", at.Sub(since))
+	}
+	if at := settle(0, 3*time.Second+81*time.Millisecond); at != 0 {
+		t.Errorf("acknowledged: %v", at)
+	}
+	if at := settle(1, 3*time.Second+91*time.Millisecond); now.Sub(at) != 10*time.Millisecond {
+		t.Errorf("again since %v before", now.Sub(at))
+	}
+}
+
 func TestAppendUnixName(t *testing.T) {
 	for name, want := range map[string]string{
 		"/run/x\x00": "unix:/run/x", "/run/x": "unix:/run/x", "\x00abs": "unix:@abs", "\x00a\x00b\x00": "unix:@a@b@", "": "unix:",

@@ -29,7 +29,8 @@ import (
 //   - delivery: what was sent is not acknowledged and is sent again: the
 //     network, or the peer's host, loses packets. Users wait for the kernel's
 //     retransmission timer: 200 ms, 400 ms, 800 ms …
-//   - connect: a connection request is not answered: users wait 1 s, 3 s, 7 s.
+//   - connect: a connection request is not answered: users wait for seconds.
+//     Where the other end is a service of this host, users of it certainly do.
 //
 // Everything runs on the thread that takes the readings, in fixed memory.
 type services struct {
@@ -41,6 +42,7 @@ type services struct {
 	connected columns
 	listeners listenerTable
 	conns     connTable
+	reached   addressTable
 	began     freezeframe.Instant // the first reading
 	learnt    freezeframe.Instant // when the last time of learning began
 	own       uint64              // our pid
@@ -52,6 +54,8 @@ const (
 	answerFloor   = 120 * time.Millisecond
 	deliveryFloor = 300 * time.Millisecond
 	connectFloor  = 900 * time.Millisecond
+	// A service on this host is no round trip around the world away.
+	localConnectFloor = 250 * time.Millisecond
 
 	// firstSight is how long an answer must be missing when the service's
 	// history is not known.
@@ -273,7 +277,7 @@ func (o *serviceOwners) of(address string) []freezeframe.Victim {
 type columns struct {
 	src   *freezeframe.Source
 	width int
-	at    [24]int
+	at    [32]int
 }
 
 func (c *columns) of(src *freezeframe.Source, names []string) bool {
@@ -310,6 +314,7 @@ const (
 	cState
 	cServer
 	cListener
+	cLocal
 	cPeer
 	cPID
 	cPIDs
@@ -317,19 +322,19 @@ const (
 	cRQueue
 	cUnacked
 	cRetransmits
-	cRTO
 	cReceivedAt
 	cSentAt
 	cAckedAt
+	cUnackedAt
 	cOpenedAt
 	cBytesReceived
 	cBytesSent
 	cSegsOut
 )
 
-var connectionColumns = []string{cInode: "inode", cState: "state", cServer: "server", cListener: "listener", cPeer: "peer",
-	cPID: "pid", cPIDs: "pids", cComm: "comm", cRQueue: "rqueue", cUnacked: "unacked", cRetransmits: "retransmits", cRTO: "rto_us",
-	cReceivedAt: "received_at", cSentAt: "sent_at", cAckedAt: "acked_at", cOpenedAt: "opened_at",
+var connectionColumns = []string{cInode: "inode", cState: "state", cServer: "server", cListener: "listener", cLocal: "local", cPeer: "peer",
+	cPID: "pid", cPIDs: "pids", cComm: "comm", cRQueue: "rqueue", cUnacked: "unacked", cRetransmits: "retransmits",
+	cReceivedAt: "received_at", cSentAt: "sent_at", cAckedAt: "acked_at", cUnackedAt: "unacked_at", cOpenedAt: "opened_at",
 	cBytesReceived: "bytes_received", cBytesSent: "bytes_sent", cSegsOut: "segs_out"}
 
 // Observe takes one reading, on the thread that took it.
@@ -684,17 +689,16 @@ func (p *services) look(n *conn, row []uint64, now freezeframe.Instant) {
 		p.set(n, waitAnswer, serving && !unaccepted && rqueue == 0 && received != 0, received, now)
 	}
 
-	// The first transmission lies before the timeouts that have passed: rto/2^k
-	// was the first of k.
-	rto := time.Duration(c.get(row, cRTO)) * time.Microsecond
-	passed := rto - rto>>min(retransmits, 16)
 	delivery := retransmits > 0 && c.get(row, cUnacked) > 0 && state != tcpSynSent
-	acked := freezeframe.Instant(c.get(row, cAckedAt))
+	acked, unacked := freezeframe.Instant(c.get(row, cAckedAt)), freezeframe.Instant(c.get(row, cUnackedAt))
 	if !delivery && acked > n.waits[waitDelivery].began {
 		p.end(n, waitDelivery, acked, now)
 	}
-	p.set(n, waitDelivery, delivery, max(acked, sent.Add(-passed)), now)
-	p.set(n, waitConnect, retransmits > 0 && state == tcpSynSent, now.Add(-passed), now)
+	p.set(n, waitDelivery, delivery, max(acked, unacked), now)
+	p.set(n, waitConnect, state == tcpSynSent && unacked != 0, unacked, now)
+	if serving {
+		p.reached.add(c.get(row, cLocal))
+	}
 }
 
 // stillOpen tells whether what arrived last is known not to be answered. A
@@ -770,7 +774,7 @@ func (p *services) drop(n *conn, kind int, now freezeframe.Instant) {
 func (p *services) tell(n *conn, s *service, kind int, done, now freezeframe.Instant, usual time.Duration) bool {
 	w := &n.waits[kind]
 	r := report{kind: int8(kind), quality: w.worth, target: n.peer, comm: n.comm, pids: n.pids, pid: n.pid,
-		began: w.began, done: done, seen: now, usual: usual, floor: serviceFloors[kind]}
+		began: w.began, done: done, seen: now, usual: usual, floor: p.floor(n, kind)}
 	if s != nil && kind < waitDelivery {
 		r.target = s.address
 		if r.pid == 0 {
@@ -778,6 +782,14 @@ func (p *services) tell(n *conn, s *service, kind int, done, now freezeframe.Ins
 		}
 	}
 	return p.send(r)
+}
+
+// floor is from when on a wait of a kind counts.
+func (p *services) floor(n *conn, kind int) time.Duration {
+	if kind == waitConnect && p.reached.has(n.peer) {
+		return localConnectFloor
+	}
+	return serviceFloors[kind]
 }
 
 // judge decides what a wait in flight is worth, and reports it.
@@ -807,7 +819,7 @@ func (p *services) judge(n *conn, kind int, now freezeframe.Instant) {
 		p.hub.suspect(now)
 		p.send(report{kind: -1, comm: n.comm, pids: n.pids, pid: n.pid})
 	}
-	if age <= serviceFloors[kind]/2 {
+	if age <= p.floor(n, kind)/2 {
 		return
 	}
 	if w.last == 0 && s != nil {
@@ -858,6 +870,9 @@ func (p *services) worth(n *conn, s *service, kind int, age time.Duration, now f
 	case waitDelivery, waitConnect:
 		if age > peerGone {
 			return 0
+		}
+		if p.reached.has(n.peer) {
+			return 0.6 // a service of this host: nobody went away
 		}
 		if n.listener == 0 && p.listeners.has(n.pid) {
 			return 0.6 // a service that waits for another

@@ -468,7 +468,7 @@ func TestDelivery(t *testing.T) {
 	w := newWorld(t)
 	w.step(4 * time.Second)
 	lose := func(key freezeframe.Key, extra map[string]uint64) {
-		row := w.request(key, map[string]uint64{"bytes_sent": 500, "unacked": 3, "retransmits": 1, "rto_us": 400000,
+		row := w.request(key, map[string]uint64{"bytes_sent": 500, "unacked": 3, "retransmits": 1, "unacked_at": uint64(w.now.Add(-200 * time.Millisecond)),
 			"sent_at": uint64(w.now), "acked_at": uint64(w.now.Add(-time.Minute)), "peer": uint64(key)})
 		maps.Copy(row, extra)
 	}
@@ -505,11 +505,25 @@ func TestDelivery(t *testing.T) {
 func TestConnect(t *testing.T) {
 	w := newWorld(t)
 	w.step(4 * time.Second)
-	w.conns[5] = map[string]uint64{"state": tcpSynSent, "pid": 4321, "comm": 7, "retransmits": 1, "rto_us": 2000000, "peer": 99}
+	w.conns[5] = map[string]uint64{"state": tcpSynSent, "pid": 4321, "comm": 7, "retransmits": 1, "unacked_at": uint64(w.now.Add(-time.Second)), "peer": 99}
 	w.step(time.Second)
 	r := w.last(waitConnect)
 	if r.quality < 0.5 || r.target != 99 || r.seen.Sub(r.began) < 1900*time.Millisecond {
 		t.Errorf("%+v, %v after it began", r, r.seen.Sub(r.began))
+	}
+
+	// Anybody may connect to what does not answer, but not to what has served.
+	for _, served := range []bool{false, true} {
+		w = newWorld(t)
+		if served {
+			w.request(6, map[string]uint64{"local": 99})
+		}
+		w.step(4 * time.Second)
+		w.conns[5] = map[string]uint64{"state": tcpSynSent, "pid": 77, "unacked_at": uint64(w.now), "peer": 99}
+		w.step(400 * time.Millisecond)
+		if q := w.best(waitConnect); served != (q >= 0.5) {
+			t.Errorf("served: %v, quality %v", served, q)
+		}
 	}
 }
 

@@ -164,3 +164,35 @@ func (t *connTable) expire(now freezeframe.Instant) {
 		x[i] = int16(slot + 1)
 	}
 }
+
+// addressTable holds the addresses at which services of this host, in whatever
+// network namespace, were reached: texts of the side that serves.
+type addressTable struct {
+	texts [512]uint64
+	n     int
+}
+
+func (t *addressTable) slot(text uint64) *uint64 {
+	for i := text * 0x9e3779b97f4a7c15 >> 55; ; i++ {
+		if at := &t.texts[i%uint64(len(t.texts))]; *at == text || *at == 0 {
+			return at
+		}
+	}
+}
+
+// add keeps an address. When the table is full it starts anew: those in use
+// are soon there again.
+func (t *addressTable) add(text uint64) {
+	at := t.slot(text)
+	if text == 0 || *at == text {
+		return
+	}
+	if t.n == len(t.texts)/2 {
+		*t = addressTable{}
+		at = t.slot(text)
+	}
+	*at = text
+	t.n++
+}
+
+func (t *addressTable) has(text uint64) bool { return text != 0 && *t.slot(text) == text }

@@ -29,6 +29,7 @@ const (
 	inetDiagSkMemInfo = 7
 	inetDiagV6Only    = 11 // INET_DIAG_SKV6ONLY
 	skMemInfoDrops    = 8
+	timerRetransmit   = 1 // idiag_timer
 
 	// WantInfo and WantMemInfo are what a dump can add to each socket.
 	WantInfo    = 1 << (inetDiagInfo - 1)
@@ -53,19 +54,22 @@ const (
 // InetSocket is one TCP socket as the kernel describes it. Addresses are 16
 // bytes whatever the family; an IPv4 one is mapped (::ffff:1.2.3.4).
 type InetSocket struct {
-	Family  uint8 // AF_INET or AF_INET6 of the socket, not of the address
-	State   uint8
-	V6Only  bool
-	Iface   uint32
-	Cookie  uint64
-	Local   netip.AddrPort
-	Peer    netip.AddrPort
-	RQueue  uint32 // bytes not read yet; of a listener: connections not accepted
-	WQueue  uint32 // bytes not acknowledged; of a listener: its backlog
-	Inode   uint32 // 0: no process has accepted it yet, or it is closed
-	Drops   uint32 // with WantMemInfo
-	HasInfo bool   // with WantInfo: Info was there
-	Info    TCPInfo
+	Family uint8 // AF_INET or AF_INET6 of the socket, not of the address
+	State  uint8
+	V6Only bool
+	Iface  uint32
+	Cookie uint64
+	Local  netip.AddrPort
+	Peer   netip.AddrPort
+	RQueue uint32 // bytes not read yet; of a listener: connections not accepted
+	WQueue uint32 // bytes not acknowledged; of a listener: its backlog
+	Inode  uint32 // 0: no process has accepted it yet, or it is closed
+	Drops  uint32 // with WantMemInfo
+	// Retransmit is in how many ms the retransmission timer fires, 0 when it
+	// is not running.
+	Retransmit uint32
+	HasInfo    bool // with WantInfo: Info was there
+	Info       TCPInfo
 }
 
 // TCPInfo is what freezeframe reads of struct tcp_info (linux/tcp.h). Fields
@@ -84,6 +88,7 @@ type TCPInfo struct {
 	BytesAcked    uint64
 	BytesReceived uint64
 	BytesSent     uint64
+	BusyUs        uint64 // with data that was not acknowledged, in all
 }
 
 // UnixSocket is one Unix socket. Name is valid until the next call; an
@@ -373,6 +378,9 @@ func ParseInet(b []byte, s *InetSocket) bool {
 		WQueue: binary.NativeEndian.Uint32(b[60:]),
 		Inode:  binary.NativeEndian.Uint32(b[68:]),
 	}
+	if b[2] == timerRetransmit {
+		s.Retransmit = binary.NativeEndian.Uint32(b[52:])
+	}
 	for kind, value := range attributes(b[inetMessageSize:]) {
 		switch kind {
 		case inetDiagInfo:
@@ -455,6 +463,7 @@ func parseTCPInfo(b []byte) TCPInfo {
 		BytesReceived: long(b, 128),
 		SegsOut:       word(b, 136),
 		SegsIn:        word(b, 140),
+		BusyUs:        long(b, 168),
 		BytesSent:     long(b, 200),
 	}
 }
