@@ -51,7 +51,8 @@ type Score struct {
 	Sum       bool     // explained and unexplained are 100 in every report
 	Blamed    bool     // an innocent bystander leads a report
 	StartDiff float64  // ms, report − users
-	EndDiff   float64  // ms
+	EndDiff   float64  // ms, report − when the last late request that was sent was served
+	QueueDiff float64  // ms, report − when the users' own queues were empty too
 	Extra     []string // reports of what no user saw
 	ReportID  string
 	Got       []string // causes in order, with culprits: what was said
@@ -195,7 +196,8 @@ func (r *Result) judge(d diagnosis, f Fault, views []View) {
 	}
 	r.Detected = true
 	r.StartDiff = float64(mono(best.Stall.Start)-r.View.Start) / 1e6
-	r.EndDiff = float64(mono(best.Stall.End)-r.View.End) / 1e6
+	r.EndDiff = float64(mono(best.Stall.End)-r.View.Served) / 1e6
+	r.QueueDiff = float64(mono(best.Stall.End)-r.View.End) / 1e6
 	r.Got, r.ReportID = best.said(), best.ID
 	if len(best.Causes) == 0 {
 		return

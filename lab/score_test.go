@@ -19,7 +19,7 @@ const ms = int64(time.Millisecond)
 func calm(from, to int64) []victim.Wait {
 	var waits []victim.Wait
 	for at := int64(0); at < 8000; at += 20 {
-		w := victim.Wait{Intended: at * ms, Done: (at + 1) * ms}
+		w := victim.Wait{Intended: at * ms, Sent: at * ms, Done: (at + 1) * ms}
 		if at >= from && at < to {
 			w.Done = to * ms
 		}
@@ -182,6 +182,17 @@ func TestViews(t *testing.T) {
 	views := Views(waits)
 	if len(views) != 1 || views[0].Start != 3000*ms || views[0].End != 4000*ms || views[0].Worst != time.Second {
 		t.Errorf("views of one stall: %v", views)
+	}
+	// What comes to its turn in its client only when the stall is over was late,
+	// but nothing was late in serving it.
+	waits = calm(3000, 4000)
+	for i := range waits {
+		if w := &waits[i]; w.Intended >= 4000*ms && w.Intended < 4500*ms {
+			w.Sent, w.Done = w.Intended+100*ms, w.Intended+101*ms
+		}
+	}
+	if views := Views(waits); len(views) != 1 || views[0].Served != 4000*ms || views[0].End <= 4500*ms {
+		t.Errorf("views of a stall with queues behind it: %v", views)
 	}
 	if views := Views(calm(3000, 3090)); len(views) != 0 {
 		t.Errorf("90 ms is a stall: %v", views)

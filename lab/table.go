@@ -41,7 +41,7 @@ func (r *Result) Row(w io.Writer) {
 	case !r.Detected:
 		fmt.Fprintf(w, " | NOT DETECTED\n")
 	default:
-		fmt.Fprintf(w, " | cause %s culprit %s edges %+.0f/%+.0f ms, explained %.0f %%", rank(r), yes(r.Culprit), r.StartDiff, r.EndDiff, r.Explained)
+		fmt.Fprintf(w, " | cause %s culprit %s edges %+.0f/%+.0f ms (%+.0f with the users' own queues), explained %.0f %%", rank(r), yes(r.Culprit), r.StartDiff, r.EndDiff, r.QueueDiff, r.Explained)
 		if r.Reports > 1 {
 			fmt.Fprintf(w, ", %d REPORTS", r.Reports)
 		}
@@ -87,6 +87,7 @@ const Tick = 50.0 // ms
 type Totals struct {
 	Runs, Invalid                                int
 	Valid, Detected, First, Top3, Culprit, Edges int // of faults
+	QueueEdges                                   int // of those, with the users' own queues
 	Misses, Quiet                                int // near misses, those without a report
 	Extra, SumWrong, Blamed, Failed              int
 }
@@ -125,6 +126,7 @@ func Total(results []Result) Totals {
 		}{
 			{r.Detected, &t.Detected}, {r.First, &t.First}, {r.Top3, &t.Top3}, {r.Culprit, &t.Culprit},
 			{r.Detected && math.Abs(r.StartDiff) <= Tick && math.Abs(r.EndDiff) <= Tick, &t.Edges},
+			{r.Detected && math.Abs(r.StartDiff) <= Tick && math.Abs(r.QueueDiff) <= Tick, &t.QueueEdges},
 		} {
 			if c.is {
 				*c.n++
@@ -161,6 +163,7 @@ func (t Totals) Write(w io.Writer) (met bool) {
 	line("right cause in the first three", t.Top3, t.Valid, 98)
 	line("right culprit", t.Culprit, t.Valid, 90)
 	line("both edges within a tick (50 ms)", t.Edges, t.Valid, 90)
+	fmt.Fprintf(w, "  %-34s %3d of %3d           no target: nothing on the wire shows them\n", "  with what queued in the clients", t.QueueEdges, t.Valid)
 	line("near misses without a report", t.Quiet, t.Misses, 100)
 	none("reports of what nobody felt", t.Extra)
 	none("shares that do not add up to 100", t.SumWrong)

@@ -19,10 +19,14 @@ const (
 // when the first late request was wanted to when the last one was answered.
 type View struct {
 	Start, End int64
-	Worst      time.Duration
-	Count      int    // late requests
-	Errors     int    // of them, those that failed
-	Err        string // of the first that did
+	// Served is End without the requests that were late only because they had
+	// to wait in their client, for the one before: those that were late counted
+	// from when they were sent.
+	Served int64
+	Worst  time.Duration
+	Count  int    // late requests
+	Errors int    // of them, those that failed
+	Err    string // of the first that did
 }
 
 // Length returns how long it was.
@@ -47,6 +51,9 @@ func Views(waits []victim.Wait) []View {
 		}
 		v := &views[len(views)-1]
 		v.End = max(v.End, w.Done)
+		if time.Duration(w.Done-w.Sent) >= Late || w.Err != "" {
+			v.Served = max(v.Served, w.Done)
+		}
 		v.Worst = max(v.Worst, wait)
 		v.Count++
 		if w.Err != "" {
@@ -54,6 +61,11 @@ func Views(waits []victim.Wait) []View {
 			if v.Err == "" {
 				v.Err = w.Err
 			}
+		}
+	}
+	for i := range views {
+		if v := &views[i]; v.Served == 0 {
+			v.Served = v.End // they were late in being sent, all of them
 		}
 	}
 	return slices.DeleteFunc(views, func(v View) bool { return v.Worst < Stalled && v.Errors == 0 })
@@ -77,6 +89,7 @@ func during(views []View, t Truth) (v View, ok bool) {
 			continue
 		}
 		v.End = max(v.End, have.End)
+		v.Served = max(v.Served, have.Served)
 		v.Worst = max(v.Worst, have.Worst)
 		v.Count += have.Count
 		v.Errors += have.Errors

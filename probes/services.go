@@ -665,6 +665,7 @@ func (p *services) look(n *conn, row []uint64, now freezeframe.Instant) {
 	if s != nil && c.get(row, cBytesSent) > 0 {
 		s.sends = true
 	}
+	wrote := !fresh && c.get(row, cBytesSent) != n.replied
 	n.open = stillOpen(n, fresh, arrived, c.get(row, cBytesSent), c.get(row, cSegsOut), now.Sub(received))
 	n.arrived, n.replied, n.segments = arrived, c.get(row, cBytesSent), c.get(row, cSegsOut)
 	answered := sent != 0 && sent >= received
@@ -681,7 +682,10 @@ func (p *services) look(n *conn, row []uint64, now freezeframe.Instant) {
 		}
 		p.end(n, waitAnswer, max(sent, n.waits[waitAnswer].began), now)
 	} else {
-		if more {
+		switch {
+		case more && wrote && sent > n.waits[waitAnswer].began:
+			p.end(n, waitAnswer, sent, now) // the next request has come already
+		case more:
 			// More of the request came: it was not complete, and nobody could
 			// have answered it.
 			p.drop(n, waitAnswer, now)
@@ -736,10 +740,16 @@ func (p *services) end(n *conn, kind int, done, now freezeframe.Instant) {
 	}
 	usual := time.Duration(0)
 	s := p.listeners.at(n.listener)
+	told := w.last != 0
 	if s != nil {
 		usual = s.usual[kind].usual()
 		took := int64(done.Sub(w.began))
 		if kind == waitAnswer {
+			if w.last == 0 && took > int64(answerFloor/2) {
+				// Too short to be seen while it lasted; in a stall it counts.
+				w.worth = p.worth(n, s, kind, time.Duration(took), now)
+				told = w.worth >= 0.5
+			}
 			s.answered = max(s.answered, done)
 			// A thousand clients that waited for one stall are one lesson, and
 			// so are the four whose answers came in its first pause.
@@ -755,7 +765,7 @@ func (p *services) end(n *conn, kind int, done, now freezeframe.Instant) {
 			s.usual[kind].learn(took, int64(serviceFloors[kind]))
 		}
 	}
-	if w.last != 0 {
+	if told {
 		p.tell(n, s, kind, done, now, usual)
 	}
 	*w = wait{}

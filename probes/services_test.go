@@ -502,6 +502,38 @@ func TestDelivery(t *testing.T) {
 	}
 }
 
+// A client that has fallen behind sends its next request at once: each answer
+// ends a wait, though another has begun by the next reading; and a wait that no
+// reading found old enough counts by what it took.
+func TestAnswersToAClientThatIsBehind(t *testing.T) {
+	w := newWorld(t)
+	w.serve(5, 30, 5*time.Millisecond)
+	row := w.conns[5]
+	w.reports = nil
+	for range 5 {
+		// It arrives 30 ms before a reading and is answered 90 ms later, 10 ms
+		// after the next.
+		came := w.now.Add(20 * time.Millisecond)
+		row["received_at"], row["bytes_received"] = uint64(came), row["bytes_received"]+100
+		w.step(100 * time.Millisecond)
+		row["sent_at"], row["bytes_sent"] = uint64(came.Add(90*time.Millisecond)), row["bytes_sent"]+100
+	}
+	row["received_at"], row["bytes_received"] = uint64(w.now.Add(20*time.Millisecond)), row["bytes_received"]+100
+	w.step(50 * time.Millisecond)
+	done := 0
+	for _, r := range w.reports {
+		if r.kind == waitAnswer && r.done != 0 && r.quality >= 0.5 {
+			if took := r.done.Sub(r.began); took != 90*time.Millisecond {
+				t.Errorf("an answer took %v", took)
+			}
+			done++
+		}
+	}
+	if done != 5 {
+		t.Errorf("%d answers of 5 were told: %+v", done, w.reports)
+	}
+}
+
 func TestConnect(t *testing.T) {
 	w := newWorld(t)
 	w.step(4 * time.Second)

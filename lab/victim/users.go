@@ -20,6 +20,7 @@ import (
 // Wait is one request as its user saw it, in CLOCK_MONOTONIC nanoseconds.
 type Wait struct {
 	Intended int64  `json:"i"` // when the user wanted it
+	Sent     int64  `json:"s"` // when it was sent: later, if its connection was busy with the one before
 	Done     int64  `json:"d"` // when the answer was there, or was given up
 	Fresh    bool   `json:"f,omitempty"`
 	Err      string `json:"e,omitempty"`
@@ -34,7 +35,7 @@ func Users(args []string) {
 	debug.SetGCPercent(-1) // it lives for seconds, and its pauses would be measured
 	fresh := args[0] == "-fresh"
 	address := args[len(args)-1]
-	u := &users{address: address, stop: make(chan struct{}), open: map[int64]bool{}}
+	u := &users{address: address, stop: make(chan struct{}), open: map[int64]Wait{}}
 	fmt.Println("ready")
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
@@ -64,16 +65,19 @@ type users struct {
 	stop    chan struct{}
 	mu      sync.Mutex
 	waits   []Wait
-	open    map[int64]bool // intended times of what has no answer yet: fresh or not
+	open    map[int64]Wait // what has no answer yet, by when it was intended
 }
 
-func (u *users) began(intended int64, fresh bool) {
+func (u *users) began(intended int64, fresh bool) Wait {
+	w := Wait{Intended: intended, Sent: now(), Fresh: fresh}
 	u.mu.Lock()
-	u.open[intended] = fresh
+	u.open[intended] = w
 	u.mu.Unlock()
+	return w
 }
 
-func (u *users) ended(w Wait) {
+func (u *users) ended(w Wait, err error) {
+	w.Done, w.Err = now(), text(err)
 	u.mu.Lock()
 	delete(u.open, w.Intended)
 	u.waits = append(u.waits, w)
@@ -84,10 +88,9 @@ func (u *users) report() []Wait {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	end := now() // what has no answer yet has waited so long
-	for at, fresh := range u.open {
-		if at < end {
-			u.waits = append(u.waits, Wait{Intended: at, Done: end, Fresh: fresh})
-		}
+	for _, w := range u.open {
+		w.Done = end
+		u.waits = append(u.waits, w)
 	}
 	return u.waits
 }
@@ -102,7 +105,7 @@ func (u *users) connection(at int64, every time.Duration) {
 		if u.sleep(at) {
 			return
 		}
-		u.began(at, false)
+		w := u.began(at, false)
 		err := func() (err error) {
 			if conn == nil {
 				if conn, err = net.DialTimeout("tcp", u.address, patience); err != nil {
@@ -116,7 +119,7 @@ func (u *users) connection(at int64, every time.Duration) {
 			conn.Close()
 			conn = nil
 		}
-		u.ended(Wait{Intended: at, Done: now(), Err: text(err)})
+		u.ended(w, err)
 	}
 }
 
@@ -125,15 +128,14 @@ func (u *users) newConnections(at int64, every time.Duration) {
 		if u.sleep(at) {
 			return
 		}
-		at := at
-		u.began(at, true)
+		w := u.began(at, true)
 		go func() {
 			conn, err := net.DialTimeout("tcp", u.address, patience)
 			if err == nil {
 				err = ask(conn, bufio.NewReader(conn), false)
 				conn.Close()
 			}
-			u.ended(Wait{Intended: at, Done: now(), Fresh: true, Err: text(err)})
+			u.ended(w, err)
 		}()
 	}
 }
