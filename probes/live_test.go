@@ -241,6 +241,11 @@ func TestLiveStoppedProcess(t *testing.T) {
 	h.ask(c, "0")
 	time.Sleep(3 * time.Second) // to be known as regularly active
 	h.cmd.Process.Signal(syscall.SIGSTOP)
+	// It stops when it next runs; until then it would still read what comes.
+	var status syscall.WaitStatus
+	if _, err := syscall.Wait4(h.cmd.Process.Pid, &status, syscall.WUNTRACED, nil); err != nil || !status.Stopped() {
+		t.Fatalf("wait for the process to stop: %v, %v", err, status)
+	}
 	fmt.Fprintln(c, "0")
 	h.until("receive", false)
 	l := h.until("stuck", false)

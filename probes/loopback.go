@@ -2,6 +2,7 @@ package probes
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"time"
 	"unsafe"
@@ -32,6 +33,7 @@ func (p *loopback) Run(ctx context.Context, late func(freezeframe.Lateness)) err
 	if err := e.listen(); err != nil {
 		return fmt.Errorf("listen on 127.0.0.1: %w", err)
 	}
+	p.hub.echoPort.Store(uint32(e.port()))
 	j := &job{hub: p.hub, probe: p.Name(), target: "127.0.0.1",
 		loop: func(w *worker) { e.loop(w) },
 		done: func() {
@@ -78,6 +80,10 @@ func (e *echo) listen() (err error) {
 		e.listener = -1
 	}
 	return err
+}
+
+func (e *echo) port() uint16 {
+	return binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(&e.addr.Port))[:])
 }
 
 //go:nosplit

@@ -300,6 +300,7 @@ func (c *columns) get(row []uint64, i int) uint64 {
 
 const (
 	lAddress = iota
+	lPort
 	lQueue
 	lDrops
 	lPID
@@ -307,7 +308,7 @@ const (
 	lComm
 )
 
-var listenerColumns = []string{lAddress: "address", lQueue: "queue", lDrops: "drops", lPID: "pid", lPIDs: "pids", lComm: "comm"}
+var listenerColumns = []string{lAddress: "address", lPort: "port", lQueue: "queue", lDrops: "drops", lPID: "pid", lPIDs: "pids", lComm: "comm"}
 
 const (
 	cInode = iota
@@ -315,7 +316,9 @@ const (
 	cServer
 	cListener
 	cLocal
+	cLocalPort
 	cPeer
+	cPeerPort
 	cPID
 	cPIDs
 	cComm
@@ -332,7 +335,7 @@ const (
 	cSegsOut
 )
 
-var connectionColumns = []string{cInode: "inode", cState: "state", cServer: "server", cListener: "listener", cLocal: "local", cPeer: "peer",
+var connectionColumns = []string{cInode: "inode", cState: "state", cServer: "server", cListener: "listener", cLocal: "local", cLocalPort: "local_port", cPeer: "peer", cPeerPort: "peer_port",
 	cPID: "pid", cPIDs: "pids", cComm: "comm", cRQueue: "rqueue", cUnacked: "unacked", cRetransmits: "retransmits",
 	cReceivedAt: "received_at", cSentAt: "sent_at", cAckedAt: "acked_at", cUnackedAt: "unacked_at", cOpenedAt: "opened_at",
 	cBytesReceived: "bytes_received", cBytesSent: "bytes_sent", cSegsOut: "segs_out"}
@@ -352,6 +355,12 @@ func (p *services) Observe(src *freezeframe.Source, t *freezeframe.Table) {
 			p.observeConnections(t)
 		}
 	}
+}
+
+// ours tells whether a socket is one of our own: by its process or, where that
+// is not known yet, by the port.
+func (p *services) ours(pid, port uint64) bool {
+	return pid == p.own || pid == 0 && port != 0 && port == uint64(p.hub.echoPort.Load())
 }
 
 // send hands a report to Run; when Run is behind, the next one says the same.
@@ -389,6 +398,7 @@ type service struct {
 	waiting  [waitKinds]uint16   // waits reported now
 	learnt   freezeframe.Instant // when a slow answer was last learned from
 	slowNow  uint16              // missing answers older than slow, in this reading
+	overdue  uint16              // and those older than half the floor
 	losing   uint16              // connections that lose packets, in this reading
 	// losingUsual is how many there are on average: the clients of a public
 	// service come and go without a word.
@@ -428,7 +438,7 @@ func (p *services) observeListeners(t *freezeframe.Table) {
 	c := &p.listening
 	for i, key := range t.Keys {
 		row := t.Values(i, c.width)
-		if pid := c.get(row, lPID); pid == p.own {
+		if p.ours(c.get(row, lPID), c.get(row, lPort)) {
 			continue
 		}
 		s := p.listeners.find(key)
@@ -542,12 +552,12 @@ func (p *services) observeConnections(t *freezeframe.Table) {
 	c := &p.connected
 	for i := range p.listeners.n {
 		s := &p.listeners.slots[i]
-		s.slowNow, s.losing, s.unseen, s.stalled = 0, 0, false, false
+		s.slowNow, s.overdue, s.losing, s.unseen, s.stalled = 0, 0, 0, false, false
 		clear(s.waiting[:])
 	}
 	for i, key := range t.Keys {
 		row := t.Values(i, c.width)
-		if c.get(row, cPID) == p.own {
+		if pid := c.get(row, cPID); p.ours(pid, c.get(row, cLocalPort)) || p.ours(pid, c.get(row, cPeerPort)) {
 			continue
 		}
 		if n := p.conns.find(key); n != nil {
@@ -568,8 +578,14 @@ func (p *services) observeConnections(t *freezeframe.Table) {
 			continue
 		}
 		s := &p.listeners.slots[n.service]
-		if n.waits[waitAnswer].began != 0 && now.Sub(n.waits[waitAnswer].began) >= slow {
-			s.slowNow++
+		if w := &n.waits[waitAnswer]; w.began != 0 {
+			age := now.Sub(w.began)
+			if age >= slow {
+				s.slowNow++
+			}
+			if age >= answerFloor/2 {
+				s.overdue++
+			}
 		}
 		if n.waits[waitDelivery].began != 0 {
 			s.losing++
@@ -848,7 +864,7 @@ func (p *services) worth(n *conn, s *service, kind int, age time.Duration, now f
 	if w.calm {
 		return 0 // whether this is how it always is, nobody has seen
 	}
-	others := s != nil && s.answered > w.began.Add(100*time.Millisecond)
+	others := s != nil && s.answered > w.began.Add(min(100*time.Millisecond, age/2))
 	switch kind {
 	case waitAccept:
 		return 0.9
@@ -867,10 +883,13 @@ func (p *services) worth(n *conn, s *service, kind int, age time.Duration, now f
 		case s.usuallySlow(age):
 			return 0
 		case s.usual[kind].total >= enough:
-			if others {
-				return 0.6
+			switch {
+			case !others:
+				return 0.9
+			case s.overdue < 2 && age < firstSight:
+				return 0.3 // one request takes longer, and all others do not
 			}
-			return 0.9
+			return 0.6
 		case age < firstSight || others || !s.sends || w.began.Sub(p.began) < learning || int64(age) < 2*s.usual[waitAnswer].p99():
 			return 0.2
 		case n.talks || s.slowNow >= 2:

@@ -534,6 +534,47 @@ func TestAnswersToAClientThatIsBehind(t *testing.T) {
 	}
 }
 
+// One request that takes longer while others are answered is a slow request;
+// two, or one for long, are a service that does not answer.
+func TestOneSlowRequest(t *testing.T) {
+	for name, c := range map[string]struct {
+		slow  int
+		lasts time.Duration
+		stall bool
+	}{
+		"one": {1, 350 * time.Millisecond, false}, "two": {2, 350 * time.Millisecond, true}, "one for long": {1, 700 * time.Millisecond, true},
+	} {
+		w := newWorld(t)
+		for range 30 {
+			w.serve(5, 1, 5*time.Millisecond)
+		}
+		w.reports = nil
+		for i := range c.slow {
+			w.request(freezeframe.Key(6+i), map[string]uint64{"bytes_sent": 500, "segs_out": 9, "sent_at": uint64(w.now.Add(-time.Millisecond))})
+		}
+		for began := w.now; w.now.Sub(began) < c.lasts; {
+			w.serve(5, 1, 5*time.Millisecond)
+		}
+		if q := w.best(waitAnswer); c.stall != (q >= 0.5) {
+			t.Errorf("%s: quality %v", name, q)
+		}
+	}
+}
+
+// Our own connection to ourselves is nobody's, though its holder is not known yet.
+func TestOwnEcho(t *testing.T) {
+	for port, quiet := range map[uint64]bool{4711: true, 4712: false} {
+		w := newWorld(t)
+		w.p.hub.echoPort.Store(4711)
+		w.step(4 * time.Second)
+		w.request(5, map[string]uint64{"rqueue": 1, "pid": 0, "comm": 0, "local_port": port})
+		w.step(400 * time.Millisecond)
+		if q := w.best(waitReceive); quiet != (q == 0) {
+			t.Errorf("port %d: quality %v", port, q)
+		}
+	}
+}
+
 func TestConnect(t *testing.T) {
 	w := newWorld(t)
 	w.step(4 * time.Second)

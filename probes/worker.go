@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -231,6 +232,8 @@ type hub struct {
 	workers [40]worker
 	mu      sync.Mutex
 	pipes   [40]struct{ in, out *os.File }
+	// echoPort is where the loopback probe listens: nobody's service.
+	echoPort atomic.Uint32
 }
 
 func newHub(o Options) *hub { return &hub{Options: o} }
