@@ -533,6 +533,7 @@ type conn struct {
 	service  int // index in the table, -1 when there is none; valid within a reading
 	seen     freezeframe.Instant
 	missing  freezeframe.Instant // the first reading without it; 0: none
+	over     freezeframe.Instant // when what is over by this reading ended, about
 	first    freezeframe.Instant
 	peer     uint64
 	comm     uint64
@@ -640,11 +641,21 @@ func (p *services) look(n *conn, row []uint64, now freezeframe.Instant) {
 	if fresh {
 		n.first = now
 	}
+	last := n.seen
 	n.seen = now
 	n.listener = freezeframe.Key(c.get(row, cListener))
 	n.peer, n.comm, n.pids, n.pid = c.get(row, cPeer), c.get(row, cComm), c.get(row, cPIDs), c.get(row, cPID)
 	state, server := c.get(row, cState), c.get(row, cServer) != 0
 	received, sent := freezeframe.Instant(c.get(row, cReceivedAt)), freezeframe.Instant(c.get(row, cSentAt))
+	// What is over by this reading ended with the answer, or we do not know
+	// when since the last reading.
+	n.over = now
+	switch {
+	case sent >= last && last != 0 && sent < now:
+		n.over = sent
+	case last != 0:
+		n.over = last.Add(now.Sub(last) / 2)
+	}
 	rqueue, retransmits := c.get(row, cRQueue), c.get(row, cRetransmits)
 	n.talks = c.get(row, cBytesSent) > 0 && c.get(row, cSegsOut) >= 5
 
@@ -667,7 +678,7 @@ func (p *services) look(n *conn, row []uint64, now freezeframe.Instant) {
 	more := !fresh && arrived != n.arrived
 	read := arrived - min(rqueue, arrived)
 	if !fresh && read != n.read {
-		p.end(n, waitReceive, now, now) // it is being read
+		p.end(n, waitReceive, n.over, now) // it is being read
 	}
 	n.read = read
 	unread := serving && !unaccepted && rqueue > 0
@@ -742,7 +753,7 @@ func (p *services) set(n *conn, kind int, waits bool, began, now freezeframe.Ins
 	w := &n.waits[kind]
 	switch {
 	case !waits:
-		p.end(n, kind, now, now)
+		p.end(n, kind, max(n.over, w.began), now)
 	case w.began == 0:
 		*w = wait{began: min(began, now), calm: began < p.began}
 	}

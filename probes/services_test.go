@@ -145,7 +145,7 @@ func TestAcceptQueueOfAConnectionNobodyAccepts(t *testing.T) {
 	w.request(5, map[string]uint64{"received_at": 0, "bytes_received": 0})
 	w.step(time.Second)
 	r := w.last(waitAccept)
-	if r.began != opened || r.done.Sub(opened) != 1050*time.Millisecond || r.target != 1080 || r.pid != 4321 {
+	if r.began != opened || r.done.Sub(opened) != 1025*time.Millisecond || r.target != 1080 || r.pid != 4321 {
 		t.Errorf("began %v before or after it was opened, took %v, target %d, pid %d", r.began.Sub(opened), r.done.Sub(opened), r.target, r.pid)
 	}
 }
@@ -225,7 +225,7 @@ func TestReceive(t *testing.T) {
 	row["sent_at"] = uint64(w.now)
 	row["bytes_sent"] = 10
 	w.step(50 * time.Millisecond)
-	if r := w.last(waitReceive); r.began != began || r.done.Sub(began) != 550*time.Millisecond {
+	if r := w.last(waitReceive); r.began != began || r.done.Sub(began) != 500*time.Millisecond {
 		t.Errorf("began %v off, took %v", r.began.Sub(began), r.done.Sub(began))
 	}
 }
