@@ -1,6 +1,9 @@
 package faults
 
 import (
+	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"freezeframe/lab"
@@ -21,11 +24,22 @@ var fsDirtyThrottled = []lab.Fault{
 	},
 }
 
+func number(s *lab.Scene, path string) int64 {
+	text, err := os.ReadFile(path)
+	s.Check(err)
+	n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+	s.Check(err)
+	return n
+}
+
 func dirty(s *lab.Scene, how string) {
 	fs := s.LoopFS(256, "-O", "^has_journal")
 	bdi := "/sys/class/bdi/" + fs.Number + "/"
 	s.Sysctl(bdi+"strict_limit", "1")
-	s.Sysctl(bdi+"max_bytes", "8388608")
+	// As a ratio, which can be put back as it was: max_bytes is rounded up to
+	// what the kernel may not take back.
+	ratio, bytes := number(s, bdi+"max_ratio_fine"), number(s, bdi+"max_bytes")
+	s.Sysctl(bdi+"max_ratio_fine", strconv.FormatInt(max(1, ratio*(8<<20)/max(1, bytes)), 10))
 	svc := s.Serve(victim.Spec{Kind: victim.Threads, Work: []string{"append:" + fs.Path("log")}}, lab.Place{})
 	job := s.Start(lab.Cmd{Name: "export", Role: "exporter", Args: []string{fs.Path("export.tmp"), how}})
 	s.BlameGroup(job)

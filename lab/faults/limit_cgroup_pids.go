@@ -13,7 +13,7 @@ var limitCgroupPids = []lab.Fault{
 	{
 		Name:      "limit.cgroup_pids/helpers",
 		Cause:     "limit.cgroup_pids",
-		About:     "helpers use up pids.max of the cgroup of a Go service that runs a program per request and tries until it can",
+		About:     "helpers use up pids.max of the cgroup of a Python event loop that runs a program per request and tries until it can",
 		MissAbout: "they leave it room",
 		Needs:     needs(root, controller("pids")),
 		Run:       func(s *lab.Scene) { pidsMax(s, 200) },
@@ -26,7 +26,8 @@ func pidsMax(s *lab.Scene, helpers int) {
 	group := s.Cgroup("pids")
 	group.Set("pids.max", "60")
 	place := lab.Place{Cgroups: []string{group.Dir}}
-	svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Work: []string{"fork:/bin/true"}}, place)
+	// Not a Go service: its runtime ends the process when it gets no thread.
+	svc := s.Serve(victim.Spec{Kind: victim.Loop, Work: []string{"fork:/bin/true"}}, place)
 	job := s.Start(lab.Cmd{Name: "cronjobs", Role: "sleepers", Args: []string{strconv.Itoa(helpers)}, Place: place})
 	s.BlameGroup(job)
 	s.Blame(lab.Guilty{Cgroups: []string{group.Path}})

@@ -37,7 +37,7 @@ type Spec struct {
 	//	call:ADDRESS  GET / of another service    dial:ADDRESS the same, new connection
 	//	fork:PROGRAM  run it, trying until it can be
 	//	wall:TIME     wait for a rate limit that reckons in wall-clock time
-	// The Python kinds know append, fsync, pipe, flock, compute, sleep and call.
+	// The Python kinds know append, fsync, pipe, flock, compute, sleep, call and fork.
 	Work    []string
 	Set     int      // MiB of working set, for pages
 	Workers int      // of a Pool
