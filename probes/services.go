@@ -49,8 +49,10 @@ type services struct {
 }
 
 const (
-	acceptFloor   = 100 * time.Millisecond
-	receiveFloor  = 100 * time.Millisecond
+	// A wait is known to within half a reading, so what opens an incident is a
+	// little more than 100 ms.
+	acceptFloor   = 110 * time.Millisecond
+	receiveFloor  = 110 * time.Millisecond
 	answerFloor   = 120 * time.Millisecond
 	deliveryFloor = 300 * time.Millisecond
 	connectFloor  = 900 * time.Millisecond
