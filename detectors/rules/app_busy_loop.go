@@ -107,7 +107,7 @@ func momentsOf(a *freezeframe.Account, who freezeframe.Party, waits []freezefram
 	var out moments
 	for i := range waits {
 		if waits[i].Length() > 0 {
-			out = append(out, moment{waits[i].Span, a, &waits[i], &waits[i], who, depth})
+			out = append(out, moment{Span: waits[i].Span, account: a, own: &waits[i], wait: &waits[i], who: who, depth: depth})
 		}
 	}
 	return out

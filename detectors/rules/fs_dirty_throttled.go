@@ -2,6 +2,7 @@ package rules
 
 import (
 	"fmt"
+	"slices"
 
 	"freezeframe"
 )
@@ -15,35 +16,121 @@ func fsDirtyThrottled() freezeframe.Rule {
 		Cause: "fs.dirty_throttled",
 		Title: "too much written data waiting for the disk",
 		Means: "More data had been written to the page cache than the kernel lets wait there, so it made every thread that writes pause until the disk had caught up.",
-		Proof: "The victims slept in balance_dirty_pages, with dirty memory near its limit (nr_dirty against nr_dirty_threshold).",
+		Proof: "The victims slept in balance_dirty_pages, or stood at the lock of a file while whoever was at work on it, or on the same filesystem, slept there; dirty memory was near its limit (nr_dirty against nr_dirty_threshold), or the disk's own was reached.",
 		Remedy: []string{
 			"Now: stop the writer for a moment (`kill -STOP PID`, later `kill -CONT PID`).",
 			"So that it does not come back: `sysctl vm.dirty_background_bytes=268435456 vm.dirty_bytes=1073741824`, so that writing out begins early; let bulk writers use direct I/O or sync as they go (`dd oflag=direct`, `rsync --fsync`); IOWriteBandwidthMax= for their unit.",
 		},
-		Reads:    []string{sourceLedger, "vmstat.nr_dirty", "vmstat.nr_writeback", "vmstat.nr_dirty_threshold", "procs.write_bytes"},
+		Reads:    []string{sourceLedger, "vmstat.nr_dirty", "vmstat.nr_writeback", "vmstat.nr_dirty_threshold", "tasks.stack", "tasks.file", "mounts.mountpoint", "procs.write_bytes"},
 		Subsumes: bringsAbout("io.device_saturated", "runtime.jvm_gc"),
-		Judge: func(w freezeframe.Window) []freezeframe.Finding {
-			ms := roots(w, func(m *moment) bool { return in(m.wait, "balance_dirty_pages*") })
-			claim := worth(w, ms.spans())
-			if claim == nil {
-				return nil
-			}
-			s := core(claim)
-			f := freezeframe.Finding{Explains: claim, Confidence: seen, Chain: story(ms), Culprit: freezeframe.Culprit{Kind: freezeframe.CulpritHost}}
-			series := w.Between("vmstat", s)
-			limit := series.Max(0, "nr_dirty_threshold")
-			dirty := series.Max(0, "nr_dirty") + series.Max(0, "nr_writeback")
-			if full := ratio(float64(dirty), float64(limit)); full >= nearThreshold {
-				f.Confidence = proven
-				f.Evidence = append(f.Evidence, evidence("vmstat", "nr_dirty", "dirty memory and what was being written came to %s of the limit (%d of %d pages)", pct(full), dirty, limit))
-			}
-			ps := processesIn(w, freezeframe.Span{Start: s.Start.Add(-growTime), End: s.End})
-			if list := ps.ranked(func(p *process) uint64 { return p.written.sum }); len(list) > 0 {
-				f.Culprit = list[0].culprit()
-				f.Evidence = append(f.Evidence, evidence("procs", "write_bytes", "%s wrote %s", list[0], size(list[0].written.sum)))
-			}
-			f.Summary = fmt.Sprintf("Writers were paced for %s because too much written data waited for the disk.", length(claim.Length()))
-			return []freezeframe.Finding{f}
-		},
+		Judge:    judgeDirtyThrottled,
 	}
+}
+
+// paced is where the kernel makes writers pause.
+var paced = []string{"balance_dirty_pages*"}
+
+func judgeDirtyThrottled(w freezeframe.Window) []freezeframe.Finding {
+	direct := func(m *moment) bool { return in(m.wait, paced...) }
+	ms := roots(w, func(m *moment) bool { return direct(m) || onFileLock(m.wait) && !onMmapLock(m) })
+	if worth(w, ms.spans()) == nil {
+		return nil
+	}
+	mounted := mounts(w, around(ms.hull()))
+	// A writer that is paced keeps the locks of its file, and of what the
+	// filesystem shares: those who wait for one are paced with it.
+	at, writers := pacedOn(w, ms.hull(), mounted)
+	var kept moments
+	for i := range ms {
+		m := ms[i]
+		if direct(&m) {
+			kept = append(kept, m)
+			continue
+		}
+		mt := mountOfMoment(w, mounted, &m)
+		if mt == nil {
+			continue
+		}
+		for _, s := range at[mt.point].Within(m.Span) {
+			m.Span = s
+			kept = append(kept, m)
+		}
+	}
+	claim := worth(w, kept.spans())
+	if claim == nil {
+		return nil
+	}
+	s := core(claim)
+	f := freezeframe.Finding{Explains: claim, Confidence: seen, Chain: story(kept), Culprit: freezeframe.Culprit{Kind: freezeframe.CulpritHost}}
+	if kept.share(direct) < 0.1 {
+		f.Confidence = counted // nobody who suffers was himself seen to be paced
+	}
+	series := w.Between("vmstat", s)
+	limit := series.Max(0, "nr_dirty_threshold")
+	dirty := series.Max(0, "nr_dirty") + series.Max(0, "nr_writeback")
+	if full := ratio(float64(dirty), float64(limit)); full >= nearThreshold {
+		f.Confidence = max(f.Confidence, 0.7)
+		if kept.share(direct) >= 0.1 {
+			f.Confidence = proven
+		}
+		f.Evidence = append(f.Evidence, evidence("vmstat", "nr_dirty", "dirty memory and what was being written came to %s of the limit (%d of %d pages)", pct(full), dirty, limit))
+	}
+	ps := processesIn(w, freezeframe.Span{Start: s.Start.Add(-growTime), End: s.End.Add(sweepMargin)})
+	if p, _ := writerOf(ps, kept, writers); p != nil {
+		f.Culprit = p.culprit()
+		f.Evidence = append(f.Evidence, evidence("procs", "write_bytes", "%s wrote %s", p, size(p.written.sum)))
+	} else if pid := mostPaced(writers, kept.pids()); pid != 0 {
+		f.Culprit = ps.blame(freezeframe.Party{PID: pid})
+	}
+	if pid := f.Culprit.PID; writers[pid] > 0 {
+		f.Evidence = append(f.Evidence, evidence("tasks", "stack", "%s was paced itself in %d samples", named(f.Culprit.Comm, pid), writers[pid]))
+	}
+	f.Summary = fmt.Sprintf("Writers were paced for %s because too much written data waited for the disk.", length(claim.Length()))
+	return []freezeframe.Finding{f}
+}
+
+// pacedOn returns when a thread at work on a file of each mount point was seen
+// to be paced, and how often threads of each process were.
+func pacedOn(w freezeframe.Window, s freezeframe.Span, mounted []mount) (at map[string]freezeframe.Spans, writers map[int]int) {
+	at, writers = map[string]freezeframe.Spans{}, map[int]int{}
+	spans := map[string][]freezeframe.Span{}
+	type sight struct {
+		at    freezeframe.Instant
+		point string // "" when it was not paced
+	}
+	last := map[freezeframe.Key]sight{}
+	series := w.Between("tasks", s)
+	series.Each([]string{"pid", "wchan", "stack", "file"}, func(now freezeframe.Instant, key freezeframe.Key, v []uint64) {
+		if was := last[key]; was.point != "" {
+			spans[was.point] = append(spans[was.point], freezeframe.Span{Start: was.at, End: min(now, was.at.Add(clusterGap))})
+		}
+		saw := sight{at: now}
+		if inFrames(w.Text(v[1]), paced...) || inFrames(w.Text(v[2]), paced...) {
+			writers[int(v[0])]++
+			if m := mountOf(mounted, w.Text(v[3])); m != nil {
+				saw.point = m.point
+			}
+		}
+		last[key] = saw
+	})
+	for _, was := range last {
+		if was.point != "" {
+			spans[was.point] = append(spans[was.point], freezeframe.Span{Start: was.at, End: was.at.Add(1)})
+		}
+	}
+	for point, list := range spans {
+		at[point] = freezeframe.Union(list...)
+	}
+	return at, writers
+}
+
+// mostPaced is the process seen to be paced most, other than the victims.
+func mostPaced(writers map[int]int, victims []int) int {
+	best := 0
+	for pid, n := range writers {
+		if !slices.Contains(victims, pid) && (best == 0 || n > writers[best] || n == writers[best] && pid < best) {
+			best = pid
+		}
+	}
+	return best
 }

@@ -53,7 +53,8 @@ func judgeJournal(w freezeframe.Window) []freezeframe.Finding {
 			where = b.key
 			f.Culprit = freezeframe.Culprit{Kind: freezeframe.CulpritMount, Mount: b.key}
 		}
-		if p, own := journalWriter(w, s, b.moments, b.key); p != nil {
+		ps := processesIn(w, freezeframe.Span{Start: s.Start.Add(-growTime), End: s.End.Add(time.Second)})
+		if p, own := writerOf(ps, b.moments, writersAt(w, s, b.key)); p != nil {
 			f.Culprit = p.culprit()
 			f.Culprit.Mount = b.key
 			f.Evidence = append(f.Evidence, evidence("procs", "write_bytes", "%s wrote %s", p, size(p.written.sum)))
@@ -69,38 +70,55 @@ func judgeJournal(w freezeframe.Window) []freezeframe.Finding {
 	return out
 }
 
-// journalWriter returns who wrote most, preferring those seen at files of the
-// mount; own tells that nobody but the victims wrote.
-func journalWriter(w freezeframe.Window, s freezeframe.Span, ms moments, point string) (p *process, own bool) {
-	there := map[int]bool{}
-	if point != "" {
-		series := w.Between("tasks", s)
-		mounted := mounts(w, around(s))
-		series.Each([]string{"pid", "file"}, func(_ freezeframe.Instant, _ freezeframe.Key, v []uint64) {
-			if pid := int(v[0]); v[1] != 0 && !there[pid] {
-				if m := mountOf(mounted, w.Text(v[1])); m != nil && m.point == point {
-					there[pid] = true
-				}
-			}
-		})
+// writersAt returns the processes with threads at work on files of a mount, by
+// how often.
+func writersAt(w freezeframe.Window, s freezeframe.Span, point string) map[int]int {
+	there := map[int]int{}
+	if point == "" {
+		return there
 	}
+	series := w.Between("tasks", s)
+	mounted := mounts(w, around(s))
+	series.Each([]string{"pid", "file"}, func(_ freezeframe.Instant, _ freezeframe.Key, v []uint64) {
+		if v[1] == 0 {
+			return
+		}
+		if m := mountOf(mounted, w.Text(v[1])); m != nil && m.point == point {
+			there[int(v[0])]++
+		}
+	})
+	return there
+}
+
+// writerOf returns who wrote most, preferring those seen there; own tells that
+// nobody but the victims wrote, or they far more than anybody else.
+func writerOf(ps *processes, ms moments, there map[int]int) (p *process, own bool) {
 	victims := map[int]bool{}
 	for _, pid := range ms.pids() {
 		victims[pid] = true
 	}
-	ps := processesIn(w, freezeframe.Span{Start: s.Start.Add(-growTime), End: s.End.Add(time.Second)})
-	list := ps.ranked(func(p *process) uint64 { return p.written.sum })
+	list := ps.ranked(func(p *process) uint64 {
+		if p.kernel() || p.written.sum < littleWritten {
+			return 0
+		}
+		return p.written.sum
+	})
+	least := uint64(0)
+	for _, p := range list {
+		if victims[p.pid] {
+			least = p.written.sum / largerLoad
+			break
+		}
+	}
 	for _, only := range []bool{true, false} {
 		for _, p := range list {
-			if p.written.sum >= littleWritten && !p.kernel() && !victims[p.pid] && (!only || there[p.pid]) {
+			if p.written.sum >= least && !victims[p.pid] && (!only || there[p.pid] > 0) {
 				return p, false
 			}
 		}
 	}
-	for _, p := range list {
-		if p.written.sum >= littleWritten && victims[p.pid] {
-			return p, true
-		}
+	if len(list) > 0 && victims[list[0].pid] {
+		return list[0], true
 	}
 	return nil, false
 }

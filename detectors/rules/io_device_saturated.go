@@ -18,6 +18,10 @@ const (
 	// mainMover is the share of a device's bytes from which on a process is
 	// named for them.
 	mainMover = 0.2
+	// leastMover is the share of a device's bytes without which no process is,
+	// were it the only one seen to move any: journals and metadata multiply what
+	// small writes cost, but not beyond that.
+	leastMover = 0.05
 	// writeBehind is how long before the wait written data may have been
 	// written to the page cache and still be what the device works on.
 	writeBehind = 2 * time.Second
@@ -92,7 +96,12 @@ func judgeDeviceSaturated(w freezeframe.Window) []freezeframe.Finding {
 		if was := deviceNamed(disks(w, before(w)), d.name); was != nil {
 			f.Evidence = append(f.Evidence, freezeframe.Evidence{Text: d.name + " busy", Source: "diskstats", Column: "io_us", Before: pct(was.busy), During: pct(d.busy)})
 		}
-		mover, share := moverOf(w, s, b.moments, d.bytes)
+		mover, share := moverOf(w, s, writeBehind, b.moments, d.bytes)
+		late := mover == nil
+		if late {
+			// A disk may write out for long what was written to memory at once.
+			mover, share = moverOf(w, s, s.Start.Sub(w.Span().Start), b.moments, d.bytes)
+		}
 		switch {
 		case capped && (mover == nil || slices.Contains(b.pids(), mover.pid)):
 			continue
@@ -102,6 +111,9 @@ func judgeDeviceSaturated(w freezeframe.Window) []freezeframe.Finding {
 			f.Culprit, f.Confidence = freezeframe.Culprit{Kind: freezeframe.CulpritDevice, Device: d.name}, counted
 		default:
 			f.Culprit, f.Confidence = mover.culprit(), proven
+			if late {
+				f.Confidence = seen
+			}
 			f.Culprit.Device = d.name
 			f.Evidence = append(f.Evidence, evidence("procs", "write_bytes", "%s read %s and wrote %s, %s of what all processes moved", mover, size(mover.read.sum), size(mover.written.sum), pct(share)))
 			if len(b.pids()) == 1 && b.pids()[0] == mover.pid {
@@ -142,9 +154,11 @@ func deviceNamed(all []disk, name string) *disk {
 
 // moverOf returns the process that moved most bytes, other than the victims
 // unless they are the only ones, with its share of what all processes moved.
-// It is nil when what it moved is next to nothing of the device's work.
-func moverOf(w freezeframe.Window, s freezeframe.Span, ms moments, deviceBytes uint64) (*process, float64) {
-	ps := processesIn(w, freezeframe.Span{Start: s.Start.Add(-writeBehind), End: s.End.Add(time.Second)})
+// It is nil when what it moved is next to nothing of the device's work: one
+// that writes a line now and then is no reason for a full device, even when no
+// other process is seen to have moved anything.
+func moverOf(w freezeframe.Window, s freezeframe.Span, behind time.Duration, ms moments, deviceBytes uint64) (*process, float64) {
+	ps := processesIn(w, freezeframe.Span{Start: s.Start.Add(-behind), End: s.End.Add(time.Second)})
 	list := ps.ranked((*process).moved)
 	var sum uint64
 	for _, p := range list {
@@ -166,7 +180,8 @@ func moverOf(w freezeframe.Window, s freezeframe.Span, ms moments, deviceBytes u
 			best = list[0] // nobody else did much
 		}
 	}
-	if best == nil || float64(best.moved()) < mainMover*float64(max(deviceBytes, sum)) && float64(best.moved()) < 0.5*float64(sum) {
+	if best == nil || float64(best.moved()) < leastMover*float64(deviceBytes) ||
+		float64(best.moved()) < mainMover*float64(max(deviceBytes, sum)) && float64(best.moved()) < 0.5*float64(sum) {
 		return nil, 0
 	}
 	return best, ratio(float64(best.moved()), float64(sum))

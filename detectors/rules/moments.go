@@ -27,6 +27,7 @@ type moment struct {
 	wait    *freezeframe.Wait // what decides: own, or a wait further down the chain
 	who     freezeframe.Party // whose wait that is
 	depth   int               // how many holders lie between: 0 when wait is own
+	beside  bool              // who is no holder that the chain knows, but was at work on the same file
 }
 
 // telling tells whether a holder's wait is itself a reason: one that computes,
@@ -47,7 +48,7 @@ func telling(w *freezeframe.Wait) bool {
 // the victim's wait. It appends them to out.
 func deepest(out []moment, a *freezeframe.Account, own *freezeframe.Wait) []moment {
 	if own.Holder == nil || len(a.Chain) == 0 {
-		return append(out, moment{own.Span, a, own, own, victim(a), 0})
+		return append(out, moment{Span: own.Span, account: a, own: own, wait: own, who: victim(a)})
 	}
 	rest := freezeframe.Union(own.Span)
 	for i := len(a.Chain) - 1; i >= 0 && len(rest) > 0; i-- {
@@ -59,14 +60,14 @@ func deepest(out []moment, a *freezeframe.Account, own *freezeframe.Wait) []mome
 				continue
 			}
 			for _, s := range rest.Within(w.Span) {
-				out = append(out, moment{s, a, own, w, link.Party, i + 1})
+				out = append(out, moment{Span: s, account: a, own: own, wait: w, who: link.Party, depth: i + 1})
 				told = append(told, s)
 			}
 		}
 		rest = rest.Minus(freezeframe.Union(told...))
 	}
 	for _, s := range rest {
-		out = append(out, moment{s, a, own, own, victim(a), 0})
+		out = append(out, moment{Span: s, account: a, own: own, wait: own, who: victim(a)})
 	}
 	return out
 }
@@ -84,6 +85,7 @@ func roots(w freezeframe.Window, keep func(*moment) bool) moments {
 	if slices.ContainsFunc(ledger.Accounts, func(a freezeframe.Account) bool { return ours(&stall, &a) }) {
 		told = felt(&stall, &ledger)
 	}
+	files := atWork(&ledger)
 	var out, divided moments
 	for i := range ledger.Accounts {
 		a := &ledger.Accounts[i]
@@ -92,7 +94,7 @@ func roots(w freezeframe.Window, keep func(*moment) bool) moments {
 		}
 		own := ours(&stall, a)
 		for j := range a.Waits {
-			divided = deepest(divided[:0], a, &a.Waits[j])
+			divided = behindLocks(deepest(divided[:0], a, &a.Waits[j]), files)
 			for k := range divided {
 				m := &divided[k]
 				if m.Length() <= 0 || !keep(m) {
@@ -118,6 +120,71 @@ func roots(w freezeframe.Window, keep func(*moment) bool) moments {
 		}
 	}
 	return out
+}
+
+// atWork returns, by file, what threads of the victims' processes waited for in
+// calls on it other than its lock: nil when nobody waits for the lock of a file.
+// A thread that had its turn and left counts little as a victim, but what it
+// waited for with the lock in its hand is why the others wait.
+func atWork(ledger *freezeframe.Ledger) map[string]moments {
+	var files map[string]moments
+	for i := range ledger.Accounts {
+		a := &ledger.Accounts[i]
+		for j := range a.Waits {
+			if w := &a.Waits[j]; a.Weight > 0 && onFileLock(w) {
+				if files == nil {
+					files = map[string]moments{}
+				}
+				files[w.File] = nil
+			}
+		}
+	}
+	for i := range ledger.Accounts {
+		a := &ledger.Accounts[i]
+		for j := range a.Waits {
+			w := &a.Waits[j]
+			if _, wanted := files[w.File]; !wanted {
+				continue
+			}
+			switch w.Class {
+			case freezeframe.DeviceWait, freezeframe.FilesystemWait, freezeframe.Reclaim:
+				files[w.File] = append(files[w.File], moment{Span: w.Span, account: a, own: w, wait: w, who: victim(a)})
+			}
+		}
+	}
+	return files
+}
+
+// onFileLock tells whether a wait is for the kernel's lock of an open file or
+// inode.
+func onFileLock(w *freezeframe.Wait) bool {
+	return w.Class == freezeframe.KernelLock && w.Holder == nil && len(w.File) > 0 && w.File[0] == '/' && in(w, lockWaits...)
+}
+
+// behindLocks puts in the place of waits for a file's lock, as far as they are
+// known, the waits of those who were at work on the file meanwhile.
+func behindLocks(ms moments, files map[string]moments) moments {
+	for i, n := 0, len(ms); i < n && files != nil; i++ {
+		m := ms[i]
+		if !onFileLock(m.wait) {
+			continue
+		}
+		rest := freezeframe.Union(m.Span)
+		for k := range files[m.wait.File] {
+			h := &files[m.wait.File][k]
+			spans := rest.Within(h.Span)
+			for _, s := range spans {
+				ms = append(ms, moment{Span: s, account: m.account, own: m.own, wait: h.wait, who: h.who, depth: m.depth + 1, beside: true})
+			}
+			rest = rest.Minus(spans)
+		}
+		ms[i].Span = freezeframe.Span{}
+		for _, s := range rest {
+			m.Span = s
+			ms = append(ms, m)
+		}
+	}
+	return ms
 }
 
 // ours tells whether an account is that of a probe's own thread.
@@ -159,7 +226,7 @@ func passed(w freezeframe.Window, keep func(*moment) bool) moments {
 		for i := 0; i < m.depth-1; i++ {
 			link := &m.account.Chain[i]
 			for j := range link.Waits {
-				step := moment{link.Waits[j].Span.And(m.Span), m.account, m.own, &link.Waits[j], link.Party, i + 1}
+				step := moment{Span: link.Waits[j].Span.And(m.Span), account: m.account, own: m.own, wait: &link.Waits[j], who: link.Party, depth: i + 1}
 				if step.Length() > 0 && keep(&step) {
 					out = append(out, step)
 				}
@@ -352,7 +419,11 @@ func story(ms moments) []string {
 		return nil
 	}
 	steps := []string{fmt.Sprintf("%s %s", who(victim(m.account)), doing(m.own))}
-	for i := 0; i < m.depth && i < len(m.account.Chain); i++ {
+	links := m.depth
+	if m.beside {
+		links--
+	}
+	for i := 0; i < links && i < len(m.account.Chain); i++ {
 		link := &m.account.Chain[i]
 		step := who(link.Party)
 		if link.Party.Why != "" {
@@ -362,6 +433,9 @@ func story(ms moments) []string {
 			step += " and " + doing(m.wait)
 		}
 		steps = append(steps, step)
+	}
+	if m.beside {
+		steps = append(steps, fmt.Sprintf("%s was at work on the same file and %s", who(m.who), doing(m.wait)))
 	}
 	if h := m.wait.Holder; h != nil && (h.PID != 0 || h.Address != "") && (h.PID != m.who.PID || h.TID != m.who.TID) {
 		steps = append(steps, strings.TrimSpace(who(*h)+" "+h.Why))

@@ -70,14 +70,18 @@ func processesIn(w freezeframe.Window, s freezeframe.Span) *processes {
 	series := w.Between("procs", s)
 	columns := []string{
 		"ppid", "comm", "cmdline", "cgroup", "utime_us", "stime_us", "cutime_us", "cstime_us", "read_bytes", "write_bytes",
-		"minflt", "majflt", "rss_bytes", "swap_bytes", "fds", "fds_max", "threads", "tracer_pid", "coredumping", "allowed_cpus",
+		"minflt", "majflt", "rss_bytes", "swap_bytes", "fds", "fds_max", "threads", "tracer_pid", "coredumping", "allowed_cpus", "syscw",
+	}
+	began := s.Start // or, where the readings reach less far back, the first of them
+	if len(series.Tables) > 0 {
+		began = max(began, series.Tables[0].At)
 	}
 	byKey := map[freezeframe.Key]*process{}
 	series.Each(columns, func(at freezeframe.Instant, key freezeframe.Key, v []uint64) {
 		p := byKey[key]
 		if p == nil {
 			p = &process{key: key, pid: key.TID(), first: at, rssFirst: v[12]}
-			p.born = at > s.Start.Add(sweep)
+			p.born = at > began.Add(sweep)
 			byKey[key] = p
 			ps.list = append(ps.list, p)
 			ps.byPID[p.pid] = p // a pid used again: the later one
@@ -90,13 +94,12 @@ func processesIn(w freezeframe.Window, s freezeframe.Span) *processes {
 		p.system.add(at, v[5])
 		p.children.add(at, v[6]+v[7])
 		// What a process moved is read of the active ones and of the others in
-		// turn; 0 means that it was not its turn yet.
-		if v[8] != 0 {
-			p.read.add(at, v[8])
-		}
-		if v[9] != 0 {
-			p.written.add(at, v[9])
-		}
+		// turn. Until then all of it is 0; but one that has written a line to a
+		// pipe and never touched a disk is known to have moved nothing, and what
+		// it moves later is all its own.
+		known := v[20] != 0
+		moved(&p.read, at, v[8], known, p.born)
+		moved(&p.written, at, v[9], known, p.born)
 		p.faults.add(at, v[10])
 		p.majfaults.add(at, v[11])
 		p.rss, p.rssMost = v[12], max(p.rssMost, v[12])
@@ -116,6 +119,19 @@ func processesIn(w freezeframe.Window, s freezeframe.Span) *processes {
 		}
 	}
 	return ps
+}
+
+// moved counts what a process moved. The first reading is only where counting
+// begins, unless the process is younger than the span: then it moved that much
+// within it.
+func moved(g *growth, at freezeframe.Instant, v uint64, known, born bool) {
+	if v == 0 && !known && !g.any {
+		return
+	}
+	if !g.any && born {
+		g.sum = v
+	}
+	g.add(at, v)
 }
 
 func setText(w freezeframe.Window, to *string, id uint64) {
