@@ -126,6 +126,15 @@ var signs = []sign{
 	{"synchronize_rcu", freezeframe.KernelLock},
 	{"__synchronize_srcu", freezeframe.KernelLock},
 
+	// Older kernels show these under io_schedule; newer ones leave it out.
+	{"sync_dirty_buffer", freezeframe.DeviceWait},
+	{"inode_wait_for_writeback", freezeframe.DeviceWait},
+	{"wb_wait_for_completion", freezeframe.DeviceWait},
+	{"filemap_get_folio", freezeframe.DeviceWait}, // a page that is being read or written
+	{"filemap_get_pages", freezeframe.DeviceWait},
+	{"filemap_fdatawait", freezeframe.DeviceWait},
+	{"lock_page", freezeframe.DeviceWait},
+	{"folio_lock", freezeframe.DeviceWait},
 	{"io_schedule", freezeframe.DeviceWait},
 	{"folio_wait", freezeframe.DeviceWait},
 	{"wait_on_page", freezeframe.DeviceWait},

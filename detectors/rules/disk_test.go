@@ -97,6 +97,13 @@ func TestWhoFlushes(t *testing.T) {
 			writing(w, journald, "systemd-journal", 1e5)
 			syncer(w, journald, journald, "systemd-journal")
 		}, "io.device_saturated", process(hog)},
+		"direct I/O, and a database syncs as always": {func(w *window) {
+			waits(w)
+			flushing(w, "vda", 1<<20, load{busy: 1, queue: 20, done: 500, flushes: 25, flushing: 1, bytes: 100e6, inFlight: 20})
+			writing(w, hog, "backup", 88e6)
+			writing(w, hog+50, "postgres", 12e6)
+			syncer(w, hog+50, hog+50, "postgres")
+		}, "io.device_saturated", process(hog)},
 		"what was written long ago, and the journal daemon syncs as always": {func(w *window) {
 			waits(w)
 			flushing(w, "vda", 1<<20, load{busy: 1, queue: 20, done: 500, flushes: 25, flushing: 1, bytes: 100e6, inFlight: 20})
