@@ -62,7 +62,10 @@ type Score struct {
 // The document, as far as it is scored: an own copy of the public contract, so
 // that a change of it is noticed here.
 type diagnosis struct {
-	Schema  string   `json:"schema"`
+	Schema   string `json:"schema"`
+	Observed struct {
+		End time.Time `json:"end"`
+	} `json:"observed"`
 	Reports []report `json:"reports"`
 }
 
@@ -152,6 +155,10 @@ func (r *Result) judge(d diagnosis, f Fault, views []View) {
 	mono := func(t time.Time) int64 { return t.UnixNano() - r.WallOffset }
 	overlap := func(rep *report, v View) int64 {
 		return min(mono(rep.Stall.End), v.End) - max(mono(rep.Stall.Start), v.Start)
+	}
+	// What users felt after freezeframe had stopped looking, it could not see.
+	if !d.Observed.End.IsZero() {
+		r.View.End, r.View.Served = min(r.View.End, mono(d.Observed.End)), min(r.View.Served, mono(d.Observed.End))
 	}
 	r.Sum = true
 	var best *report

@@ -44,6 +44,12 @@ type testReport struct {
 // which is guilty as well.
 func scoreOf(t *testing.T, miss bool, waits []victim.Wait, reports ...testReport) Result {
 	t.Helper()
+	return scoreUntil(t, time.Time{}, miss, waits, reports...)
+}
+
+// scoreUntil is scoreOf with the moment at which freezeframe stopped looking.
+func scoreUntil(t *testing.T, observed time.Time, miss bool, waits []victim.Wait, reports ...testReport) Result {
+	t.Helper()
 	doc := map[string]any{"schema": "freezeframe.diagnosis/v1"}
 	list := []any{}
 	for _, r := range reports {
@@ -57,6 +63,9 @@ func scoreOf(t *testing.T, miss bool, waits []victim.Wait, reports ...testReport
 		})
 	}
 	doc["reports"] = list
+	if !observed.IsZero() {
+		doc["observed"] = map[string]any{"end": observed.Format(time.RFC3339Nano)}
+	}
 	text, err := json.Marshal(doc)
 	if err != nil {
 		t.Fatal(err)
@@ -110,6 +119,18 @@ func TestScore(t *testing.T) {
 				t.Errorf("scored wrong: %+v", r.Score)
 			}
 		})
+	}
+}
+
+func TestWaitsAfterTheWatchDoNotCount(t *testing.T) {
+	still := good()
+	still.start, still.end = 3000, 3900
+	watched := time.Unix(0, wallOff+3900*ms).UTC()
+	if r := scoreUntil(t, watched, false, calm(3000, 4000), still); r.EndDiff != 0 {
+		t.Errorf("the end is off by %v ms", r.EndDiff)
+	}
+	if r := scoreOf(t, false, calm(3000, 4000), still); r.EndDiff != -100 {
+		t.Errorf("the end is off by %v ms", r.EndDiff)
 	}
 }
 

@@ -457,6 +457,7 @@ func (p *services) observeListeners(t *freezeframe.Table) {
 		}
 		s.seen = now
 		had, hadAll := s.pid, s.pids
+		p.reached.add(c.get(row, lAddress))
 		s.address, s.comm, s.pids, s.pid = c.get(row, lAddress), c.get(row, lComm), c.get(row, lPIDs), c.get(row, lPID)
 		if fresh || learn || s.pid != had || s.pids != hadAll {
 			p.send(report{kind: -1, target: s.address, comm: s.comm, pids: s.pids, pid: s.pid})

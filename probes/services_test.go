@@ -585,17 +585,21 @@ func TestConnect(t *testing.T) {
 		t.Errorf("%+v, %v after it began", r, r.seen.Sub(r.began))
 	}
 
-	// Anybody may connect to what does not answer, but not to what has served.
-	for _, served := range []bool{false, true} {
+	// Anybody may connect to what does not answer, but not to what has served,
+	// or what listens at just that address.
+	for how, served := range map[string]bool{"": false, "connection": true, "listener": true} {
 		w = newWorld(t)
-		if served {
+		switch how {
+		case "connection":
 			w.request(6, map[string]uint64{"local": 99})
+		case "listener":
+			w.listeners[web]["address"] = 99
 		}
 		w.step(4 * time.Second)
 		w.conns[5] = map[string]uint64{"state": tcpSynSent, "pid": 77, "unacked_at": uint64(w.now), "peer": 99}
 		w.step(400 * time.Millisecond)
 		if q := w.best(waitConnect); served != (q >= 0.5) {
-			t.Errorf("served: %v, quality %v", served, q)
+			t.Errorf("%q: quality %v", how, q)
 		}
 	}
 }
