@@ -91,12 +91,22 @@ func judgeAffinityHotspot(w freezeframe.Window) []freezeframe.Finding {
 	if claim = worth(w, ms.spans()); claim == nil || used[hog] < hogShare {
 		return nil
 	}
+	sure := proven
+	if slices.Contains(suffering, hog) && used[hog] < mainHog {
+		// Most of what fills the CPU was not read. A process that is bound to it
+		// as well, and was not read since, is it rather than the victim.
+		if other := unread(w, s, empty.key, suffering); other != nil {
+			hog, sure = other.pid, counted
+			bound[hog] = other.allowed
+			ps.byPID[hog] = other
+		}
+	}
 	name := named(ps.name(hog), hog)
 	f := freezeframe.Finding{
 		Culprit: ps.blame(freezeframe.Party{PID: hog}),
 		Summary: fmt.Sprintf("CPU %d was full while CPU %d was %s idle; %s is pinned there like the work that waited for %s.",
 			full.key, empty.key, pct(empty.idle), name, length(claim.Length())),
-		Explains: claim, Confidence: proven, Chain: story(ms),
+		Explains: claim, Confidence: sure, Chain: story(ms),
 		Evidence: []freezeframe.Evidence{
 			evidence("stat", "idle_us", "CPU %d was %s busy, CPU %d %s idle", full.key, pct(full.busy), empty.key, pct(empty.idle)),
 			evidence("tasks", "allowed_cpus", "%s may run on CPUs %s and used %s of CPU %d", name, bound[hog], pct(min(used[hog], 1)), full.key),
@@ -108,6 +118,26 @@ func judgeAffinityHotspot(w freezeframe.Window) []freezeframe.Finding {
 
 // hogShare is how much of the full CPU whoever is to blame must have used.
 const hogShare = 0.2
+
+// mainHog is how much of the full CPU a victim must have used to be the one
+// that fills it.
+const mainHog = 0.5
+
+// unread is the only process that may not run on the empty CPU and was last
+// read before the span; nil when there are several.
+func unread(w freezeframe.Window, s freezeframe.Span, empty freezeframe.Key, suffering []int) *process {
+	var only *process
+	for _, p := range processesIn(w, freezeframe.Span{Start: s.Start.Add(-growTime), End: s.End}).list {
+		if p.allowed == "" || mayRunOn(p.allowed, empty) || p.kernel() || slices.Contains(suffering, p.pid) || p.last > s.Start.Add(clusterGap) {
+			continue
+		}
+		if only != nil {
+			return nil
+		}
+		only = p
+	}
+	return only
+}
 
 func better(used map[int]float64, suffering []int, a, b int) bool {
 	if x, y := slices.Contains(suffering, a), slices.Contains(suffering, b); x != y {

@@ -10,6 +10,12 @@ const (
 	// stormForks is how many new processes and threads a second make a storm:
 	// a parallel build starts some tens.
 	stormForks = 250
+	// shortStorm is how many are enough when each lives as briefly as shortLife
+	// (of CPU time) and together they use half of the machine: an interpreter
+	// that is started for each line of a file takes 20 ms, a compiler far more.
+	shortStorm = 100
+	shortLife  = 0.02
+	shortCPU   = 0.5
 	// stormTimes is how many times more than before they must be, unless the
 	// children's CPU time is counted.
 	stormTimes = 3
@@ -43,7 +49,7 @@ func judgeForkStorm(w freezeframe.Window) []freezeframe.Finding {
 	s := core(claim)
 	forks := one(w, "stat", s, freezeframe.AllCPUs, "processes")
 	was := one(w, "stat", before(w), freezeframe.AllCPUs, "processes")
-	if forks.rate() < stormForks {
+	if forks.rate() < shortStorm {
 		return nil
 	}
 	more := was.any && forks.rate() >= stormTimes*was.rate()
@@ -63,7 +69,9 @@ func judgeForkStorm(w freezeframe.Window) []freezeframe.Finding {
 	}
 	lost := max(0, total.busy*float64(n)-living)
 	parent, used, children := forkParent(ps, wide, load)
-	if max(lost, used) < stormCPU*float64(n) {
+	spent := max(lost, used)
+	brief := more && spent >= shortCPU*float64(n) && spent <= shortLife*forks.rate()
+	if spent < stormCPU*float64(n) || forks.rate() < stormForks && !brief {
 		return nil
 	}
 	f := freezeframe.Finding{

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -33,7 +34,10 @@ func judgeRTStarvation(w freezeframe.Window) []freezeframe.Finding {
 	if claim == nil {
 		return nil
 	}
-	all := threadsIn(w, core(claim))
+	// A thread that keeps everybody from running keeps us from reading it, too:
+	// over a longer time it has two readings all the same.
+	s := core(claim)
+	all := withEarlier(threadsIn(w, s), threadsIn(w, freezeframe.Span{Start: s.Start.Add(-growTime), End: s.End.Add(sweepMargin)}), s)
 	var hogs []*thread
 	held := map[freezeframe.Key]bool{}
 	for _, t := range all {
@@ -50,7 +54,7 @@ func judgeRTStarvation(w freezeframe.Window) []freezeframe.Finding {
 	if len(hogs) == 0 {
 		return nil
 	}
-	slices.SortStableFunc(hogs, func(a, b *thread) int { return int(b.run.sum>>20) - int(a.run.sum>>20) })
+	slices.SortStableFunc(hogs, func(a, b *thread) int { return cmp.Compare(b.load(), a.load()) })
 	// A victim that waited on another CPU waited for something else.
 	on := map[int]map[freezeframe.Key]bool{}
 	for _, t := range all {
@@ -93,6 +97,22 @@ func judgeRTStarvation(w freezeframe.Window) []freezeframe.Finding {
 	}
 	f.Remedy = []string{fmt.Sprintf("`chrt --other -p 0 %d`", hog.tid)}
 	return []freezeframe.Finding{f}
+}
+
+// withEarlier adds what longer says of the real-time threads that were read
+// less than twice in the span, as far as it tells of that span.
+func withEarlier(threads, longer []*thread, s freezeframe.Span) []*thread {
+	for _, t := range longer {
+		i := slices.IndexFunc(threads, func(have *thread) bool { return have.tid == t.tid && have.pid == t.pid })
+		switch {
+		case !t.realtime() || t.run.last <= s.Start:
+		case i < 0:
+			threads = append(threads, t)
+		case threads[i].seen < 2:
+			threads[i] = t
+		}
+	}
+	return threads
 }
 
 func policyName(p uint64) string {

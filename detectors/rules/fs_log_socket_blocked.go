@@ -35,10 +35,15 @@ func fsLogSocketBlocked() freezeframe.Rule {
 			long := ms.longest()
 			f := freezeframe.Finding{Explains: claim, Chain: story(ms)}
 			if h := long.wait.Holder; h != nil && h.PID != 0 {
-				if !isLogger(orElse(h.Comm, ps.name(h.PID))) {
-					return nil // some other socket
-				}
 				f.Culprit, f.Confidence = ps.blame(*h), seen
+				if !isLogger(orElse(h.Comm, ps.name(h.PID))) {
+					if !in(long.wait, "unix_dgram_*") {
+						return nil // some other socket
+					}
+					// Datagrams on a Unix socket are log lines, whatever the daemon
+					// is called that takes them.
+					f.Confidence = counted
+				}
 			} else {
 				var found []*process
 				for _, p := range ps.list {
@@ -46,13 +51,24 @@ func fsLogSocketBlocked() freezeframe.Rule {
 						found = append(found, p)
 					}
 				}
-				if len(found) != 1 {
+				switch {
+				case len(found) > 0:
+					// Where several run, /dev/log is the journal's, which passes on
+					// to the others.
+					i := slices.IndexFunc(found, func(p *process) bool { return hasPrefix(p.comm, "systemd-journal") })
+					f.Culprit, f.Confidence = found[max(i, 0)].culprit(), counted
+				case in(long.wait, "unix_dgram_*"):
+					f.Culprit, f.Confidence = freezeframe.Culprit{Kind: freezeframe.CulpritHost}, inferred
+				default:
 					return nil
 				}
-				f.Culprit, f.Confidence = found[0].culprit(), counted
 			}
 			f.Evidence = []freezeframe.Evidence{evidence("tasks", "wchan", "%s slept in %s", who(long.who), orElse(long.wait.Wchan, quote(long.wait.Stack)))}
-			f.Summary = fmt.Sprintf("%s did not read its socket; logging waited for %s.", named(f.Culprit.Comm, f.Culprit.PID), length(claim.Length()))
+			daemon := "A log daemon that could not be found"
+			if f.Culprit.PID != 0 {
+				daemon = named(f.Culprit.Comm, f.Culprit.PID)
+			}
+			f.Summary = fmt.Sprintf("%s did not read its socket; logging waited for %s.", daemon, length(claim.Length()))
 			return []freezeframe.Finding{f}
 		},
 	}

@@ -27,7 +27,7 @@ func judgeProcessFDs(w freezeframe.Window) []freezeframe.Finding {
 	ps := processesIn(w, around(stall.Span))
 	var out []freezeframe.Finding
 	for _, p := range ps.list {
-		if ps.byPID[p.pid] != p || p.fdsMax == 0 || p.fds < p.fdsMax {
+		if ps.byPID[p.pid] != p || p.fdsMax == 0 || p.fds+1 < p.fdsMax {
 			continue
 		}
 		claim := worth(w, symptoms(w, func(sy *freezeframe.Symptom) bool {
@@ -39,9 +39,14 @@ func judgeProcessFDs(w freezeframe.Window) []freezeframe.Finding {
 		if claim == nil {
 			continue
 		}
+		// One below the limit, it lets one go and opens it again.
+		sure, many := 0.9, "as many as it may"
+		if p.fds < p.fdsMax {
+			sure, many = counted, "one less than it may"
+		}
 		out = append(out, freezeframe.Finding{
-			Culprit: p.culprit(), Explains: claim, Confidence: 0.9,
-			Summary:  fmt.Sprintf("%s had %d descriptors open, as many as it may.", p, p.fds),
+			Culprit: p.culprit(), Explains: claim, Confidence: sure,
+			Summary:  fmt.Sprintf("%s had %d descriptors open, %s.", p, p.fds, many),
 			Evidence: []freezeframe.Evidence{evidence("procs", "fds", "%d descriptors open, limit %d", p.fds, p.fdsMax)},
 			Remedy:   []string{fmt.Sprintf("`prlimit --pid %d --nofile=%d`", p.pid, 4*p.fdsMax)},
 		})

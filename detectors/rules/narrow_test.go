@@ -1,0 +1,80 @@
+package rules_test
+
+import (
+	"testing"
+	"time"
+
+	"freezeframe"
+	"freezeframe/detectors/rules/windowtest"
+)
+
+// TestOtherMakes are other ways to come by the same causes than the scenes':
+// other programs, other sizes, less seen of them.
+func TestOtherMakes(t *testing.T) {
+	logging := wait{Class: freezeframe.PeerWait, Wchan: "sock_alloc_send_pskb", Stack: "sock_alloc_send_pskb<-unix_dgram_sendmsg<-__sys_sendto", Syscall: "sendto"}
+	for name, x := range map[string]struct {
+		scene   func(*window)
+		cause   freezeframe.Cause
+		culprit freezeframe.Culprit
+	}{
+		"an interpreter for each line": {func(w *window) {
+			runnable(w, "0-1")
+			stat(w, 20, 120, use{user: 0.8, system: 0.2}, use{user: 0.8, system: 0.2})
+			proc(w, hog, "loop.sh", func(at time.Duration) v { return v{"cutime_us": w.Ran(at, 0, 1.6e6)} })
+		}, "cpu.fork_storm", process(hog)},
+		"a parallel build": {func(w *window) {
+			runnable(w, "0-1")
+			stat(w, 10, 40, use{user: 1}, use{user: 1})
+			proc(w, hog, "make", func(at time.Duration) v { return v{"cutime_us": w.Ran(at, 0, 1.6e6)} })
+		}, "cpu.contention", freezeframe.Culprit{}},
+		"a build on a machine that always builds": {func(w *window) {
+			runnable(w, "0-1")
+			stat(w, 110, 120, use{user: 1}, use{user: 1})
+			proc(w, hog, "make", func(at time.Duration) v { return v{"cutime_us": w.Ran(at, 0, 1.6e6)} })
+		}, "cpu.contention", freezeframe.Culprit{}},
+		"one descriptor is closed and opened again": {func(w *window) {
+			w.Suffers(service, "orders", wait{Class: freezeframe.Idle})
+			proc(w, service, "orders", func(at time.Duration) v {
+				row := v{"fds": 40, "fds_max": 100}
+				if at >= stallFrom && at <= stallTo {
+					row["fds"] = 99
+				}
+				return row
+			})
+		}, "limit.process_fds", process(service)},
+		"two log daemons": {func(w *window) {
+			asleep(w, logging)
+			proc(w, 332, "rsyslogd", nil)
+			proc(w, 333, "systemd-journal", nil)
+		}, "fs.log_socket_blocked", process(333)},
+		"a log daemon with a name of its own": {func(w *window) {
+			x := logging
+			x.Holder = &freezeframe.Party{PID: 333, Comm: "vector"}
+			asleep(w, x)
+			proc(w, 333, "vector", nil)
+		}, "fs.log_socket_blocked", process(333)},
+		"a log daemon that was not found": {func(w *window) { asleep(w, logging) }, "fs.log_socket_blocked", culprit(freezeframe.CulpritHost)},
+		"a real-time thread that was read before and after only": {func(w *window) {
+			runnable(w, "0-1")
+			stat(w, 20, 20, use{user: 1}, use{user: 1})
+			spinning(w, journald, journald, "player", 0.45, v{"policy": 1, "cpu": 0})
+			for _, at := range []time.Duration{stallFrom - s, stallTo + 200*ms} {
+				w.Row("tasks", at, windowtest.Task(hog), v{"pid": hog, "comm": "audiod", "state": 'R', "policy": 1, "cpu": 0, "run_ns": w.Ran(at, 0, 9e8)})
+			}
+		}, "cpu.rt_starvation", process(hog)},
+		"what is bound to the full CPU was not read since": {func(w *window) {
+			w.Suffers(service, "orders", wait{Class: freezeframe.Runnable})
+			proc(w, service, "orders", nil)
+			stat(w, 20, 20, use{}, use{user: 1})
+			spinning(w, service, service, "orders", 0.22, v{"cpu": 1, "allowed_cpus": "1"})
+			proc(w, hog, "report", func(at time.Duration) v {
+				if at > 5*s {
+					return nil
+				}
+				return v{"allowed_cpus": "1"}
+			})
+		}, "cpu.affinity_hotspot", process(hog)},
+	} {
+		t.Run(name, func(t *testing.T) { verdict(t, build(x.scene), x.cause, x.culprit) })
+	}
+}
