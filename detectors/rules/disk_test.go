@@ -134,6 +134,39 @@ func TestWhoFlushes(t *testing.T) {
 	}
 }
 
+// TestJournalOnAFullDevice: those who wait for a journal wait for the device
+// when that is full of what does not go through the journal.
+func TestJournalOnAFullDevice(t *testing.T) {
+	scene := func(column, stack, jbd2 string) func(*window) {
+		return func(w *window) {
+			asleep(w, wait{Class: freezeframe.FilesystemWait, Wchan: "jbd2_log_wait_commit", Stack: journalStack, File: "/srv/data", Syscall: "fsync"})
+			device(w, "vda", 1<<20, load{busy: 1, queue: 30, done: 900, bytes: 100e6, inFlight: 30})
+			proc(w, hog, "fio", func(at time.Duration) v { return v{column: w.Ran(at, 0, 100e6)} })
+			thread(w, hog, hog, "fio", func(time.Duration) v { return v{"state": 'D', "stack": stack, "file": "/srv/fio"} })
+			thread(w, journald, journald, "jbd2/vda-8", func(time.Duration) v { return v{"state": 'D', "stack": jbd2} })
+		}
+	}
+	const (
+		direct   = "blk_mq_get_tag<-__blk_mq_alloc_requests<-blk_mq_submit_bio<-__iomap_dio_rw<-ext4_file_write_iter"
+		buffered = "balance_dirty_pages<-balance_dirty_pages_ratelimited_flags<-generic_perform_write"
+		blocks   = "bit_wait_io<-__wait_on_buffer<-jbd2_journal_commit_transaction<-kjournald2"
+		ordered  = "folio_wait_bit<-folio_wait_writeback<-__filemap_fdatawait_range<-jbd2_journal_finish_inode_data_buffers"
+	)
+	for name, x := range map[string]struct {
+		scene func(*window)
+		cause freezeframe.Cause
+		who   freezeframe.Culprit
+	}{
+		"direct writes":                         {scene("write_bytes", direct, blocks), "io.device_saturated", process(hog)},
+		"reads":                                 {scene("read_bytes", deviceStack, blocks), "io.device_saturated", process(hog)},
+		"data that goes before the journal":     {scene("write_bytes", buffered, ordered), "fs.journal_commit", process(hog)},
+		"such data, with somebody's reads":      {scene("read_bytes", deviceStack, ordered), "fs.journal_commit", culprit(freezeframe.CulpritMount)},
+		"buffered writes, the journal's blocks": {scene("write_bytes", buffered, blocks), "fs.journal_commit", process(hog)},
+	} {
+		t.Run(name, func(t *testing.T) { verdict(t, build(x.scene), x.cause, x.who) })
+	}
+}
+
 // verdict holds the first of the findings of all rules to what it must be.
 func verdict(t *testing.T, w *window, cause freezeframe.Cause, culprit freezeframe.Culprit) {
 	t.Helper()

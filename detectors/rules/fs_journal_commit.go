@@ -16,12 +16,12 @@ func fsJournalCommit() freezeframe.Rule {
 		Cause: "fs.journal_commit",
 		Title: "a filesystem's journal",
 		Means: "The filesystem was writing its journal out, or the journal was full. Until it is done, every fsync and every change of a file's metadata on that filesystem waits, whoever caused it.",
-		Proof: "The victims slept in the journal (jbd2_log_wait_commit, wait_transaction_locked, xlog_grant_head_wait …). The process named wrote most meanwhile.",
+		Proof: "The victims slept in the journal (jbd2_log_wait_commit, wait_transaction_locked, xlog_grant_head_wait …). The process named wrote most meanwhile. Told from io.device_saturated: the device is not full of reads or direct I/O, which no journal waits for.",
 		Remedy: []string{
 			"Now: stop the writer for a moment (`kill -STOP PID`, later `kill -CONT PID`).",
 			"So that it does not come back: keep services that sync on a filesystem of their own; a larger journal (`tune2fs -J size=1024`), noatime, lazytime; let bulk writers sync as they go.",
 		},
-		Reads:    []string{sourceLedger, sourceSymptoms, "procs.write_bytes", "tasks.file", "mounts.mountpoint", "mounts.dev", "diskstats.io_us"},
+		Reads:    []string{sourceLedger, sourceSymptoms, "procs.write_bytes", "tasks.file", "mounts.mountpoint", "mounts.dev", "diskstats.io_us", "diskstats.weighted_us", "tasks.stack", "procs.read_bytes"},
 		Subsumes: bringsAbout("io.device_saturated", "runtime.jvm_gc"),
 		Judge:    judgeJournal,
 	}
@@ -47,6 +47,10 @@ func judgeJournal(w freezeframe.Window) []freezeframe.Finding {
 			continue
 		}
 		s := core(claim)
+		all := disks(w, s)
+		if d := deviceOf(w, all, mounted, b.longest()); d != nil && pastJournal(w, s, b.moments, d) {
+			continue // the device is what the journal waits for
+		}
 		f := freezeframe.Finding{Explains: claim, Confidence: seen, Chain: story(b.moments), Culprit: freezeframe.Culprit{Kind: freezeframe.CulpritHost}}
 		where := "a filesystem"
 		if b.key != "" {

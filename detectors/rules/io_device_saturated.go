@@ -37,7 +37,7 @@ func ioDeviceSaturated() freezeframe.Rule {
 			"Now: `ionice -c 3 -p PID`, or stop it for a moment (`kill -STOP PID`, later `kill -CONT PID`).",
 			"So that it does not come back: `systemctl set-property UNIT IOWeight=10` or IOReadBandwidthMax=/IOWriteBandwidthMax= for batch work, `--bwlimit` for rsync, backups at another hour or from a snapshot elsewhere; the bfq or mq-deadline scheduler.",
 		},
-		Reads:    []string{sourceLedger, sourceSymptoms, "diskstats.io_us", "diskstats.in_flight", "diskstats.weighted_us", "diskstats.reads", "diskstats.writes", "procs.read_bytes", "procs.write_bytes", "mounts.mountpoint", "mounts.dev", "cgroups.io_limited"},
+		Reads:    []string{sourceLedger, sourceSymptoms, "diskstats.io_us", "diskstats.in_flight", "diskstats.weighted_us", "diskstats.reads", "diskstats.writes", "procs.read_bytes", "procs.write_bytes", "mounts.mountpoint", "mounts.dev", "cgroups.io_limited", "tasks.stack", "tasks.run_ns"},
 		Subsumes: bringsAbout("runtime.jvm_gc"),
 		Judge:    judgeDeviceSaturated,
 	}
@@ -63,8 +63,9 @@ func deviceOf(w freezeframe.Window, all []disk, ms []mount, m *moment) *disk {
 }
 
 func judgeDeviceSaturated(w freezeframe.Window) []freezeframe.Finding {
+	journal := func(m *moment) bool { return m.wait.Class == freezeframe.FilesystemWait && in(m.wait, inJournal...) }
 	ms := roots(w, func(m *moment) bool {
-		return m.wait.Class == freezeframe.DeviceWait && !in(m.wait, inSwap...) && !in(m.wait, throttling...)
+		return m.wait.Class == freezeframe.DeviceWait && !in(m.wait, inSwap...) && !in(m.wait, throttling...) || journal(m)
 	})
 	claim := worth(w, ms.spans())
 	if claim == nil {
@@ -72,6 +73,25 @@ func judgeDeviceSaturated(w freezeframe.Window) []freezeframe.Finding {
 	}
 	s := core(claim)
 	all, mounted := disks(w, s), mounts(w, around(s))
+	// A journal is slow on a device that is full of what never goes through it;
+	// else it is a matter of its own.
+	past := map[string]bool{}
+	ms = ms.where(func(m *moment) bool {
+		if !journal(m) {
+			return true
+		}
+		d := deviceOf(w, all, mounted, m)
+		if d == nil {
+			return false
+		}
+		if _, known := past[d.name]; !known {
+			past[d.name] = pastJournal(w, s, ms, d)
+		}
+		return past[d.name]
+	})
+	if claim = worth(w, ms.spans()); claim == nil {
+		return nil
+	}
 	var out []freezeframe.Finding
 	for _, b := range split(ms, func(m *moment) string {
 		if d := deviceOf(w, all, mounted, m); d != nil {
@@ -129,6 +149,37 @@ func judgeDeviceSaturated(w freezeframe.Window) []freezeframe.Finding {
 		out = append(out, f)
 	}
 	return out
+}
+
+// inDirect is where a thread is that reads or writes past the page cache, and
+// so past the journal.
+var inDirect = []string{"iomap_dio_*", "__iomap_dio_rw", "ext4_dio_*", "xfs_file_dio_*", "btrfs_direct_*", "__blkdev_direct_IO*", "blkdev_direct_*", "dio_*", "do_blockdev_direct_IO", "__blockdev_direct_IO"}
+
+// inOrdered is where a journal's thread waits for the data that must be on disk
+// before it: then others' written data is what the journal itself waits for.
+var inOrdered = []string{"filemap_fdatawait*", "__filemap_fdatawait*", "folio_wait_writeback", "journal_finish_inode_data*", "jbd2_journal_finish_inode_data*"}
+
+// pastJournal tells whether a device is full of the reads or direct I/O of one
+// process that does not suffer itself.
+func pastJournal(w freezeframe.Window, s freezeframe.Span, ms moments, d *disk) bool {
+	if d.busy < busyDevice || d.queue < deepQueue {
+		return false
+	}
+	mover, _ := moverOf(w, s, writeBehind, ms, d.bytes)
+	if mover == nil || slices.Contains(ms.pids(), mover.pid) {
+		return false
+	}
+	direct, seen := 0, 0
+	for _, t := range threadsIn(w, s) {
+		switch {
+		case t.pid == mover.pid:
+			seen += t.seen
+			direct += t.stackIn(w, inDirect...)
+		case hasPrefix(t.comm, "jbd2/") && 2*t.stackIn(w, inOrdered...) > t.seen:
+			return false
+		}
+	}
+	return mover.read.sum > mover.written.sum || direct > 0 && 5*direct >= seen
 }
 
 // deviceLimited tells whether the root cgroup has an I/O limit: then it is a
