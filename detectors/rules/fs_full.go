@@ -116,9 +116,9 @@ func judgeRefused(w freezeframe.Window, errs []string, state func(*mount) (strin
 			},
 		}
 		ps := processesIn(w, freezeframe.Span{Start: stall.Start.Add(-growTime), End: stall.End.Add(time.Second)})
-		if list := ps.ranked(func(p *process) uint64 { return p.written.sum }); len(list) > 0 && list[0].written.sum >= littleWritten {
-			f.Culprit.PID, f.Culprit.Comm = list[0].pid, list[0].comm
-			f.Evidence = append(f.Evidence, evidence("procs", "write_bytes", "%s wrote most meanwhile, %s", list[0], size(list[0].written.sum)))
+		if p, _ := writerOf(ps, nil, writersAt(w, around(stall.Span), mt.point)); p != nil {
+			f.Culprit.PID, f.Culprit.Comm = p.pid, p.comm
+			f.Evidence = append(f.Evidence, evidence("procs", "write_bytes", "%s wrote %s meanwhile", p, size(p.written.sum)))
 		}
 		out = append(out, f)
 	}

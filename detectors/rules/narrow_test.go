@@ -32,6 +32,15 @@ func TestOtherMakes(t *testing.T) {
 			stat(w, 110, 120, use{user: 1}, use{user: 1})
 			proc(w, hog, "make", func(at time.Duration) v { return v{"cutime_us": w.Ran(at, 0, 1.6e6)} })
 		}, "cpu.contention", freezeframe.Culprit{}},
+		"who fills it is not who writes most": {func(w *window) {
+			refusedAt(w, "/srv", "ENOSPC")
+			proc(w, service, "orders", nil)
+			mount(w, 1, "/", "vda", 1<<20, nil)
+			mount(w, 2, "/srv", "vdb", 3<<20, v{"avail_bytes": 0})
+			writing(w, hog, "export", 5e6)
+			thread(w, hog, hog, "export", func(time.Duration) v { return v{"file": "/srv/export.tmp"} })
+			writing(w, hog+1, "backup", 50e6)
+		}, "fs.full", freezeframe.Culprit{PID: hog}},
 		"one descriptor is closed and opened again": {func(w *window) {
 			w.Suffers(service, "orders", wait{Class: freezeframe.Idle})
 			proc(w, service, "orders", func(at time.Duration) v {
