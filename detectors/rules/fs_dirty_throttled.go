@@ -62,6 +62,9 @@ func judgeDirtyThrottled(w freezeframe.Window) []freezeframe.Finding {
 	}
 	s := core(claim)
 	f := freezeframe.Finding{Explains: claim, Confidence: seen, Chain: story(kept), Culprit: freezeframe.Culprit{Kind: freezeframe.CulpritHost}}
+	if told := kept.where(direct); len(told) > 0 {
+		f.Chain = story(told) // it says more than a wait for a lock
+	}
 	if kept.share(direct) < 0.1 {
 		f.Confidence = counted // nobody who suffers was himself seen to be paced
 	}
