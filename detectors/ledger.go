@@ -76,9 +76,10 @@ type thread struct {
 // book is a window read once into what the accounts need.
 type book struct {
 	w        freezeframe.Window
-	threads  map[int][]*thread // by pid
-	sockets  map[uint64]socket // by inode
-	outgoing map[int][]socket  // client sides, by pid
+	threads  map[int][]*thread             // by pid
+	seen     map[int][]freezeframe.Instant // the readings with any thread of a pid
+	sockets  map[uint64]socket             // by inode
+	outgoing map[int][]socket              // client sides, by pid
 	locks    []lockWait
 	ends     []freezeframe.Event
 	fuses    []fuseMount
@@ -111,7 +112,7 @@ func newBook(w freezeframe.Window) *book {
 	stall := w.Stall()
 	span := freezeframe.Span{Start: stall.Start.Add(-lead), End: stall.End.Add(lead)}
 	b := &book{
-		w: w, threads: map[int][]*thread{}, sockets: map[uint64]socket{}, outgoing: map[int][]socket{},
+		w: w, threads: map[int][]*thread{}, seen: map[int][]freezeframe.Instant{}, sockets: map[uint64]socket{}, outgoing: map[int][]socket{},
 		comms: map[int]string{}, groups: map[int]string{}, parents: map[int]int{},
 		ends: w.Events(freezeframe.EventEnds, freezeframe.Whole),
 	}
@@ -140,6 +141,9 @@ func (b *book) readTasks(s freezeframe.Series) {
 			b.threads[th.pid] = append(b.threads[th.pid], th)
 		}
 		th.comm = v[1]
+		if seen := b.seen[th.pid]; len(seen) == 0 || seen[len(seen)-1] != at {
+			b.seen[th.pid] = append(seen, at)
+		}
 		th.samples = append(th.samples, sample{
 			at: at, state: byte(v[2]), run: v[3], wait: v[4], timeslices: v[5],
 			syscall: int64(v[6]), wchan: v[7], stack: v[8], file: v[9], cpu: v[10],
@@ -269,7 +273,9 @@ func (b *book) waits(th *thread, span freezeframe.Span) []freezeframe.Wait {
 	if l.at < span.End {
 		last := &s[len(s)-1]
 		p := place(last)
-		l.lay(span.End, b.wait(th, &p, last.state == 'R', false))
+		l.lay(b.ended(th, last.at, span.End), b.wait(th, &p, last.state == 'R', false))
+		// A thread that has ended has nothing to wait for.
+		l.lay(span.End, freezeframe.Wait{Class: freezeframe.Idle})
 	}
 	waits := l.waits
 	b.throttle(th, span, waits)
@@ -278,6 +284,20 @@ func (b *book) waits(th *thread, span freezeframe.Span) []freezeframe.Wait {
 		b.hold(th, &waits[i])
 	}
 	return waits
+}
+
+// ended returns when a thread that was seen last at a moment was missing from
+// a reading that had others of its process, at most end.
+func (b *book) ended(th *thread, last, end freezeframe.Instant) freezeframe.Instant {
+	seen := b.seen[th.pid]
+	i, found := slices.BinarySearch(seen, last)
+	if found {
+		i++
+	}
+	if i < len(seen) {
+		return min(seen[i], end)
+	}
+	return end
 }
 
 // interval lays what happened between two samples.

@@ -85,6 +85,27 @@ func TestLedgerOfAThreadStuckInTheKernel(t *testing.T) {
 	}
 }
 
+// A connection's own thread that is gone after 200 ms did not wait for 2 s.
+func TestLedgerOfAThreadThatEnded(t *testing.T) {
+	w := stalled()
+	stuck := windowtest.V{"state": 'D', "wchan": "percpu_rwsem_wait", "stack": "percpu_rwsem_wait<-vfs_write"}
+	sampled(w, 7, func(time.Duration) windowtest.V { return windowtest.V{"state": 'S', "wchan": "futex_wait_queue"} })
+	sampled(w, 8, func(at time.Duration) windowtest.V {
+		if at > 2200*ms {
+			return nil
+		}
+		return stuck
+	})
+	l := Account(w)
+	whole(t, l)
+	for i := range l.Accounts {
+		if a := &l.Accounts[i]; a.Victim.TID == 8 {
+			near(t, "filesystem", classes(a)[freezeframe.FilesystemWait], 200*ms)
+			near(t, "idle", classes(a)[freezeframe.Idle], 1800*ms)
+		}
+	}
+}
+
 func TestLedgerOfAThreadThatWantedACPU(t *testing.T) {
 	w := stalled()
 	// It gets 20 % of a CPU; the kernel counts the waiting.

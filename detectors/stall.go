@@ -75,11 +75,16 @@ func (it *item) inFlight(now freezeframe.Instant) bool {
 }
 
 // counts tells whether the item is late enough to be part of a stall that
-// something else opened: half of what opens one, so that a stall does not seem
-// to end while its last waits are merely shorter.
+// something else opened: half of what opens one, and a little less for what
+// users feel, so that a stall does not seem to end while its last waits are
+// merely shorter.
 func (it *item) counts() bool {
 	l := &it.late
-	return l.Err != "" || 2*l.Late() >= max(l.Floor, timesUsual*l.Usual)
+	part := max(l.Floor, timesUsual*l.Usual) / 2
+	if !synthetic(l.Probe) {
+		part = part * 4 / 5
+	}
+	return l.Err != "" || l.Late() >= part
 }
 
 // opens tells whether the item may open a stall by itself.

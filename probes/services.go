@@ -72,6 +72,9 @@ const (
 	// gone is how long a connection may be missing from the readings, not all
 	// of which have all connections, before its waits are over.
 	gone = 300 * time.Millisecond
+	// sparse is how far apart two readings of a connection are when more than
+	// one request may have come and gone between them.
+	sparse = 100 * time.Millisecond
 	// again is how often a wait in flight is reported.
 	again = 90 * time.Millisecond
 	// slow is the age of a missing answer that makes a reading count as slow,
@@ -405,8 +408,9 @@ type service struct {
 	// losingUsual is how many there are on average: the clients of a public
 	// service come and go without a word.
 	losingUsual float32
-	stalled     bool // a wait was reported as a stall, in this reading
-	unseen      bool // a connection that waits for accept is in the table
+	stalled     bool                // a wait was reported as a stall, in this reading
+	stalledAt   freezeframe.Instant // and when one was last
+	unseen      bool                // a connection that waits for accept is in the table
 }
 
 // usuallySlow tells whether answers are often as long as this at this service.
@@ -599,6 +603,9 @@ func (p *services) observeConnections(t *freezeframe.Table) {
 			if w := &n.waits[kind]; w.last != 0 {
 				s.waiting[kind]++
 				s.stalled = s.stalled || w.worth >= 0.5
+				if s.stalled {
+					s.stalledAt = now
+				}
 			}
 		}
 	}
@@ -702,6 +709,10 @@ func (p *services) look(n *conn, row []uint64, now freezeframe.Instant) {
 	if answered && n.open && sent.Sub(received) < sameJiffy {
 		answered = false
 	}
+	done := sent
+	if more && now.Sub(last) >= sparse {
+		done = last // the answer to another request, perhaps
+	}
 	if serving && !unaccepted && answered {
 		if s != nil {
 			s.answered = max(s.answered, sent)
@@ -710,11 +721,11 @@ func (p *services) look(n *conn, row []uint64, now freezeframe.Instant) {
 				s.usual[waitAnswer].add(int64(sent.Sub(received)))
 			}
 		}
-		p.end(n, waitAnswer, max(sent, n.waits[waitAnswer].began), now)
+		p.end(n, waitAnswer, max(done, n.waits[waitAnswer].began), now)
 	} else {
 		switch {
-		case more && wrote && sent > n.waits[waitAnswer].began:
-			p.end(n, waitAnswer, sent, now) // the next request has come already
+		case more && wrote && done > n.waits[waitAnswer].began:
+			p.end(n, waitAnswer, done, now) // the next request has come already
 		case more:
 			// More of the request came: it was not complete, and nobody could
 			// have answered it.
@@ -775,7 +786,7 @@ func (p *services) end(n *conn, kind int, done, now freezeframe.Instant) {
 		usual = s.usual[kind].usual()
 		took := int64(done.Sub(w.began))
 		if kind == waitAnswer {
-			if w.last == 0 && took > int64(answerFloor/2) {
+			if w.last == 0 && took > int64(answerPart) {
 				// Too short to be seen while it lasted; in a stall it counts.
 				w.worth = p.worth(n, s, kind, time.Duration(took), now)
 				told = w.worth >= 0.5
@@ -824,6 +835,11 @@ func (p *services) tell(n *conn, s *service, kind int, done, now freezeframe.Ins
 	return p.send(r)
 }
 
+// answerPart is from when on a missing answer is reported: it opens nothing,
+// but a stall that is open has not ended while waits are merely shorter than
+// what opened it.
+const answerPart = answerFloor * 2 / 5
+
 // floor is from when on a wait of a kind counts.
 func (p *services) floor(n *conn, kind int) time.Duration {
 	if kind == waitConnect && p.reached.has(n.peer) {
@@ -859,7 +875,7 @@ func (p *services) judge(n *conn, kind int, now freezeframe.Instant) {
 		p.hub.suspect(now)
 		p.send(report{kind: -1, comm: n.comm, pids: n.pids, pid: n.pid})
 	}
-	if age <= p.floor(n, kind)/2 {
+	if age <= p.floor(n, kind)/2 && (kind != waitAnswer || age <= answerPart) {
 		return
 	}
 	if w.last == 0 && s != nil {
@@ -900,7 +916,7 @@ func (p *services) worth(n *conn, s *service, kind int, age time.Duration, now f
 			switch {
 			case !others:
 				return 0.9
-			case s.overdue < 2 && age < firstSight:
+			case s.overdue < 2 && age < firstSight && now.Sub(s.stalledAt) > time.Second:
 				return 0.3 // one request takes longer, and all others do not
 			}
 			return 0.6
@@ -914,7 +930,7 @@ func (p *services) worth(n *conn, s *service, kind int, age time.Duration, now f
 		if age > peerGone {
 			return 0
 		}
-		if p.reached.has(n.peer) {
+		if kind == waitConnect && p.reached.has(n.peer) {
 			return 0.6 // a service of this host: nobody went away
 		}
 		if n.listener == 0 && p.listeners.has(n.pid) {

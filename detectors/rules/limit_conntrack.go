@@ -41,8 +41,9 @@ func networked(sy *freezeframe.Symptom) bool {
 	return refusal(sy, "ETIMEDOUT", "EHOSTUNREACH", "ECONNREFUSED", "ECONNRESET", "EPERM", "conntrack table full", "table full")
 }
 
-// onNetwork returns the time that network waits of victims and networked
-// symptoms without accounts cover.
+// onNetwork returns the time that network waits of victims, networked symptoms
+// without accounts, and packets without an answer cover: whoever waits for
+// those may well sleep in epoll.
 func onNetwork(w freezeframe.Window) (moments, freezeframe.Spans) {
 	ms := roots(w, func(m *moment) bool { return m.wait.Class == freezeframe.PeerWait && !onUnixSend(m) })
 	ledger := w.Ledger()
@@ -54,7 +55,7 @@ func onNetwork(w freezeframe.Window) (moments, freezeframe.Spans) {
 	claim := ms.spans()
 	for i := range stall.Symptoms {
 		sy := &stall.Symptoms[i]
-		if !has[i] && networked(sy) {
+		if !has[i] && networked(sy) || sy.Probe == "connect" || sy.Probe == "delivery" {
 			claim = freezeframe.Union(append(claim, symptoms(w, func(x *freezeframe.Symptom) bool { return x == sy || sameSymptom(x, sy) })...)...)
 		}
 	}
@@ -91,8 +92,14 @@ func judgeConntrack(w freezeframe.Window) []freezeframe.Finding {
 	}
 	f := freezeframe.Finding{
 		Culprit: freezeframe.Culprit{Kind: freezeframe.CulpritTable, Device: "nf_conntrack", Address: busiestPeer(w, s)}, Explains: claim, Confidence: seen, Chain: story(ms),
-		Summary:  fmt.Sprintf("The connection-tracking table was full (%d of %d); new connections were dropped.", count, limit),
-		Evidence: []freezeframe.Evidence{evidence("limits", "conntrack_drop", "%d packets dropped; %d of %d entries in use", dropped, count, limit)},
+		Summary: "A connection-tracking table was full; new connections were dropped.",
+	}
+	if full {
+		f.Summary = fmt.Sprintf("The connection-tracking table was full (%d of %d); new connections were dropped.", count, limit)
+	}
+	if full || dropped > 0 {
+		// Every network namespace has a table of its own; these are the host's.
+		f.Evidence = append(f.Evidence, evidence("limits", "conntrack_drop", "%d packets dropped; %d of %d entries in use", dropped, count, limit))
 	}
 	if line != nil || full && dropped > 0 {
 		f.Confidence = proven
