@@ -3,6 +3,8 @@ package detectors
 import (
 	"context"
 	"fmt"
+	"os"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -95,6 +97,7 @@ func Start(o Options) (*Watch, error) {
 		running: map[string]bool{}, tracker: Tracker{Quiet: o.Quiet},
 		started: kernel.Now(), usage: kernel.ProcessUsage(),
 	}
+	boundHeap()
 	if o.Realtime {
 		if err := kernel.SetRealtime(realtimePriority); err != nil {
 			w.need(freezeframe.Need{
@@ -198,9 +201,7 @@ func (w *Watch) loop(ctx context.Context) {
 			w.chase.reset()
 			w.pending = append(w.pending, *ended)
 			if w.opts.OnVerdict != nil {
-				if incident, err := w.judge(*ended); err == nil {
-					w.opts.OnVerdict(incident)
-				}
+				w.first(*ended)
 			}
 		}
 		wasOpen = open
@@ -211,6 +212,32 @@ func (w *Watch) loop(ctx context.Context) {
 		}
 	}
 }
+
+// first hands out the verdict on a stall as soon as it is over, before the
+// time after it is recorded.
+func (w *Watch) first(stall freezeframe.Stall) {
+	if incident, err := w.judge(stall); err == nil {
+		w.opts.OnVerdict(incident)
+	}
+	// What judging took is needed again only at the next stall.
+	debug.FreeOSMemory()
+}
+
+// boundHeap keeps the garbage that judging a window makes small: the process
+// has the memory of its rings beside the heap, and all of it is resident. Who
+// set the runtime's own variables knows better.
+func boundHeap() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50)
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(heapMost)
+	}
+}
+
+// heapMost is from when on the garbage collector works harder rather than let
+// the heap grow.
+const heapMost = 28 << 20
 
 // drain takes what else the probes have reported, so that a burst of lateness
 // is looked at once.

@@ -57,10 +57,11 @@ func All(o Options) []freezeframe.Probe {
 }
 
 // suspectAt is the lateness at which a probe asks for the full sampling rate,
-// well before anything opens an incident; suspectFor is for how long.
+// well before anything opens an incident; suspectFor is for how long: until it
+// would have opened one. What lasts is suspected again and again.
 const (
 	suspectAt  = 40 * time.Millisecond
-	suspectFor = 3 * time.Second
+	suspectFor = 1500 * time.Millisecond
 )
 
 func (o *Options) event(e freezeframe.Event) {

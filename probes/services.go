@@ -72,6 +72,10 @@ const (
 	// gone is how long a connection may be missing from the readings, not all
 	// of which have all connections, before its waits are over.
 	gone = 300 * time.Millisecond
+	// lonely is what one slow request is worth beside others that are answered,
+	// and repeats how soon after it another one makes it a slow service.
+	lonely  = 0.3
+	repeats = 2 * time.Second
 	// sparse is how far apart two readings of a connection are when more than
 	// one request may have come and gone between them.
 	sparse = 100 * time.Millisecond
@@ -410,6 +414,7 @@ type service struct {
 	losingUsual float32
 	stalled     bool                // a wait was reported as a stall, in this reading
 	stalledAt   freezeframe.Instant // and when one was last
+	lone        report              // of the last slow request beside others that were answered
 	unseen      bool                // a connection that waits for accept is in the table
 }
 
@@ -832,6 +837,10 @@ func (p *services) tell(n *conn, s *service, kind int, done, now freezeframe.Ins
 			r.pid, r.pids, r.comm = s.pid, s.pids, s.comm
 		}
 	}
+	if s != nil && kind == waitAnswer && w.worth == lonely && max(done, now).Sub(w.began) >= answerFloor {
+		s.lone = r
+		s.lone.quality = 0.6
+	}
 	return p.send(r)
 }
 
@@ -846,6 +855,17 @@ func (p *services) floor(n *conn, kind int) time.Duration {
 		return localConnectFloor
 	}
 	return serviceFloors[kind]
+}
+
+// repeated tells whether one slow request follows another: then the service is
+// slow, and the first one counts as well.
+func (p *services) repeated(s *service, w *wait, age time.Duration, now freezeframe.Instant) bool {
+	if s.lone.began == 0 || s.lone.began == w.began || age < answerFloor || now.Sub(s.lone.seen) > repeats {
+		return false
+	}
+	p.send(s.lone)
+	s.lone = report{}
+	return true
 }
 
 // judge decides what a wait in flight is worth, and reports it.
@@ -916,8 +936,8 @@ func (p *services) worth(n *conn, s *service, kind int, age time.Duration, now f
 			switch {
 			case !others:
 				return 0.9
-			case s.overdue < 2 && age < firstSight && now.Sub(s.stalledAt) > time.Second:
-				return 0.3 // one request takes longer, and all others do not
+			case s.overdue < 2 && age < firstSight && now.Sub(s.stalledAt) > time.Second && !p.repeated(s, w, age, now):
+				return lonely // one request takes longer, and all others do not
 			}
 			return 0.6
 		case age < firstSight || others || !s.sends || w.began.Sub(p.began) < learning || int64(age) < 2*s.usual[waitAnswer].p99():

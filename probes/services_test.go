@@ -561,6 +561,29 @@ func TestOneSlowRequest(t *testing.T) {
 	}
 }
 
+func TestOneSlowRequestAfterAnother(t *testing.T) {
+	for apart, stall := range map[time.Duration]bool{300 * time.Millisecond: true, 5 * time.Second: false} {
+		w := newWorld(t)
+		for range 30 {
+			w.serve(5, 1, 5*time.Millisecond)
+		}
+		w.reports = nil
+		for range 2 {
+			w.request(6, map[string]uint64{"bytes_sent": 500, "segs_out": 9, "sent_at": uint64(w.now.Add(-time.Millisecond))})
+			for began := w.now; w.now.Sub(began) < 300*time.Millisecond; {
+				w.serve(5, 1, 5*time.Millisecond)
+			}
+			delete(w.conns, 6)
+			for began := w.now; w.now.Sub(began) < apart; {
+				w.serve(5, 1, 5*time.Millisecond)
+			}
+		}
+		if q := w.best(waitAnswer); stall != (q >= 0.5) {
+			t.Errorf("%v apart: quality %v", apart, q)
+		}
+	}
+}
+
 // Our own connection to ourselves is nobody's, though its holder is not known yet.
 func TestOwnEcho(t *testing.T) {
 	for port, quiet := range map[uint64]bool{4711: true, 4712: false} {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"slices"
 	"syscall"
 	"time"
@@ -165,6 +166,7 @@ type collection struct {
 }
 
 func (c *collection) add(i detectors.Incident) {
+	defer debug.FreeOSMemory() // a recording is most of what the heap ever holds
 	r := reports.Build(i.Window, i.Verdict, reports.Meta{
 		Version: version, Host: c.host, Rules: c.rules, User: c.user, Recorder: c.watch.Recorder(),
 	})

@@ -131,7 +131,7 @@ func tinydisk(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	dir := ts.MkAbs(args[0])
 	ts.Check(os.MkdirAll(dir, 0o755))
-	ts.Check(syscall.Mount("freezeframe-test", dir, "tmpfs", 0, "size=16k"))
+	ts.Check(syscall.Mount("freezeframe-test", dir, "tmpfs", 0, "size=4k"))
 	ts.Defer(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
 }
 
