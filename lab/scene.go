@@ -74,7 +74,7 @@ type Scene struct {
 	bystander bool
 	noUsers   bool // nobody waits for anything in this run
 	names     int
-	services  []*victim.Spec
+	services  []*Service
 	clients   []*Proc
 	loads     []*Proc
 	guilty    []*Proc // their whole process groups are
@@ -180,6 +180,7 @@ func (s *Scene) Serve(v victim.Spec, place Place) *Service {
 	s.Check(err)
 	p := s.Start(c)
 	svc := &Service{Proc: p, Address: p.Ready, Spec: v, netns: place.Netns}
+	s.services = append(s.services, svc)
 	return svc
 }
 
@@ -316,6 +317,14 @@ func (s *Scene) finish() {
 			s.result.DiagnoseErr = "diagnose did not end within 15 s of its time"
 			s.diagnose.Process.Kill()
 			<-s.diagDone
+		}
+	}
+	for _, svc := range s.services {
+		select {
+		case <-svc.dead:
+			// What its users feel from then on is not the fault that was meant.
+			s.result.Err = fmt.Sprintf("the service ended by itself: %v", svc.cmd.ProcessState)
+		default:
 		}
 	}
 	s.result.WatchFrom, s.result.WatchTo = s.watchFrom, monotonic()

@@ -70,7 +70,9 @@ func judgeForkStorm(w freezeframe.Window) []freezeframe.Finding {
 	lost := max(0, total.busy*float64(n)-living)
 	parent, used, children := forkParent(ps, wide, load)
 	spent := max(lost, used)
-	brief := more && spent >= shortCPU*float64(n) && spent <= shortLife*forks.rate()
+	// The counter of a parent whose one long-lived child has ended jumps too; of
+	// children that live briefly most CPU time is nobody's.
+	brief := more && spent >= shortCPU*float64(n) && spent <= shortLife*forks.rate() && lost >= spent/2
 	if spent < stormCPU*float64(n) || forks.rate() < stormForks && !brief {
 		return nil
 	}

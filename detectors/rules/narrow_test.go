@@ -27,6 +27,13 @@ func TestOtherMakes(t *testing.T) {
 			stat(w, 10, 40, use{user: 1}, use{user: 1})
 			proc(w, hog, "make", func(at time.Duration) v { return v{"cutime_us": w.Ran(at, 0, 1.6e6)} })
 		}, "cpu.contention", freezeframe.Culprit{}},
+		"a parent whose one child has ended": {func(w *window) {
+			runnable(w, "0-1")
+			stat(w, 10, 120, use{user: 0.8, system: 0.2}, use{user: 0.8, system: 0.2})
+			spinning(w, hog, hog, "render", 0.95, v{"cpu": 0})
+			spinning(w, hog+1, hog, "render", 0.95, v{"cpu": 1})
+			proc(w, hog+2, "supervise", func(at time.Duration) v { return v{"cutime_us": w.Ran(at, 0, 1.6e6)} })
+		}, "cpu.contention", process(hog)},
 		"a build on a machine that always builds": {func(w *window) {
 			runnable(w, "0-1")
 			stat(w, 110, 120, use{user: 1}, use{user: 1})
