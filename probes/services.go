@@ -623,7 +623,8 @@ func (p *services) observeConnections(t *freezeframe.Table) {
 			case n.missing == 0:
 				p.judge(n, kind, now)
 			case now.Sub(n.missing) >= gone:
-				p.end(n, kind, n.missing, now)
+				// It was answered and closed at some time since it was seen last.
+				p.end(n, kind, max(w.began, n.seen.Add(n.missing.Sub(n.seen)/2)), now)
 			}
 		}
 	}
@@ -951,7 +952,11 @@ func (p *services) worth(n *conn, s *service, kind int, age time.Duration, now f
 			return 0
 		}
 		if kind == waitConnect && p.reached.has(n.peer) {
+			p.reached.trouble(n.peer, now)
 			return 0.6 // a service of this host: nobody went away
+		}
+		if kind == waitDelivery && p.reached.troubled(n.peer, now) {
+			return 0.6 // others do not even get through to it
 		}
 		if n.listener == 0 && p.listeners.has(n.pid) {
 			return 0.6 // a service that waits for another

@@ -584,6 +584,27 @@ func TestOneSlowRequestAfterAnother(t *testing.T) {
 	}
 }
 
+// A connection that one reading found with its request just read, and that was
+// answered and closed by the next, waited for nothing that is worth telling.
+func TestClosedBetweenReadings(t *testing.T) {
+	w := newWorld(t)
+	for range 30 {
+		w.serve(5, 1, 5*time.Millisecond)
+	}
+	w.reports = nil
+	for range 10 {
+		w.request(6, map[string]uint64{"received_at": uint64(w.now.Add(45 * time.Millisecond)), "bytes_sent": 0, "segs_out": 1})
+		w.step(50 * time.Millisecond)
+		delete(w.conns, 6)
+		w.step(500 * time.Millisecond)
+	}
+	for _, r := range w.reports {
+		if r.kind == waitAnswer {
+			t.Fatalf("told: %+v, %v", r, r.done.Sub(r.began))
+		}
+	}
+}
+
 // Our own connection to ourselves is nobody's, though its holder is not known yet.
 func TestOwnEcho(t *testing.T) {
 	for port, quiet := range map[uint64]bool{4711: true, 4712: false} {
@@ -623,6 +644,24 @@ func TestConnect(t *testing.T) {
 		w.step(400 * time.Millisecond)
 		if q := w.best(waitConnect); served != (q >= 0.5) {
 			t.Errorf("%q: quality %v", how, q)
+		}
+	}
+}
+
+// A connection that the server's full queue left half made is sent to in vain;
+// alone, a peer that is not heard of may simply have gone.
+func TestDeliveryToWhatCannotBeReached(t *testing.T) {
+	for _, connecting := range []bool{false, true} {
+		w := newWorld(t)
+		w.listeners[web]["address"] = 99
+		w.step(4 * time.Second)
+		if connecting {
+			w.conns[5] = map[string]uint64{"state": tcpSynSent, "pid": 77, "unacked_at": uint64(w.now), "peer": 99}
+		}
+		w.conns[6] = map[string]uint64{"state": tcpEstablished, "pid": 77, "unacked": 1, "retransmits": 1, "unacked_at": uint64(w.now), "peer": 99}
+		w.step(time.Second)
+		if q := w.best(waitDelivery); connecting != (q >= 0.5) {
+			t.Errorf("others cannot connect: %v, quality %v", connecting, q)
 		}
 	}
 }

@@ -168,13 +168,18 @@ func (t *connTable) expire(now freezeframe.Instant) {
 // addressTable holds the addresses at which services of this host, in whatever
 // network namespace, were reached: texts of the side that serves.
 type addressTable struct {
-	texts [512]uint64
+	slots [512]reachedAddress
 	n     int
 }
 
-func (t *addressTable) slot(text uint64) *uint64 {
+type reachedAddress struct {
+	text    uint64
+	trouble freezeframe.Instant // when a request to connect was last overdue
+}
+
+func (t *addressTable) slot(text uint64) *reachedAddress {
 	for i := text * 0x9e3779b97f4a7c15 >> 55; ; i++ {
-		if at := &t.texts[i%uint64(len(t.texts))]; *at == text || *at == 0 {
+		if at := &t.slots[i%uint64(len(t.slots))]; at.text == text || at.text == 0 {
 			return at
 		}
 	}
@@ -184,15 +189,25 @@ func (t *addressTable) slot(text uint64) *uint64 {
 // are soon there again.
 func (t *addressTable) add(text uint64) {
 	at := t.slot(text)
-	if text == 0 || *at == text {
+	if text == 0 || at.text == text {
 		return
 	}
-	if t.n == len(t.texts)/2 {
+	if t.n == len(t.slots)/2 {
 		*t = addressTable{}
 		at = t.slot(text)
 	}
-	*at = text
+	at.text = text
 	t.n++
 }
 
-func (t *addressTable) has(text uint64) bool { return text != 0 && *t.slot(text) == text }
+func (t *addressTable) has(text uint64) bool { return text != 0 && t.slot(text).text == text }
+
+// trouble notes that an address that is in the table cannot be reached.
+func (t *addressTable) trouble(text uint64, now freezeframe.Instant) { t.slot(text).trouble = now }
+
+// troubled tells whether it was so within the last seconds: a connection that
+// was half made then is sent to again after 1, 3 and 7 s.
+func (t *addressTable) troubled(text uint64, now freezeframe.Instant) bool {
+	at := t.slot(text)
+	return t.has(text) && at.trouble != 0 && now.Sub(at.trouble) < 4*time.Second
+}
