@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -118,7 +119,7 @@ func Start(o Options) (*Watch, error) {
 	texts := w.ring.Texts()
 	w.chase = newChase(w.focus, texts, texts.String, w.ring.AddEvent)
 	po := o.Probes
-	po.Events, po.Focus, po.Texts = w.ring.AddEvent, w.focus, texts.String
+	po.Events, po.Focus, po.Texts = w.event, w.focus, texts.String
 	all := probes.All(po)
 	observers := []recorder.Observer{w.chase}
 	for _, p := range all {
@@ -135,14 +136,14 @@ func Start(o Options) (*Watch, error) {
 	w.cancel = cancel
 	for _, p := range all {
 		w.mu.Lock()
-		w.running[p.Name()] = true
+		w.running[shown(p.Name())] = true
 		w.mu.Unlock()
 		w.probing.Go(func() {
 			if err := p.Run(ctx, w.report); err != nil && ctx.Err() == nil {
 				w.mu.Lock()
-				delete(w.running, p.Name())
+				delete(w.running, shown(p.Name()))
 				w.mu.Unlock()
-				w.need(freezeframe.Need{What: "probe " + p.Name(), Lost: "stalls that only this probe would notice", Err: err.Error()})
+				w.need(freezeframe.Need{What: "probe " + shown(p.Name()), Lost: "stalls that only this probe would notice", Err: err.Error()})
 			}
 		})
 	}
@@ -157,11 +158,58 @@ const realtimePriority = 49
 
 // report hands a probe's lateness to the loop; it never waits.
 func (w *Watch) report(l freezeframe.Lateness) {
+	l.Target = shown(l.Target)
 	select {
 	case w.late <- l:
 	default:
 		w.dropped.Add(1)
 	}
+}
+
+// event keeps what a probe has to tell. An address that was named to be asked
+// and fails at once is no stall while it was never better, but must not look
+// as if it had answered in time.
+func (w *Watch) event(e freezeframe.Event) {
+	if target := e.Attr("target"); target != shown(target) {
+		e.Text = strings.ReplaceAll(e.Text, target, shown(target))
+		e.Attrs = slices.Clone(e.Attrs)
+		for i := range e.Attrs {
+			e.Attrs[i].Value = strings.ReplaceAll(e.Attrs[i].Value, target, shown(target))
+		}
+	}
+	if e.Kind == freezeframe.EventRefused && e.Attr("probe") == "active" {
+		n := freezeframe.Need{
+			What: "ask " + e.Attr("target"), Lost: "whether its users wait: requests failed at once",
+			Fix: "check the address, and that something listens there", Err: e.Attr("errno"),
+		}
+		w.mu.Lock()
+		told := slices.ContainsFunc(w.needs, func(have freezeframe.Need) bool { return have.What == n.What })
+		w.mu.Unlock()
+		if !told {
+			w.need(n)
+		}
+	}
+	w.ring.AddEvent(e)
+}
+
+// shown is what may be told of an address that a probe was given: not the
+// credentials of a URL, nor what its query says.
+func shown(target string) string {
+	scheme, rest, ok := strings.Cut(target, "://")
+	if !ok {
+		return target
+	}
+	if i := strings.IndexAny(rest, "?#"); i >= 0 && i+1 < len(rest) {
+		rest = rest[:i+1] + "***"
+	}
+	end := strings.IndexByte(rest, '/')
+	if end < 0 {
+		end = len(rest)
+	}
+	if at := strings.LastIndexByte(rest[:end], '@'); at >= 0 {
+		rest = "***" + rest[at:]
+	}
+	return scheme + "://" + rest
 }
 
 func (w *Watch) need(n freezeframe.Need) {

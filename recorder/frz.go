@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -31,6 +32,7 @@ var ErrNotARecording = errors.New("not a freezeframe recording (.frz)")
 const (
 	fileMagic   = "\x89FRZ\r\n\x1a\n"
 	fileHeader  = 16
+	startSize   = 64 // bytes that tell a recording from anything else
 	sectionSync = "\xf5\x9cfz"
 	sectionSize = 28 // of a section's own header
 	chunkPrefix = 32 // of what stands before a chunk's packed bytes
@@ -211,7 +213,14 @@ func (s *sections) section(tag string, plain int, payload []byte) {
 // Read reads a .frz file. When a part of it is missing or damaged, it returns
 // what is intact and an error that wraps ErrDamaged and says what is lost.
 func Read(r io.Reader) (*Recording, error) {
-	data, err := io.ReadAll(io.LimitReader(r, maxFile+1))
+	// What is something else is not read to its end: it may have none.
+	start := bufio.NewReader(r)
+	if head, _ := start.Peek(startSize); len(head) == startSize {
+		if _, err := checkStart(head); errors.Is(err, ErrNotARecording) {
+			return nil, fmt.Errorf("read the recording: %w", err)
+		}
+	}
+	data, err := io.ReadAll(io.LimitReader(start, maxFile+1))
 	if err != nil && len(data) == 0 {
 		return nil, fmt.Errorf("read the recording: %w", err)
 	}
@@ -250,7 +259,9 @@ func decodeFile(data []byte) (*Recording, error) {
 		}
 		lost = append(lost, err.Error())
 	} else if version > Format {
-		return nil, fmt.Errorf("written by a newer freezeframe (format %d); this one reads %d", version, Format)
+		return nil, fmt.Errorf("written by a newer freezeframe (format %d); this one reads %d: update it", version, Format)
+	} else if version < 1 {
+		return nil, fmt.Errorf("format %d was never written; this freezeframe reads %d", version, Format)
 	}
 
 	rec := &Recording{}
@@ -385,7 +396,7 @@ func checkStart(data []byte) (version uint32, err error) {
 	switch {
 	case magic && sum:
 		return binary.LittleEndian.Uint32(data[8:]), nil
-	case magic || bytes.Contains(data[:min(len(data), 64)], []byte(sectionSync+tagHead)):
+	case magic || bytes.Contains(data[:min(len(data), startSize)], []byte(sectionSync+tagHead)):
 		return 0, errors.New("its first bytes are damaged")
 	}
 	return 0, ErrNotARecording
@@ -460,12 +471,22 @@ func decodeChunkSection(payload []byte, size int) (block, error) {
 	return b, nil
 }
 
-// WriteFile writes a recording to path: to a temporary file beside it that is
+// WriteFile writes a recording to path, as SaveFile does.
+func WriteFile(path string, rec *Recording) error {
+	return SaveFile(path, func(w io.Writer) error { return Write(w, rec) })
+}
+
+// SaveFile writes a file with mode 0640: to a temporary file beside it that is
 // renamed when it is complete and on the disk. On failure nothing is left
-// behind, and a file that was there before is still whole.
-func WriteFile(path string, rec *Recording) (err error) {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*.tmp")
+// behind, and a file that was there before is still whole. What is no regular
+// file, such as a device, is never replaced.
+func SaveFile(path string, write func(io.Writer) error) (err error) {
+	target, err := saveTarget(path)
+	if err != nil {
+		return explain(path, err)
+	}
+	dir := filepath.Dir(target)
+	f, err := createBeside(target)
 	if err != nil {
 		return explain(path, err)
 	}
@@ -477,7 +498,7 @@ func WriteFile(path string, rec *Recording) (err error) {
 		}
 	}()
 	w := bufio.NewWriterSize(f, 64<<10)
-	if err = Write(w, rec); err != nil {
+	if err = write(w); err != nil {
 		return err
 	}
 	if err = w.Flush(); err != nil {
@@ -492,7 +513,7 @@ func WriteFile(path string, rec *Recording) (err error) {
 	if err = f.Close(); err != nil {
 		return err
 	}
-	if err = os.Rename(f.Name(), path); err != nil {
+	if err = os.Rename(f.Name(), target); err != nil {
 		return err
 	}
 	// The name itself must survive a power cut too.
@@ -503,9 +524,64 @@ func WriteFile(path string, rec *Recording) (err error) {
 	return nil
 }
 
+// CanSave says why SaveFile could not even begin, for whoever wants to know
+// before there is anything to save.
+func CanSave(path string) error {
+	target, err := saveTarget(path)
+	if err != nil {
+		return explain(path, err)
+	}
+	f, err := createBeside(target)
+	if err != nil {
+		return explain(path, err)
+	}
+	f.Close()
+	os.Remove(f.Name())
+	return nil
+}
+
+// saveTarget follows a symbolic link, which is to stay one, and refuses what
+// a rename would destroy.
+func saveTarget(path string) (string, error) {
+	if path == "" {
+		return "", errors.New("the name of the file is empty")
+	}
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		path = target
+	}
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return path, nil
+	case err != nil:
+		return "", err
+	case info.IsDir():
+		return "", errors.New("it is a directory: name a file in it")
+	case !info.Mode().IsRegular():
+		return "", errors.New("it is a device or a pipe: name a file")
+	}
+	return path, nil
+}
+
+func createBeside(path string) (*os.File, error) {
+	return os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.tmp")
+}
+
 // explain says what to do about the usual failures.
 func explain(path string, err error) error {
+	// The name of the temporary file helps nobody.
+	var p *fs.PathError
+	var l *os.LinkError
+	if errors.As(err, &p) {
+		err = p.Err
+	} else if errors.As(err, &l) {
+		err = l.Err
+	}
 	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("save %s: there is no such directory: make it or name another: %w", path, err)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("save %s: this user may not write there: name another directory, or run as root: %w", path, err)
 	case errors.Is(err, syscall.ENOSPC):
 		return fmt.Errorf("save %s: the disk is full: free some space there or save to another filesystem: %w", path, err)
 	case errors.Is(err, syscall.EDQUOT):

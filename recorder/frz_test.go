@@ -271,6 +271,30 @@ func TestNewerVersion(t *testing.T) {
 	}
 }
 
+func TestVersionThatNeverWas(t *testing.T) {
+	file := remade(encode(t, sample(t)), func(b []byte) { b[8] = 0 })
+	rec, err := Read(bytes.NewReader(file))
+	if rec != nil || err == nil || !strings.Contains(err.Error(), "format 0 was never written") {
+		t.Errorf("got %v, %v", rec, err)
+	}
+}
+
+// endless is a device such as /dev/zero.
+type endless struct{ read int }
+
+func (e *endless) Read(b []byte) (int, error) {
+	e.read += len(b)
+	clear(b)
+	return len(b), nil
+}
+
+func TestSomethingElseIsNotReadToItsEnd(t *testing.T) {
+	var e endless
+	if rec, err := Read(&e); rec != nil || !errors.Is(err, ErrNotARecording) || e.read > 1<<20 {
+		t.Errorf("got %v, %v after %d bytes", rec, err, e.read)
+	}
+}
+
 func TestUnknownSectionIsSkipped(t *testing.T) {
 	rec := sample(t)
 	file := encode(t, rec)

@@ -74,7 +74,7 @@ func TestJSONMatchesItsSchema(t *testing.T) {
 		"nothing at all":  Build(empty, freezeframe.Verdict{}, Meta{}),
 		"diagnosis":       diagnosis(report, report),
 		"idle diagnosis":  diagnosis(),
-		"empty diagnosis": Diagnosis(freezeframe.Observed{}, freezeframe.Coverage{}, nil),
+		"empty diagnosis": Diagnosis(diagnosis().Observed, freezeframe.Coverage{}, nil),
 	} {
 		t.Run(name, func(t *testing.T) {
 			var b, again bytes.Buffer
@@ -154,11 +154,18 @@ func TestReadBadDocuments(t *testing.T) {
 		"{\n\n\"schema\": nope}":             "line 3",
 		`{"schema":"freezeframe.report/v1"}`: "no cause",
 		`{"schema":"freezeframe.report/v1","stall":{"start":"yesterday"}}`: "not a report",
-		`{"schema":"freezeframe.diagnosis/v1","reports":[{}]}`:             "report 1",
+		`{"schema":"freezeframe.diagnosis/v1"}`:                            "when was watched",
+		`{"schema":"freezeframe.diagnosis/v1","observed":{"start":"2026-01-01T00:00:00Z","end":"2026-01-01T00:01:00Z"},"reports":[{}]}`: "in report 1 of 1: it has no cause",
+		`{"schema":"freezeframe.report/v1","causes":[{}]}`:                        "a cause has no name",
+		`{"schema":"freezeframe.report/v1","causes":[{"id":"fs.full"}]}`:          "when the stall began",
+		"{\"schema\":\"freezeframe.report/v1\",\n\"stall\":{\"symptoms\":\"x\"}}": `line 2: "stall.symptoms" cannot be a string`,
 	} {
 		if _, _, err := Read(strings.NewReader(in)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: error %v, want one that says %q", in, err, want)
 		}
+	}
+	if _, _, err := Read(strings.NewReader("\ufeff" + good.String())); err != nil {
+		t.Errorf("a report behind a byte order mark: %v", err)
 	}
 	for n := range good.Len() - 2 {
 		if _, _, err := Read(bytes.NewReader(good.Bytes()[:n])); err == nil {
@@ -395,6 +402,9 @@ func TestEveryProbeHasWords(t *testing.T) {
 		if got := felt(&freezeframe.SymptomReport{Probe: probe, Target: "T", Error: "ENOSPC"}); !strings.Contains(got, want) {
 			t.Errorf("%s: %q, want it to say %q", probe, got, want)
 		}
+	}
+	if got := felt(&freezeframe.SymptomReport{Probe: "accept", Target: "T", Error: "dropped"}); strings.Contains(got, " for ") {
+		t.Errorf("connections that were dropped took a time: %q", got)
 	}
 	if got := felt(&freezeframe.SymptomReport{Probe: "answer", Victims: []string{"a (b) (12)", "c (13)", "d (14)"}}); !strings.Contains(got, "your service a (b) (pid 12) and 2 more did") {
 		t.Errorf("three victims: %q", got)

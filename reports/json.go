@@ -73,6 +73,7 @@ func Read(r io.Reader) (*freezeframe.Report, *freezeframe.Diagnosis, error) {
 	if len(b) > maxDocument {
 		return nil, nil, fmt.Errorf("the document is larger than %d MB: it is no report", maxDocument>>20)
 	}
+	b = bytes.TrimPrefix(b, []byte("\ufeff")) // some editors begin a file so
 	var head struct {
 		Schema string `json:"schema"`
 	}
@@ -85,8 +86,8 @@ func Read(r io.Reader) (*freezeframe.Report, *freezeframe.Diagnosis, error) {
 		if err := json.Unmarshal(b, &doc); err != nil {
 			return nil, nil, fmt.Errorf("it is not a report: %w", where(err, b))
 		}
-		if len(doc.Causes) == 0 {
-			return nil, nil, errors.New("it is not a whole report: it has no cause")
+		if err := whole(&doc); err != nil {
+			return nil, nil, fmt.Errorf("it is not a whole report: %w", err)
 		}
 		cleanAll(&doc)
 		return &doc, nil, nil
@@ -95,9 +96,12 @@ func Read(r io.Reader) (*freezeframe.Report, *freezeframe.Diagnosis, error) {
 		if err := json.Unmarshal(b, &doc); err != nil {
 			return nil, nil, fmt.Errorf("it is not a diagnosis: %w", where(err, b))
 		}
+		if doc.Observed.Start.IsZero() || doc.Observed.End.Before(doc.Observed.Start) {
+			return nil, nil, errors.New("it is not a whole diagnosis: it does not say when was watched (\"observed\")")
+		}
 		for i := range doc.Reports {
-			if len(doc.Reports[i].Causes) == 0 {
-				return nil, nil, fmt.Errorf("report %d of the diagnosis has no cause", i+1)
+			if err := whole(&doc.Reports[i]); err != nil {
+				return nil, nil, fmt.Errorf("it is not a whole diagnosis: in report %d of %d: %w", i+1, len(doc.Reports), err)
 			}
 		}
 		cleanAll(&doc)
@@ -108,8 +112,26 @@ func Read(r io.Reader) (*freezeframe.Report, *freezeframe.Diagnosis, error) {
 	return nil, nil, fmt.Errorf("its schema is %q; this freezeframe reads %s and %s", Clean(head.Schema), freezeframe.ReportSchema, freezeframe.DiagnosisSchema)
 }
 
-// where adds the line to an error of encoding/json that knows its place.
+// whole says what is missing without which a report would tell nothing.
+func whole(r *freezeframe.Report) error {
+	switch {
+	case len(r.Causes) == 0:
+		return errors.New("it has no cause")
+	case slices.ContainsFunc(r.Causes, func(c freezeframe.CauseReport) bool { return c.ID == "" }):
+		return errors.New("a cause has no name")
+	case r.Stall.Start.IsZero():
+		return errors.New("it does not say when the stall began")
+	}
+	return nil
+}
+
+// where says an error of encoding/json in plain words, with its line where it
+// knows its place.
 func where(err error, b []byte) error {
+	var wrong *json.UnmarshalTypeError
+	if errors.As(err, &wrong) && wrong.Offset <= int64(len(b)) {
+		return fmt.Errorf("line %d: %q cannot be a %s", 1+bytes.Count(b[:wrong.Offset], []byte("\n")), wrong.Field, wrong.Value)
+	}
 	var syntax *json.SyntaxError
 	if errors.As(err, &syntax) && syntax.Offset <= int64(len(b)) {
 		return fmt.Errorf("line %d: %w", 1+bytes.Count(b[:syntax.Offset], []byte("\n")), err)

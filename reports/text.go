@@ -299,7 +299,11 @@ func felt(s *freezeframe.SymptomReport) string {
 	to := cmp.Or(s.Target, "its peer")
 	switch {
 	case s.Probe == "accept" && s.Error != "":
-		return service + " did not accept connections, and the kernel dropped new ones, for " + late + "."
+		text := service + " did not accept connections, and the kernel dropped new ones"
+		if s.WorstMs > 0 { // a drop itself takes no time
+			text += ", for " + late
+		}
+		return text + "."
 	case s.Probe == "clock":
 		return "the wall clock jumped."
 	case s.Probe == "kernel_log":

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -48,10 +47,8 @@ func (a *app) runCapture(parent context.Context, path string, length time.Durati
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("capture: %w", err)
 	}
-	if info, err := os.Stat(filepath.Dir(path)); err != nil {
-		return fmt.Errorf("capture: %w", err)
-	} else if !info.IsDir() {
-		return fmt.Errorf("capture: %s is not a directory", filepath.Dir(path))
+	if err := recorder.CanSave(path); err != nil {
+		return err
 	}
 	host := reports.Host(ctx)
 	progress := a.newProgress(length)

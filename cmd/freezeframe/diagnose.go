@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"syscall"
@@ -17,6 +18,7 @@ import (
 	"freezeframe/detectors"
 	"freezeframe/detectors/rules"
 	"freezeframe/probes"
+	"freezeframe/recorder"
 	"freezeframe/reports"
 )
 
@@ -81,10 +83,15 @@ func (a *app) watchOptions() detectors.Options {
 	}
 }
 
-// interruptible ends the context at the first Ctrl-C or SIGTERM; the second
-// ends the program as ever.
+// interruptible ends the context at the first Ctrl-C, SIGTERM or loss of the
+// terminal (a session over the network breaks just when a machine stalls); the
+// second ends the program as ever. Under nohup the loss is none.
 func interruptible(parent context.Context) (context.Context, context.CancelFunc) {
-	ctx, stop := signal.NotifyContext(parent, os.Interrupt, syscall.SIGTERM)
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) {
+		signals = append(signals, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(parent, signals...)
 	context.AfterFunc(ctx, stop)
 	return ctx, stop
 }
@@ -97,6 +104,9 @@ func (a *app) runDiagnose(parent context.Context, length time.Duration, asJSON b
 	if dir := a.config.Output.Dir; dir != "" {
 		if err := os.MkdirAll(dir, 0o750); err != nil {
 			return 0, fmt.Errorf("make the output directory: %w", err)
+		}
+		if err := recorder.CanSave(filepath.Join(dir, "report.json")); err != nil {
+			return 0, fmt.Errorf("the output directory: %w", err)
 		}
 	}
 	// While something hangs none of this can be read safely: read it first.

@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -29,7 +31,12 @@ const (
 	exitStalled = 3 // only with diagnose --exit-code: something stalled
 )
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() {
+	// Whoever reads standard error may be gone before whoever waits for the
+	// verdict: a write to a closed pipe is an error, not the end.
+	signal.Ignore(syscall.SIGPIPE)
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
 
 // app is what the verbs share.
 type app struct {
@@ -65,15 +72,31 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if errors.Is(err, errStalled) {
 		return exitStalled
 	}
-	// What is wrong may quote a file or an argument that nobody here chose.
-	for line := range strings.Lines(err.Error()) {
-		fmt.Fprintf(stderr, "freezeframe: %s\n", reports.Clean(strings.TrimRight(line, "\n")))
+	for _, err := range separate(err) {
+		// Whoever read the document has seen enough (| head).
+		if errors.Is(err, syscall.EPIPE) {
+			continue
+		}
+		// What is wrong may quote a file or an argument that nobody here chose.
+		fmt.Fprintf(stderr, "freezeframe: %s\n", reports.Clean(err.Error()))
 	}
 	var usage usageError
 	if errors.As(err, &usage) || strings.HasPrefix(err.Error(), "unknown command") {
 		return exitUsage
 	}
 	return exitFailure
+}
+
+// separate is each of the errors that were joined to one.
+func separate(err error) (all []error) {
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return []error{err}
+	}
+	for _, e := range joined.Unwrap() {
+		all = append(all, separate(e)...)
+	}
+	return all
 }
 
 func (a *app) root() *cobra.Command {

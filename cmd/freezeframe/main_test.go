@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -41,6 +42,8 @@ func TestScripts(t *testing.T) {
 			"validate": validate, // validate FILE: against the schema it names
 			"tinydisk": tinydisk, // tinydisk DIR: mounts a filesystem of 16 KB
 			"cut":      cut,      // cut FROM TO BYTES: copies the first bytes of a file
+			"zeros":    zeros,    // zeros FILE BYTES: makes a file of zeros
+			"readonly": readonly, // readonly DIR: makes a directory that nobody can write to
 		},
 	})
 }
@@ -93,10 +96,10 @@ func fixtures(dir string) error {
 		return err
 	}
 	v := judgeAgain(rec)
-	if err := save(filepath.Join(dir, "diagnosis.json"), func(w io.Writer) error { return reports.JSON(w, v.diagnosis) }); err != nil {
+	if err := recorder.SaveFile(filepath.Join(dir, "diagnosis.json"), func(w io.Writer) error { return reports.JSON(w, v.diagnosis) }); err != nil {
 		return err
 	}
-	return save(filepath.Join(dir, "report.json"), func(w io.Writer) error { return reports.JSON(w, v.diagnosis.Reports[0]) })
+	return recorder.SaveFile(filepath.Join(dir, "report.json"), func(w io.Writer) error { return reports.JSON(w, v.diagnosis.Reports[0]) })
 }
 
 func validate(ts *testscript.TestScript, neg bool, args []string) {
@@ -144,6 +147,30 @@ func cut(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	content := ts.ReadFile(args[0])
 	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(content[:min(n, len(content))]), 0o644))
+}
+
+func zeros(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: zeros FILE BYTES")
+	}
+	n, err := strconv.ParseInt(args[1], 10, 64)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), nil, 0o644))
+	ts.Check(os.Truncate(ts.MkAbs(args[0]), n))
+}
+
+// readonly mounts a read-only filesystem as root, whom no mode keeps out.
+func readonly(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: readonly DIR")
+	}
+	dir := ts.MkAbs(args[0])
+	if os.Geteuid() != 0 {
+		ts.Check(os.Chmod(dir, 0o555))
+		return
+	}
+	ts.Check(syscall.Mount("freezeframe-test", dir, "tmpfs", syscall.MS_RDONLY, ""))
+	ts.Defer(func() { syscall.Unmount(dir, syscall.MNT_DETACH) })
 }
 
 // A stall that cannot be saved must still be reported, and what can be saved

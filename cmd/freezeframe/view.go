@@ -17,6 +17,7 @@ import (
 	"freezeframe"
 	"freezeframe/detectors"
 	"freezeframe/detectors/rules"
+	"freezeframe/internal/config"
 	"freezeframe/recorder"
 	"freezeframe/reports"
 )
@@ -33,7 +34,15 @@ A recording is judged again by the rules of this version; its report may
 therefore differ from the one that was made when it was recorded. What is
 damaged is said, and the rest is shown.`,
 		Args: exactly(1, "one file"),
-		RunE: func(_ *cobra.Command, args []string) error { return a.runView(args[0], asJSON, htmlFile) },
+		RunE: func(c *cobra.Command, args []string) error {
+			if !c.Flags().Changed("html") {
+				return a.runView(args[0], asJSON, nil)
+			}
+			if asJSON {
+				return usageError{errors.New("--json and --html exclude each other: give one of them")}
+			}
+			return a.runView(args[0], asJSON, &htmlFile)
+		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print it as JSON")
 	c.Flags().StringVar(&htmlFile, "html", "", "write the report as one HTML file instead")
@@ -47,14 +56,14 @@ type viewed struct {
 	windows   []freezeframe.Window // of each report of the diagnosis
 }
 
-func (a *app) runView(path string, asJSON bool, htmlFile string) error {
+func (a *app) runView(path string, asJSON bool, htmlFile *string) error {
 	v, damage, err := load(path)
 	if err != nil {
 		return fmt.Errorf("view %s: %w", path, err)
 	}
 	switch {
-	case htmlFile != "":
-		err = a.viewHTML(v, htmlFile)
+	case htmlFile != nil:
+		err = a.viewHTML(v, *htmlFile)
 	case asJSON && v.single != nil:
 		err = reports.JSON(a.stdout, v.single)
 	case asJSON:
@@ -73,14 +82,11 @@ func (a *app) runView(path string, asJSON bool, htmlFile string) error {
 // load reads either kind of file. damage is what is wrong with a recording of
 // which the rest could be read.
 func load(path string) (v viewed, damage, err error) {
-	f, err := os.Open(path)
+	f, err := config.OpenInput(path)
 	if err != nil {
 		return v, nil, unwrapPath(err)
 	}
 	defer f.Close()
-	if info, err := f.Stat(); err == nil && info.IsDir() {
-		return v, nil, errors.New("it is a directory; name a .frz or .json file in it")
-	}
 	r := bufio.NewReader(f)
 	start, err := r.Peek(64)
 	if len(start) == 0 {
@@ -106,6 +112,9 @@ func load(path string) (v viewed, damage, err error) {
 			return v, nil, errors.New("it is neither a recording (.frz) nor a report (.json) of freezeframe")
 		}
 		return v, nil, err
+	}
+	if err != nil && len(rec.Sources) == 0 {
+		return v, nil, fmt.Errorf("nothing in it can be used: %w", err)
 	}
 	return judgeAgain(rec), err, nil
 }
@@ -138,7 +147,7 @@ func judgeAgain(rec *recorder.Recording) viewed {
 // for, the others that name with a number.
 func (a *app) viewHTML(v viewed, path string) error {
 	if v.single != nil {
-		return save(path, func(w io.Writer) error { return reports.HTML(w, *v.single, nil) })
+		return recorder.SaveFile(path, func(w io.Writer) error { return reports.HTML(w, *v.single, nil) })
 	}
 	if len(v.diagnosis.Reports) == 0 {
 		return errors.New("no HTML was written: the file holds no stall")
@@ -160,7 +169,7 @@ func (a *app) viewHTML(v viewed, path string) error {
 			ext := filepath.Ext(path)
 			name = fmt.Sprintf("%s-%d%s", strings.TrimSuffix(path, ext), n+1, ext)
 		}
-		if err := save(name, func(w io.Writer) error { return reports.HTML(w, v.diagnosis.Reports[i], window) }); err != nil {
+		if err := recorder.SaveFile(name, func(w io.Writer) error { return reports.HTML(w, v.diagnosis.Reports[i], window) }); err != nil {
 			return err
 		}
 		fmt.Fprintf(a.stderr, "saved %s\n", name)

@@ -6,6 +6,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/url"
@@ -15,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/pflag"
 	"github.com/spf13/viper"
@@ -178,12 +180,12 @@ func readFile(v *viper.Viper, s Sources) (string, error) {
 		}
 		path = s.Default
 	}
-	b, err := os.ReadFile(path)
+	b, err := readAll(path)
 	if errors.Is(err, fs.ErrPermission) {
-		return "", fmt.Errorf("read the configuration: %w (run as root, or name another file with --config; --config '' reads none)", err)
+		return "", fmt.Errorf("read the configuration %s: %w (run as root, or name another file with --config; --config '' reads none)", path, err)
 	}
 	if err != nil {
-		return "", fmt.Errorf("read the configuration: %w", err)
+		return "", fmt.Errorf("read the configuration %s: %w", path, err)
 	}
 	switch ext := strings.TrimPrefix(filepath.Ext(path), "."); ext {
 	case "yaml", "yml", "toml":
@@ -192,7 +194,7 @@ func readFile(v *viper.Viper, s Sources) (string, error) {
 		v.SetConfigType("yaml")
 	}
 	if err := v.ReadConfig(strings.NewReader(string(b))); err != nil {
-		return "", fmt.Errorf("read the configuration %s: %w", path, err)
+		return "", fmt.Errorf("read the configuration %s: %s", path, oneLine(err))
 	}
 	known := Keys()
 	for _, name := range sorted(v.AllKeys()) {
@@ -205,6 +207,39 @@ func readFile(v *viper.Viper, s Sources) (string, error) {
 		return "", fmt.Errorf("%s: %w", path, unknown(name, known))
 	}
 	return path, nil
+}
+
+// maxFile is far above any configuration.
+const maxFile = 1 << 20
+
+func readAll(path string) ([]byte, error) {
+	f, err := OpenInput(path)
+	if err == nil {
+		defer f.Close()
+		var b []byte
+		if b, err = io.ReadAll(io.LimitReader(f, maxFile+1)); err == nil {
+			if len(b) > maxFile {
+				return nil, fmt.Errorf("it is larger than %d MB: it is no configuration", maxFile>>20)
+			}
+			return b, nil
+		}
+	}
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
+		err = p.Err // the path is told with it anyway
+	}
+	return nil, err
+}
+
+// oneLine is what the parser says: viper puts a heading before it and the
+// YAML parser each fault on a line of its own.
+func oneLine(err error) string {
+	text := strings.TrimPrefix(err.Error(), "While parsing config: ")
+	text = strings.ReplaceAll(text, "unmarshal errors:\n", "")
+	var faults []string
+	for line := range strings.Lines(text) {
+		faults = append(faults, strings.Join(strings.Fields(line), " "))
+	}
+	return strings.Join(faults, "; ")
 }
 
 func sorted(names []string) []string { slices.Sort(names); return names }
@@ -417,16 +452,25 @@ func absolute(path string) error {
 
 func httpURL(s string) error {
 	u, err := url.Parse(s)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return want("a URL such as http://127.0.0.1:8080/health", s)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.Port() != "" && !port(u.Port()) {
+		// Never told again: credentials in it.
+		if at := strings.LastIndexByte(s, '@'); at >= 0 {
+			s = "***" + s[at:]
+		}
+		return want("a URL such as http://127.0.0.1:8080/health, its port from 1 to 65535", s)
 	}
 	return nil
 }
 
 func hostPort(s string) error {
-	_, port, err := net.SplitHostPort(s)
-	if n, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || n == 0 {
-		return want("host:port, such as 127.0.0.1:6379", s)
+	host, number, err := net.SplitHostPort(s)
+	if err != nil || !port(number) || host == "" || strings.ContainsFunc(host, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) || r == '/' }) {
+		return want("host:port, such as 127.0.0.1:6379, its port from 1 to 65535", s)
 	}
 	return nil
+}
+
+func port(s string) bool {
+	n, err := strconv.ParseUint(s, 10, 16)
+	return err == nil && n > 0
 }
