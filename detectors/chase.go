@@ -25,6 +25,7 @@ type chase struct {
 
 	files notes
 	pids  notes
+	locks notes // inodes of files with a lock that no process but an open file description holds
 
 	known map[string]bool // files whose ends were found in this stall
 	ends  []int32         // the processes at those ends
@@ -93,14 +94,18 @@ func (c *chase) Observe(src *freezeframe.Source, t *freezeframe.Table) {
 			}
 		}
 	case "locks":
-		waiter, holder := src.Column("waiter_pid"), src.Column("holder_pid")
-		if waiter < 0 || holder < 0 {
+		waiter, holder, inode := src.Column("waiter_pid"), src.Column("holder_pid"), src.Column("inode")
+		if waiter < 0 || holder < 0 || inode < 0 {
 			return
 		}
 		for i := range t.Keys {
 			row := t.Values(i, width)
-			if slices.Contains(pids, int32(row[waiter])) && int64(row[holder]) > 0 {
+			switch {
+			case !slices.Contains(pids, int32(row[waiter])):
+			case int64(row[holder]) > 0:
 				c.pids.put(row[holder])
+			default:
+				c.locks.put(row[inode])
 			}
 		}
 	case "connections":
@@ -148,7 +153,72 @@ func (c *chase) step(now freezeframe.Instant) {
 			}
 		}
 	}
+	for _, inode := range c.locks.take() {
+		name := lockName(inode)
+		if c.known[name] {
+			continue
+		}
+		c.known[name] = true
+		holders := findLockers(inode)
+		c.event(freezeframe.Event{Kind: freezeframe.EventEnds, At: now, Text: name, Attrs: []freezeframe.Attr{
+			{Name: "file", Value: name}, {Name: "readers", Value: ""}, {Name: "writers", Value: join(holders)},
+		}})
+		for _, pid := range holders {
+			c.hold(int32(pid))
+		}
+	}
 	c.focus.Hold(c.ends)
+}
+
+// lockName is how the event calls a locked file, whose path may be unknown.
+func lockName(inode uint64) string { return "lock:" + strconv.FormatUint(inode, 10) }
+
+// findLockers returns the processes that have an open file description (see
+// F_OFD_SETLK in fcntl(2)) which holds a lock of a file: /proc/locks gives -1
+// for them, but the descriptor's own fdinfo says so.
+func findLockers(inode uint64) []int {
+	var holders []int
+	procs, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil
+	}
+	for _, p := range procs {
+		pid, err := strconv.Atoi(p.Name())
+		if err != nil {
+			continue
+		}
+		fds, err := os.ReadDir(filepath.Join("/proc", p.Name(), "fd"))
+		if err != nil {
+			continue // gone, or not ours to see: listed under "not seen"
+		}
+		for _, fd := range fds {
+			target, err := os.Readlink(filepath.Join("/proc", p.Name(), "fd", fd.Name()))
+			if err != nil || !strings.HasPrefix(target, "/") || strings.HasPrefix(target, "/dev/") {
+				continue
+			}
+			if b, err := os.ReadFile(filepath.Join("/proc", p.Name(), "fdinfo", fd.Name())); err == nil && holdsLock(string(b), inode) {
+				holders = append(holders, pid)
+				break
+			}
+		}
+	}
+	return holders
+}
+
+// holdsLock tells whether a descriptor's fdinfo has a line such as
+// "lock:	1: OFDLCK ADVISORY  WRITE -1 fe:00:1234 0 EOF" for the inode.
+func holdsLock(fdinfo string, inode uint64) bool {
+	end := ":" + strconv.FormatUint(inode, 10)
+	for line := range strings.Lines(fdinfo) {
+		if rest, ok := strings.CutPrefix(line, "lock:"); ok && strings.Contains(rest, "OFDLCK") {
+			for _, word := range strings.Fields(rest) {
+				if strings.HasSuffix(word, end) {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }
 
 func (c *chase) hold(pid int32) {

@@ -24,6 +24,8 @@ import (
 //     the descriptors that it may have, and cannot accept or open anything.
 //   - "EADDRNOTAVAIL": all local ports to one destination are taken: requests
 //     to a database or an upstream fail at once.
+//   - "ENOSPC": a local filesystem has become full: whatever writes there fails
+//     or tries again. Whether anybody writes there is not known here.
 //
 // Target names the cgroup, process, destination or kernel table.
 type limits struct {
@@ -31,8 +33,8 @@ type limits struct {
 	out chan refusal
 
 	// cgroups, ports and procs are read on one thread, vmstat and limits on
-	// another: they share nothing.
-	cgroups, ports, procs, vmstat, host watchedLimits
+	// another, mounts on a third: they share nothing.
+	cgroups, ports, procs, vmstat, host, mounts watchedLimits
 }
 
 // refusal is what a sampling thread hands to Run.
@@ -55,6 +57,7 @@ const (
 	refusedThreads
 	refusedPorts
 	refusedFDs
+	refusedSpace
 )
 
 // refusals say how each kind is reported.
@@ -74,6 +77,7 @@ var refusals = [...]struct {
 	refusedThreads:    {"EAGAIN", "threads", 0.8},
 	refusedPorts:      {"EADDRNOTAVAIL", "local ports to %s", 0.8},
 	refusedFDs:        {"EMFILE", "descriptors of %s", 0.6},
+	refusedSpace:      {"ENOSPC", "%s", 0.4},
 }
 
 func newLimits(h *hub) *limits { return &limits{hub: h, out: make(chan refusal, 256)} }
@@ -82,7 +86,7 @@ func (p *limits) Name() string { return "limits" }
 
 // Observes names the sources whose readings Observe must get.
 func (p *limits) Observes() []string {
-	return []string{"cgroups", "ports", "procs", "vmstat", "limits"}
+	return []string{"cgroups", "ports", "procs", "vmstat", "limits", "mounts"}
 }
 
 // Run passes on what Observe finds until ctx ends.
@@ -103,7 +107,7 @@ func (p *limits) lateness(r refusal) freezeframe.Lateness {
 	l := freezeframe.Lateness{Probe: p.Name(), Target: how.target, Err: how.err, Quality: how.quality,
 		Began: r.began, Done: r.done, Seen: r.seen}
 	switch r.kind {
-	case refusedPIDs, refusedCgroupOOM, refusedPorts:
+	case refusedPIDs, refusedCgroupOOM, refusedPorts, refusedSpace:
 		l.Target = fmt.Sprintf(how.target, name)
 	case refusedFDs:
 		l.Target = fmt.Sprintf(how.target, fmt.Sprintf("%s[%d]", name, r.pid))
@@ -141,6 +145,7 @@ var (
 	portColumns   = []string{"used", "range", "pid"}
 	procColumns   = []string{"fds", "fds_max", "pid", "comm"}
 	vmstatColumns = []string{"oom_kill"}
+	mountColumns  = []string{"local", "readonly", "size_bytes", "avail_bytes", "mountpoint"}
 	limitColumns  = []string{"conntrack_drop", "neigh_table_fulls", "files_allocated", "files_max", "threads", "threads_max", "pid_max"}
 )
 
@@ -209,8 +214,19 @@ func (p *limits) Observe(src *freezeframe.Source, t *freezeframe.Table) {
 			p.level(r, refusedFDs, fds >= most, 2, fresh,
 				refusal{name: w.columns.get(row, 3), pid: w.columns.get(row, 2)}, r.seen, now)
 		})
+	case "mounts":
+		w := &p.mounts
+		w.begin(src, mountColumns, maxLimitRows)
+		w.each(t, func(r *limitRow, row []uint64, fresh bool) {
+			get := func(i int) uint64 { return w.columns.get(row, i) }
+			full := get(0) != 0 && get(1) == 0 && get(2) > 0 && get(3) < fullMount
+			p.level(r, refusedSpace, full, 1, fresh, refusal{name: get(4)}, r.seen, now)
+		})
 	}
 }
+
+// fullMount is the space below which a filesystem is full: less than a page.
+const fullMount = 4096
 
 // level follows something that is at its limit or not; it is reported when it
 // has been in times readings, as long as it lasts.
@@ -239,7 +255,10 @@ func (p *limits) level(r *limitRow, kind int, full bool, times int, first bool, 
 }
 
 func (p *limits) send(r refusal) {
-	p.hub.suspect(r.seen)
+	if r.kind != refusedSpace {
+		// A disk may stay full for a weekend, and nobody waits for it.
+		p.hub.suspect(r.seen)
+	}
 	select {
 	case p.out <- r:
 	default:

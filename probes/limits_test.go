@@ -67,6 +67,16 @@ func TestLimits(t *testing.T) {
 			{"fds": 1024, "fds_max": 1024, "pid": 44, "comm": 8},
 			{"fds": 10, "fds_max": 1024, "pid": 44, "comm": 8}},
 			[]int{0, 0, 1, 1}, "EMFILE", "descriptors of nginx[44]"},
+		{"a filesystem", "mounts", mountColumns, 47, []reading{
+			{"local": 1, "size_bytes": 16 << 20, "avail_bytes": 4 << 20, "mountpoint": 7},
+			{"local": 1, "size_bytes": 16 << 20, "avail_bytes": 0, "mountpoint": 7},
+			{"local": 1, "size_bytes": 16 << 20, "avail_bytes": 0, "mountpoint": 7},
+			{"local": 1, "size_bytes": 16 << 20, "avail_bytes": 4 << 20, "mountpoint": 7}},
+			[]int{0, 1, 1, 1}, "ENOSPC", "/a/b"},
+		{"a filesystem, since before we came", "mounts", mountColumns, 47, []reading{
+			{"local": 1, "size_bytes": 16 << 20, "mountpoint": 7}, {"local": 1, "size_bytes": 16 << 20, "mountpoint": 7}}, []int{0, 0}, "", ""},
+		{"a read-only image", "mounts", mountColumns, 47, []reading{
+			{"local": 1, "readonly": 1, "size_bytes": 16 << 20, "avail_bytes": 1 << 20}, {"local": 1, "readonly": 1, "size_bytes": 16 << 20}}, []int{0, 0}, "", ""},
 		{"descriptors, not known", "procs", procColumns, freezeframe.TaskKey(44, 9), []reading{{}, {}, {}}, []int{0, 0, 0}, "", ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -78,7 +88,7 @@ func TestLimits(t *testing.T) {
 				}
 				for _, l := range got {
 					// A kill alone does not open a stall: who died decides.
-					if l.Err != tc.err || l.Target != tc.target || (l.Quality < 0.5) != (tc.err == "oom_kill") {
+					if l.Err != tc.err || l.Target != tc.target || (l.Quality < 0.5) != (tc.err == "oom_kill" || tc.err == "ENOSPC") {
 						t.Errorf("reading %d: %+v", i, l)
 					}
 					if l.Began == 0 || l.Began >= w.now || l.Seen != w.now {

@@ -795,7 +795,7 @@ func (p *services) end(n *conn, kind int, done, now freezeframe.Instant) {
 			if w.last == 0 && took > int64(answerPart) {
 				// Too short to be seen while it lasted; in a stall it counts.
 				w.worth = p.worth(n, s, kind, time.Duration(took), now)
-				told = w.worth >= 0.5
+				told = w.worth >= 0.5 || w.worth == lonely && took >= int64(answerFloor)
 			}
 			s.answered = max(s.answered, done)
 			// A thousand clients that waited for one stall are one lesson, and

@@ -219,21 +219,30 @@ func moverOf(w freezeframe.Window, s freezeframe.Span, behind time.Duration, ms 
 	for _, pid := range ms.pids() {
 		victims[pid] = true
 	}
-	var best *process
+	// Eight processes of a parallel copy are one mover: those alike count together,
+	// and the one that moved most stands for them.
+	type kind struct{ comm, cgroup string }
+	alike := map[kind]uint64{}
 	for _, p := range list {
 		if !p.kernel() && !victims[p.pid] {
-			best = p
-			break
+			alike[kind{p.comm, p.cgroup}] += p.moved()
 		}
 	}
-	if best == nil || len(list) > 0 && best.moved() < list[0].moved()/2 && victims[list[0].pid] {
+	var best *process
+	var moved uint64
+	for _, p := range list {
+		if m := alike[kind{p.comm, p.cgroup}]; !p.kernel() && !victims[p.pid] && m > moved {
+			best, moved = p, m
+		}
+	}
+	if best == nil || len(list) > 0 && moved < list[0].moved()/2 && victims[list[0].pid] {
 		if len(list) > 0 && !list[0].kernel() {
-			best = list[0] // nobody else did much
+			best, moved = list[0], list[0].moved() // nobody else did much
 		}
 	}
-	if best == nil || float64(best.moved()) < leastMover*float64(deviceBytes) ||
-		float64(best.moved()) < mainMover*float64(max(deviceBytes, sum)) && float64(best.moved()) < 0.5*float64(sum) {
+	if best == nil || float64(moved) < leastMover*float64(deviceBytes) ||
+		float64(moved) < mainMover*float64(max(deviceBytes, sum)) && float64(moved) < 0.5*float64(sum) {
 		return nil, 0
 	}
-	return best, ratio(float64(best.moved()), float64(sum))
+	return best, ratio(float64(moved), float64(sum))
 }

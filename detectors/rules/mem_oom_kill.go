@@ -72,8 +72,17 @@ func judgeOOM(w freezeframe.Window, isKill func(string) bool, group func(*freeze
 	})
 	claim := ms.spans()
 	claim = freezeframe.Union(append(claim, symptoms(w, func(sy *freezeframe.Symptom) bool { return refusal(sy, "oom_kill", "oom kill") })...)...)
+	ps := processesIn(w, freezeframe.Span{Start: first.Add(-growTime), End: last})
 	for _, k := range kills {
-		gone := symptoms(w, func(sy *freezeframe.Symptom) bool { return suffers(sy, k.pid) })
+		// Or it was a worker of the service: until its master has another one,
+		// nobody is there to work.
+		master := 0
+		if p := ps.byPID[k.pid]; p != nil && p.ppid > 1 && (k.comm == "" || p.comm == k.comm) {
+			if up := ps.byPID[p.ppid]; up != nil && up.comm == p.comm && up.cgroup == p.cgroup {
+				master = up.pid
+			}
+		}
+		gone := symptoms(w, func(sy *freezeframe.Symptom) bool { return suffers(sy, k.pid) || master != 0 && suffers(sy, master) })
 		claim = freezeframe.Union(append(claim, gone.Within(freezeframe.Span{Start: k.at, End: w.Stall().End})...)...)
 	}
 	if claim = worth(w, claim); claim == nil {

@@ -34,6 +34,18 @@ func TestOtherMakes(t *testing.T) {
 			spinning(w, hog+1, hog, "render", 0.95, v{"cpu": 1})
 			proc(w, hog+2, "supervise", func(at time.Duration) v { return v{"cutime_us": w.Ran(at, 0, 1.6e6)} })
 		}, "cpu.contention", process(hog)},
+		"the only worker of a pool is killed": {func(w *window) {
+			w.Suffers(service, "orders", wait{Class: freezeframe.Sleeping, Syscall: "clock_nanosleep"})
+			proc(w, service, "orders", func(time.Duration) v { return v{"cgroup": "5:memory:/app"} })
+			proc(w, hog, "orders", func(at time.Duration) v {
+				if at > stallFrom+100*ms {
+					return nil
+				}
+				return v{"ppid": service, "cgroup": "5:memory:/app", "rss_bytes": 1 << 28}
+			})
+			w.Kernel(stallFrom+90*ms, "oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,oom_memcg=/app,task_memcg=/app,task=orders,pid=900,uid=0")
+			w.Kernel(stallFrom+100*ms, "Memory cgroup out of memory: Killed process 900 (orders) total-vm:1kB")
+		}, "mem.cgroup_oom_kill", freezeframe.Culprit{Cgroup: "/app"}},
 		"a build on a machine that always builds": {func(w *window) {
 			runnable(w, "0-1")
 			stat(w, 110, 120, use{user: 1}, use{user: 1})

@@ -26,7 +26,7 @@ func netPacketLoss() freezeframe.Rule {
 			"Now: `ss -tin dst ADDRESS` shows the retransmissions; `mtr -T -P PORT ADDRESS` where they get lost; `ip -s link` and `ethtool -S IFACE | grep -i -E 'drop|err|miss'` on this side.",
 			"So that it does not come back: the cable, port, firewall or provider it points to; shorter timeouts and retries to another replica in the client.",
 		},
-		Reads: []string{sourceLedger, sourceSymptoms, "connections.retransmits", "connections.total_retrans", "connections.inode", "connections.peer", "connections.pid", "connections.peer_pid", "connections.state",
+		Reads: []string{sourceLedger, sourceSymptoms, "connections.retransmits", "connections.total_retrans", "connections.inode", "connections.peer", "connections.pid", "connections.peer_pid", "connections.state", "connections.unacked_at",
 			"netstat.TcpRetransSegs", "netstat.TcpOutSegs", "netstat.TcpExtTCPTimeouts", "netdev.rx_drop", "netdev.tx_drop", "netdev.rx_errs", "netdev.tx_errs", "listeners.queue", "listeners.address"},
 		Subsumes: []freezeframe.Cause{"dep.remote_unresponsive", "app.worker_pool_exhausted", "net.accept_queue_overflow"},
 		Judge:    judgePacketLoss,
@@ -43,6 +43,12 @@ type resending struct {
 	times        uint64
 }
 
+const (
+	synSent = 2 // TCP_SYN_SENT
+	// unansweredAfter is longer than any round trip on this planet takes.
+	unansweredAfter = 400 * time.Millisecond
+)
+
 // resendings returns the connections with retransmissions in flight.
 func resendings(w freezeframe.Window, s freezeframe.Span) []resending {
 	series := w.Between("connections", s)
@@ -53,7 +59,7 @@ func resendings(w freezeframe.Window, s freezeframe.Span) []resending {
 	}
 	at := map[freezeframe.Key]int{}
 	var all []*state
-	columns := []string{"inode", "pid", "peer_pid", "peer", "retransmits", "total_retrans", "sent_at", "pids"}
+	columns := []string{"inode", "pid", "peer_pid", "peer", "retransmits", "total_retrans", "sent_at", "pids", "state", "unacked_at"}
 	series.Each(columns, func(t freezeframe.Instant, key freezeframe.Key, v []uint64) {
 		i, ok := at[key]
 		if !ok {
@@ -70,7 +76,12 @@ func resendings(w freezeframe.Window, s freezeframe.Span) []resending {
 			}
 		}
 		c.total.add(t, v[5])
-		if v[4] > 0 {
+		// A request to connect is sent again only after a second.
+		asked := freezeframe.Instant(v[9])
+		if unanswered := v[8] == synSent && asked > 0 && t.Sub(asked) >= unansweredAfter; v[4] > 0 || unanswered {
+			if c.since == 0 && unanswered {
+				c.since = asked
+			}
 			if c.since == 0 {
 				c.since = t
 				// It was lost when it was sent, before it was sent again.
@@ -113,8 +124,13 @@ func judgePacketLoss(w freezeframe.Window) []freezeframe.Finding {
 	// A service that gets no acknowledgement does not wait itself: its clients do.
 	network = freezeframe.Union(append(network, symptoms(w, func(sy *freezeframe.Symptom) bool { return sy.Probe == "delivery" || sy.Probe == "connect" })...)...)
 	pids := ms.pids()
+	waited := map[string]bool{} // peers that somebody waits for, whoever that is
 	for i := range stall.Symptoms {
-		for _, v := range stall.Symptoms[i].Victims {
+		sy := &stall.Symptoms[i]
+		if sy.Probe == "delivery" || sy.Probe == "connect" {
+			waited[sy.Target] = true
+		}
+		for _, v := range sy.Victims {
 			pids = append(pids, v.PID)
 		}
 	}
@@ -129,7 +145,7 @@ func judgePacketLoss(w freezeframe.Window) []freezeframe.Finding {
 		if full[portOf(c.peer)] && (c.peerPID != 0 || local(c.peer)) {
 			continue
 		}
-		mine := slices.Contains(pids, c.pid) && c.pid != 0 || slices.ContainsFunc(c.pids, func(p int) bool { return slices.Contains(pids, p) }) ||
+		mine := waited[c.peer] || slices.Contains(pids, c.pid) && c.pid != 0 || slices.ContainsFunc(c.pids, func(p int) bool { return slices.Contains(pids, p) }) ||
 			ms.share(func(m *moment) bool { return m.wait.File == fmt.Sprintf("socket:[%d]", c.inode) }) > 0
 		if mine {
 			got.victims++

@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"strconv"
@@ -31,6 +32,16 @@ var appBusyLoop = []lab.Fault{
 		Run:       func(s *lab.Scene) { bigReport(s, s.Length) },
 		Miss:      func(s *lab.Scene) { bigReport(s, 20*time.Millisecond) },
 	},
+	{
+		Name:      "app.busy_loop/python-gil",
+		Cause:     "app.busy_loop",
+		AlsoOK:    []string{"runtime.python_gil"}, // the thread on the CPU holds the lock its siblings wait for
+		About:     "a request makes a thread of a threaded Python service add up numbers in a single call, which keeps the interpreter's lock",
+		MissAbout: "numbers enough for 15 ms",
+		Needs:     program("python3"),
+		Run:       func(s *lab.Scene) { addUp(s, s.Length) },
+		Miss:      func(s *lab.Scene) { addUp(s, 15*time.Millisecond) },
+	},
 }
 
 func backtrack(s *lab.Scene, kind string, n int) {
@@ -45,6 +56,13 @@ func bigReport(s *lab.Scene, length time.Duration) {
 	s.BlameGroup(svc.Proc)
 	s.Watch(svc)
 	s.Break(func() { get(s, svc, "/json/"+strconv.FormatInt(length.Milliseconds(), 10)) }, nil)
+}
+
+func addUp(s *lab.Scene, length time.Duration) {
+	svc := s.Serve(victim.Spec{Kind: victim.Threads}, lab.Place{})
+	s.BlameGroup(svc.Proc)
+	s.Watch(svc)
+	s.Break(func() { get(s, svc, fmt.Sprintf("/total/%.3f", length.Seconds())) }, nil)
 }
 
 // get makes one request and waits for its answer.

@@ -44,6 +44,15 @@ var appStopped = []lab.Fault{
 		Miss:      func(s *lab.Scene) { traced(s, 10*time.Millisecond) },
 		Roles:     map[string]func([]string){"tracer": tracer},
 	},
+	{
+		Name:      "app.stopped/job-control",
+		Cause:     "app.stopped",
+		About:     "SIGTSTP stops the whole process group of a pre-forked Python service, master and workers, as ^Z does",
+		MissAbout: "and continues it at once",
+		Needs:     program("python3"),
+		Run:       func(s *lab.Scene) { suspend(s, false) },
+		Miss:      func(s *lab.Scene) { suspend(s, true) },
+	},
 }
 
 func traced(s *lab.Scene, length time.Duration) {
@@ -62,6 +71,20 @@ func traced(s *lab.Scene, length time.Duration) {
 		}
 	}
 	s.Break(answer("attach"), answer("detach"))
+}
+
+func suspend(s *lab.Scene, briefly bool) {
+	svc := s.Serve(victim.Spec{Kind: victim.Pool, Workers: 4, Fresh: true}, lab.Place{})
+	s.BlameGroup(svc.Proc)
+	s.BlameLab() // it sent the signal
+	stop := func() { s.Check(unix.Kill(-svc.PID, unix.SIGTSTP)) }
+	resume := func() { s.Check(unix.Kill(-svc.PID, unix.SIGCONT)) }
+	s.Watch(svc)
+	if briefly {
+		s.Break(func() { stop(); time.Sleep(10 * time.Millisecond); resume() }, nil)
+		return
+	}
+	s.Break(stop, resume)
 }
 
 // tracer holds all threads of a process between "attach" and "detach".

@@ -2,7 +2,11 @@ package faults
 
 import (
 	"fmt"
+	"io"
+	"net"
+	"strconv"
 	"sync"
+	"time"
 
 	"freezeframe/lab"
 	"freezeframe/lab/victim"
@@ -18,6 +22,16 @@ var appWorkerPoolExhausted = []lab.Fault{
 		Run:       func(s *lab.Scene) { occupy(s, 4) },
 		Miss:      func(s *lab.Scene) { occupy(s, 3) },
 	},
+	{
+		Name:      "app.worker_pool_exhausted/slow-clients",
+		Cause:     "app.worker_pool_exhausted",
+		About:     "clients that send half a request and no more keep all six workers of a pre-forked Python service reading",
+		MissAbout: "they keep five of six",
+		Needs:     program("python3"),
+		Run:       func(s *lab.Scene) { halfRequests(s, 6) },
+		Miss:      func(s *lab.Scene) { halfRequests(s, 5) },
+		Roles:     map[string]func([]string){"connholder": connHolder},
+	},
 }
 
 func occupy(s *lab.Scene, workers int) {
@@ -31,4 +45,34 @@ func occupy(s *lab.Scene, workers int) {
 		}
 		all.Wait()
 	}, nil)
+}
+
+func halfRequests(s *lab.Scene, n int) {
+	svc := s.Serve(victim.Spec{Kind: victim.Pool, Workers: 6, Fresh: true}, lab.Place{})
+	client := s.Start(lab.Cmd{Name: "crawler", Role: "connholder", Args: []string{svc.Address, strconv.Itoa(n), "GET / HTTP/1.1\r\nHost:"}})
+	s.BlameGroup(svc.Proc, client) // the service waits for the client
+	s.Watch(svc)
+	s.Break(saying(s, "go", client), saying(s, "stop", client))
+}
+
+// connHolder opens connections, says something on each and keeps them from
+// "go" to "stop": ADDRESS N TEXT.
+func connHolder(args []string) {
+	n, _ := strconv.Atoi(args[1])
+	var conns []net.Conn
+	lab.Listen("", func(line string) {
+		if line == "stop" {
+			for _, c := range conns {
+				c.Close()
+			}
+			conns = nil
+			return
+		}
+		for range n {
+			if c, err := net.DialTimeout("tcp", args[0], 5*time.Second); err == nil {
+				_, _ = io.WriteString(c, args[2])
+				conns = append(conns, c)
+			}
+		}
+	})
 }

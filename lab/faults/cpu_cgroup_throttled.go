@@ -1,6 +1,9 @@
 package faults
 
 import (
+	"sync"
+	"time"
+
 	"freezeframe/lab"
 	"freezeframe/lab/victim"
 )
@@ -40,6 +43,16 @@ var cpuCgroupThrottled = []lab.Fault{
 		Run:       func(s *lab.Scene) { cutQuota(s, "2000") },
 		Miss:      func(s *lab.Scene) { cutQuota(s, "80000") },
 	},
+	{
+		Name:      "cpu.cgroup_throttled/own-burst",
+		Cause:     "cpu.cgroup_throttled",
+		About:     "a burst of heavy requests makes a Go service use up its own quota, 20 ms of every 100 ms",
+		MissAbout: "one request of 5 ms, which fits",
+		Needs:     needs(root, controller("cpu")),
+		Shortest:  600 * time.Millisecond,
+		Run:       func(s *lab.Scene) { heavyRequests(s, 4, s.Length/5/4) },
+		Miss:      func(s *lab.Scene) { heavyRequests(s, 1, 5*time.Millisecond) },
+	},
 }
 
 func quota(s *lab.Scene, us, period string) *lab.Cgroup {
@@ -55,4 +68,19 @@ func cutQuota(s *lab.Scene, to string) {
 	s.Blame(lab.Guilty{Cgroups: []string{group.Path}})
 	s.Watch(svc)
 	s.Break(func() { group.Set("cpu.cfs_quota_us", to) }, func() { group.Set("cpu.cfs_quota_us", "-1") })
+}
+
+func heavyRequests(s *lab.Scene, n int, each time.Duration) {
+	group := quota(s, "20000", "100000")
+	svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go}, lab.Place{Cgroups: []string{group.Dir}})
+	s.Blame(lab.Guilty{Cgroups: []string{group.Path}})
+	s.BlameGroup(svc.Proc)
+	s.Watch(svc)
+	s.Break(func() {
+		var all sync.WaitGroup
+		for range n {
+			all.Go(func() { s.Check(request(svc, "/compute/"+each.String())) })
+		}
+		all.Wait()
+	}, nil)
 }

@@ -28,6 +28,15 @@ var cpuContention = []lab.Fault{
 		Run:       func(s *lab.Scene) { contend(s, 0, 1, 100, victim.Threads) },
 		Miss:      func(s *lab.Scene) { contend(s, 0, 1, 1, victim.Threads) },
 	},
+	{
+		Name:      "cpu.contention/checksums",
+		Cause:     "cpu.contention",
+		About:     "80 sha256sum at once, against a Node service",
+		MissAbout: "one sha256sum beside it",
+		Needs:     program("node", "sha256sum"),
+		Run:       func(s *lab.Scene) { checksums(s, 80) },
+		Miss:      func(s *lab.Scene) { checksums(s, 1) },
+	},
 }
 
 func contend(s *lab.Scene, nice, threads, processes int, kind string) {
@@ -39,6 +48,31 @@ func contend(s *lab.Scene, nice, threads, processes int, kind string) {
 	s.BlameGroup(jobs...)
 	s.Watch(svc)
 	s.Break(saying(s, "go", jobs...), killing(s, jobs...))
+}
+
+func checksums(s *lab.Scene, n int) {
+	svc := serveNode(s, lab.Place{}, "compute:5")
+	var jobs []*lab.Proc
+	for range n {
+		jobs = append(jobs, s.Start(shell("exec sha256sum /dev/zero")))
+	}
+	s.BlameGroup(jobs...)
+	s.Watch(svc)
+	s.Break(saying(s, "go", jobs...), killing(s, jobs...))
+}
+
+// shell is a script that begins when it is told to.
+func shell(script string) lab.Cmd {
+	return lab.Cmd{Path: "/bin/sh", Args: []string{"-c", "echo ready; read go; " + script}}
+}
+
+// serveNode starts a Node service that does some work for each request.
+func serveNode(s *lab.Scene, place lab.Place, work ...string) *lab.Service {
+	spec := victim.Spec{Kind: victim.Node}
+	_, path, args, err := spec.Command(s.Dir)
+	s.Check(err)
+	p := s.Start(lab.Cmd{Path: path, Args: append(args, work...), Place: place})
+	return &lab.Service{Proc: p, Spec: spec, Address: p.Ready}
 }
 
 // saying tells all of them something.

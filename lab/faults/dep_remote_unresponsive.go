@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"time"
 
 	"freezeframe/lab"
 	"freezeframe/lab/victim"
@@ -31,6 +32,16 @@ var depRemoteUnresponsive = []lab.Fault{
 		Run:       func(s *lab.Scene) { silent(s, victim.Go, false, true) },
 		Miss:      func(s *lab.Scene) { silent(s, victim.Go, false, false) },
 	},
+	{
+		Name:      "dep.remote_unresponsive/upstream-lock",
+		Cause:     "dep.remote_unresponsive",
+		AlsoOK:    []string{"app.lock_contention"}, // why the upstream is silent, seen from this host
+		About:     "a thread of the Python upstream of a threaded Python service sleeps holding the lock that all its requests need; each call has a connection of its own",
+		MissAbout: "it sleeps for 5 ms",
+		Needs:     program("python3"),
+		Run:       func(s *lab.Scene) { upstreamLock(s, s.Length) },
+		Miss:      func(s *lab.Scene) { upstreamLock(s, 5*time.Millisecond) },
+	},
 }
 
 func silent(s *lab.Scene, kind string, away, used bool) {
@@ -49,6 +60,15 @@ func silent(s *lab.Scene, kind string, away, used bool) {
 	s.Blame(lab.Guilty{Addresses: []string{up.Ready, host}})
 	s.Watch(svc)
 	s.Break(saying(s, "hang", up), saying(s, "go", up))
+}
+
+func upstreamLock(s *lab.Scene, hold time.Duration) {
+	up := s.Serve(victim.Spec{Kind: victim.Threads, Work: []string{"lock"}}, lab.Place{})
+	svc := s.Serve(victim.Spec{Kind: victim.Threads, Work: []string{"dial:" + up.Address}}, lab.Place{})
+	s.BlameGroup(up.Proc)
+	s.Blame(lab.Guilty{Addresses: []string{up.Address}})
+	s.Watch(svc)
+	s.Break(func() { get(s, up, fmt.Sprintf("/hold/%.3f", hold.Seconds())) }, nil)
 }
 
 // upstream answers at once, but not between "hang" and "go".

@@ -30,6 +30,15 @@ var fsFileLock = []lab.Fault{
 		Run:       func(s *lab.Scene) { fileLock(s, victim.Go, "fcntl", s.Length) },
 		Miss:      func(s *lab.Scene) { fileLock(s, victim.Go, "fcntl", 5*time.Millisecond) },
 	},
+	{
+		Name:      "fs.file_lock/ofd",
+		Cause:     "fs.file_lock",
+		About:     "a Python script holds an open file description lock that a Python event loop takes for each request",
+		MissAbout: "it holds it for 10 ms",
+		Needs:     program("python3"),
+		Run:       func(s *lab.Scene) { scriptLock(s, victim.Loop, "ofd", ofdHolder, s.Length) },
+		Miss:      func(s *lab.Scene) { scriptLock(s, victim.Loop, "ofd", ofdHolder, 10*time.Millisecond) },
+	},
 }
 
 func fileLock(s *lab.Scene, kind, lock string, hold time.Duration) {
@@ -39,6 +48,35 @@ func fileLock(s *lab.Scene, kind, lock string, hold time.Duration) {
 	s.BlameGroup(holder)
 	s.Watch(svc)
 	s.Break(func() { s.Check(holder.Say("go")) }, func() { s.Check(holder.Say("stop")) })
+}
+
+// The scripts take the lock of a file for so many seconds when told to.
+const (
+	ofdHolder = `
+import fcntl, os, struct, sys, time
+fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+print("ready", flush=True)
+for _ in sys.stdin:
+    for kind in (fcntl.F_WRLCK, fcntl.F_UNLCK):
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, struct.pack("hhqqi4x", kind, 0, 0, 0, 0))
+        if kind == fcntl.F_WRLCK:
+            time.sleep(float(sys.argv[2]))
+    print("done", flush=True)
+`
+)
+
+func scriptLock(s *lab.Scene, kind, lock, script string, hold time.Duration) {
+	file := filepath.Join(s.Dir, "orders."+lock)
+	svc := s.Serve(victim.Spec{Kind: kind, Work: []string{lock + ":" + file}}, lab.Place{})
+	python, err := victim.Python()
+	s.Check(err)
+	holder := s.Start(lab.Cmd{Path: python, Args: []string{"-c", script, file, fmt.Sprintf("%.3f", hold.Seconds())}})
+	s.BlameGroup(holder)
+	s.Watch(svc)
+	s.Break(func() {
+		_, err := holder.Ask("go", 10*time.Second)
+		s.Check(err)
+	}, nil)
 }
 
 // lockHolder takes a lock between "go" and "stop", for so long at a time.

@@ -2,6 +2,7 @@ package faults
 
 import (
 	"os"
+	"path/filepath"
 
 	"freezeframe/lab"
 	"freezeframe/lab/victim"
@@ -20,6 +21,15 @@ var fsFull = []lab.Fault{
 		Miss:      func(s *lab.Scene) { fill(s, 80) },
 		Roles:     map[string]func([]string){"filler": filler},
 	},
+	{
+		Name:      "fs.full/tmpfs",
+		Cause:     "fs.full",
+		About:     "dd fills a tmpfs of 16 MiB; a threaded Python service that stores a record per request tries again until there is room",
+		MissAbout: "it leaves 4 MiB",
+		Needs:     needs(root, program("dd", "python3")),
+		Run:       func(s *lab.Scene) { fillTmpfs(s, "32") },
+		Miss:      func(s *lab.Scene) { fillTmpfs(s, "12") },
+	},
 }
 
 func fill(s *lab.Scene, percent uint64) {
@@ -34,6 +44,20 @@ func fill(s *lab.Scene, percent uint64) {
 	s.Blame(lab.Guilty{Mounts: []string{fs.Mount}, Devices: []string{fs.Name}})
 	s.Watch(svc)
 	s.Break(saying(s, "go", job), saying(s, "stop", job))
+}
+
+func fillTmpfs(s *lab.Scene, mib string) {
+	mount := filepath.Join(s.Dir, "spool")
+	s.Check(os.Mkdir(mount, 0o755))
+	s.Later("umount", mount)
+	s.Check(unix.Mount("tmpfs", mount, "tmpfs", 0, "size=16m"))
+	svc := s.Serve(victim.Spec{Kind: victim.Threads, Work: []string{"record:" + filepath.Join(mount, "records")}}, lab.Place{})
+	dump := filepath.Join(mount, "dump")
+	job := s.Start(shell("exec dd if=/dev/zero of=" + dump + " bs=1M count=" + mib))
+	s.BlameGroup(job)
+	s.Blame(lab.Guilty{Mounts: []string{mount}})
+	s.Watch(svc)
+	s.Break(saying(s, "go", job), func() { s.Check(os.Remove(dump)) })
 }
 
 // filler fills a filesystem between "go" and "stop".

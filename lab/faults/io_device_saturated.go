@@ -6,6 +6,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"freezeframe/lab"
@@ -31,14 +32,14 @@ var ioDeviceSaturated = []lab.Fault{
 		Roles: map[string]func([]string){"directreader": directReader},
 	},
 	{
-		Name:      "io.device_saturated/queue",
+		Name:      "io.device_saturated/dd-writes",
 		Cause:     "io.device_saturated",
-		About:     "the same on a disk as fast as this machine's: 400 threads keep its queue full of large reads",
-		MissAbout: "one thread reads",
-		Needs:     needs(root, program("losetup")),
+		About:     "a disk that writes 20 MB/s: eight dd write blocks of 2 MiB past the page cache, beside a Go service that writes 4 KiB per request so",
+		MissAbout: "one dd writes 16 blocks of 4 KiB",
+		Needs:     needs(root, controller("blkio"), program("losetup", "dd")),
 		Shortest:  800 * time.Millisecond,
-		Run:       func(s *lab.Scene) { saturate(s, "400", "4096", func(*lab.LoopFS) {}) },
-		Miss:      func(s *lab.Scene) { saturate(s, "1", "64", func(*lab.LoopFS) {}) },
+		Run:       func(s *lab.Scene) { ddWrites(s, 8, "2M", 24) },
+		Miss:      func(s *lab.Scene) { ddWrites(s, 1, "4k", 16) },
 	},
 }
 
@@ -51,6 +52,28 @@ func saturate(s *lab.Scene, threads, kib string, slow func(*lab.LoopFS)) {
 	s.Blame(lab.Guilty{Devices: []string{disk.Name}})
 	s.Watch(svc)
 	s.Break(saying(s, "go", job), killing(s, job))
+}
+
+func ddWrites(s *lab.Scene, jobs int, block string, count int) {
+	disk := s.Loop(512)
+	const rate = "blkio.throttle.write_bps_device"
+	s.Throttle(disk, rate, 20<<20)
+	svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Work: []string{"directwrite:" + disk.Device}}, lab.Place{})
+	var dds []*lab.Proc
+	for i := range jobs {
+		dds = append(dds, s.Start(shell(fmt.Sprintf("exec dd if=/dev/zero of=%s bs=%s count=%d seek=%d oflag=direct conv=notrunc status=none", disk.Device, block, count, i*count))))
+	}
+	s.BlameGroup(dds...)
+	s.Blame(lab.Guilty{Devices: []string{disk.Name}})
+	s.Watch(svc)
+	s.Break(saying(s, "go", dds...), func() {
+		for _, dd := range dds {
+			if err := dd.Signal(syscall.SIGKILL); err != nil && err != syscall.ESRCH { // it may be done
+				s.Check(err)
+			}
+		}
+		s.Throttle(disk, rate, 0) // the dying wait for what they have under way
+	})
 }
 
 // directReader reads blocks past the page cache when told to go.

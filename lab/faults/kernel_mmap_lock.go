@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"fmt"
 	"time"
 
 	"freezeframe/lab"
@@ -17,6 +18,16 @@ var kernelMmapLock = []lab.Fault{
 		Run:       func(s *lab.Scene) { mapMuch(s, "populate 1024") },
 		Miss:      func(s *lab.Scene) { mapMuch(s, "populate 8") },
 	},
+	{
+		Name:      "kernel.mmap_lock/mprotect",
+		Cause:     "kernel.mmap_lock",
+		About:     "a thread of a threaded Python service changes the protection of 1 GiB of memory to and fro; its requests map ten buffers each",
+		MissAbout: "of 2 MiB, for 50 ms",
+		Needs:     program("python3"),
+		Shortest:  600 * time.Millisecond,
+		Run:       func(s *lab.Scene) { protectMuch(s, 1024, s.Length) },
+		Miss:      func(s *lab.Scene) { protectMuch(s, 2, 50*time.Millisecond) },
+	},
 }
 
 func mapMuch(s *lab.Scene, say string) {
@@ -30,4 +41,11 @@ func mapMuch(s *lab.Scene, say string) {
 			time.Sleep(time.Millisecond)
 		}
 	}, nil)
+}
+
+func protectMuch(s *lab.Scene, mib int, length time.Duration) {
+	svc := s.Serve(victim.Spec{Kind: victim.Threads, Live: mib, Work: []string{"map:10"}}, lab.Place{})
+	s.BlameGroup(svc.Proc)
+	s.Watch(svc)
+	s.Break(func() { get(s, svc, fmt.Sprintf("/protect/%.3f", length.Seconds())) }, nil)
 }

@@ -22,6 +22,15 @@ var limitProcessFDs = []lab.Fault{
 			s.Break(asking(s, svc, "leak 50"), asking(s, svc, "close"))
 		},
 	},
+	{
+		Name:      "limit.process_fds/idle-clients",
+		Cause:     "limit.process_fds",
+		About:     "a client opens 60 connections to a threaded Python service that may have 40 descriptors, and leaves them idle",
+		MissAbout: "it opens 10",
+		Needs:     program("python3"),
+		Run:       func(s *lab.Scene) { idleClients(s, "60") },
+		Miss:      func(s *lab.Scene) { idleClients(s, "10") },
+	},
 }
 
 func leaky(s *lab.Scene) *lab.Service {
@@ -37,4 +46,12 @@ func asking(s *lab.Scene, svc *lab.Service, line string) func() {
 		_, err := svc.Ask(line, 5*time.Second)
 		s.Check(err)
 	}
+}
+
+func idleClients(s *lab.Scene, n string) {
+	svc := s.Serve(victim.Spec{Kind: victim.Threads}, lab.Place{Files: 40})
+	client := s.Start(lab.Cmd{Name: "monitor", Role: "connholder", Args: []string{svc.Address, n, ""}})
+	s.BlameGroup(svc.Proc, client)
+	s.Watch(svc)
+	s.Break(saying(s, "go", client), saying(s, "stop", client))
 }

@@ -32,6 +32,17 @@ var netAcceptQueueOverflow = []lab.Fault{
 		Miss:      func(s *lab.Scene) { burst(s, 200*time.Millisecond) },
 		Roles:     map[string]func([]string){"dialer": dialer},
 	},
+	{
+		Name:      "net.accept_queue_overflow/pool",
+		Cause:     "net.accept_queue_overflow",
+		AlsoOK:    []string{"app.worker_pool_exhausted"}, // its workers are all busy with the burst
+		About:     "a client asks a pre-forked Python service of four workers and a backlog of 4 a thousand times a second; it can answer 200",
+		MissAbout: "it asks 5 times a second",
+		Needs:     program("python3"),
+		Shortest:  1500 * time.Millisecond,
+		Run:       func(s *lab.Scene) { burstPool(s, time.Millisecond) },
+		Miss:      func(s *lab.Scene) { burstPool(s, 200*time.Millisecond) },
+	},
 }
 
 func slowAccept(s *lab.Scene, each string) {
@@ -43,6 +54,14 @@ func slowAccept(s *lab.Scene, each string) {
 
 func burst(s *lab.Scene, every time.Duration) {
 	svc := s.Serve(victim.Spec{Kind: victim.Threads, Backlog: 8, Fresh: true, Slow: "20ms"}, lab.Place{})
+	client := s.Start(lab.Cmd{Name: "crawler", Role: "dialer", Args: []string{svc.Address, every.String()}})
+	s.BlameGroup(svc.Proc, client)
+	s.Watch(svc)
+	s.Break(saying(s, "go", client), killing(s, client))
+}
+
+func burstPool(s *lab.Scene, every time.Duration) {
+	svc := s.Serve(victim.Spec{Kind: victim.Pool, Workers: 4, Backlog: 4, Fresh: true, Work: []string{"sleep:20ms"}}, lab.Place{})
 	client := s.Start(lab.Cmd{Name: "crawler", Role: "dialer", Args: []string{svc.Address, every.String()}})
 	s.BlameGroup(svc.Proc, client)
 	s.Watch(svc)

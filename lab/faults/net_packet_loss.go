@@ -34,6 +34,17 @@ var netPacketLoss = []lab.Fault{
 		Run:       func(s *lab.Scene) { lose(s, "numgen random mod 100 < 70") },
 		Miss:      func(s *lab.Scene) { loseStream(s, "numgen random mod 100 < 2") },
 	},
+	{
+		Name:      "net.packet_loss/large-packets",
+		Cause:     "net.packet_loss",
+		AlsoOK:    []string{"net.firewall_drop"},
+		About:     "the path from a threaded Python service to its upstream loses packets over 1,000 bytes, as a tunnel with a smaller MTU does; its requests to it are larger",
+		MissAbout: "its requests are small",
+		Needs:     needs(root, program("ip", "nft", "python3")),
+		Shortest:  600 * time.Millisecond,
+		Run:       func(s *lab.Scene) { loseLarge(s, "post") },
+		Miss:      func(s *lab.Scene) { loseLarge(s, "call") },
+	},
 }
 
 // lose drops which TCP packets where the users' namespace takes them in: what
@@ -51,6 +62,15 @@ func lossy(ns *lab.Netns, rule string) (begin, end func()) {
 	return func() {
 		ns.Nft("table inet lossy { chain in { type filter hook input priority 0; " + rule + " drop; }; }")
 	}, func() { ns.Nft("delete table inet lossy") }
+}
+
+func loseLarge(s *lab.Scene, work string) {
+	ns := s.Netns()
+	up := s.Start(lab.Cmd{Name: "inventory", Role: "upstream", Args: []string{ns.IP}, Place: lab.Place{Netns: ns.Name}})
+	svc := s.Serve(victim.Spec{Kind: victim.Threads, Work: []string{work + ":" + up.Ready}}, lab.Place{})
+	s.Blame(lab.Guilty{Addresses: []string{ns.IP, up.Ready}, Interfaces: []string{ns.HostLink}})
+	s.Watch(svc)
+	s.Break(lossy(ns, "meta l4proto tcp meta length > 1000"))
 }
 
 // loseStream drops packets of a stream into the namespace, but none of the

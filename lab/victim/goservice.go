@@ -47,6 +47,15 @@ func Service(args []string) {
 		}
 		_, _ = io.WriteString(w, "ok\n")
 	})
+	mux.HandleFunc("/compute/", func(w http.ResponseWriter, r *http.Request) {
+		d, err := time.ParseDuration(strings.TrimPrefix(r.URL.Path, "/compute/"))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		Compute(d)
+		_, _ = io.WriteString(w, "ok\n")
+	})
 	fmt.Println("ready", l.Addr())
 	go func() {
 		log.Fatal((&http.Server{Handler: mux, ErrorLog: log.New(io.Discard, "", 0)}).Serve(patient{l}))

@@ -1,6 +1,20 @@
-// A small HTTP service on Node's event loop: service.js HOST
+// A small HTTP service on Node's event loop: service.js HOST [WORK...]
+// WORK for every request: compute:MS of CPU, log:BYTES written to stdout.
 "use strict";
 const http = require("http");
+
+const steps = process.argv.slice(3).map((spec) => {
+  const [what, arg] = spec.split(":");
+  const n = Number(arg);
+  if (what === "compute") {
+    return () => {
+      const cpu = () => { const u = process.cpuUsage(); return u.user + u.system; };
+      for (const end = cpu() + n * 1000; cpu() < end;);
+    };
+  }
+  if (what === "log") return () => process.stdout.write("x".repeat(n - 1) + "\n");
+  throw new Error("unknown work: " + spec);
+});
 
 const server = http.createServer((req, res) => {
   const [, what, arg] = req.url.split("/");
@@ -11,6 +25,8 @@ const server = http.createServer((req, res) => {
     const end = Date.now() + Number(arg);
     let n = 0;
     while (Date.now() < end) n += JSON.stringify(JSON.parse('{"rows":[1,2,3,{"a":"b"}]}')).length;
+  } else {
+    for (const work of steps) work();
   }
   res.end("ok\n");
 });

@@ -4,6 +4,7 @@ service.py KIND HOST WORKERS BACKLOG ACCEPT_EVERY LIVE_MIB [WORK...]
 """
 import asyncio
 import ctypes
+import errno
 import fcntl
 import http.client
 import mmap
@@ -11,6 +12,7 @@ import os
 import re
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
@@ -49,6 +51,60 @@ def step(spec):
             with open(arg, "a") as f:
                 fcntl.flock(f, fcntl.LOCK_EX)
         return lock
+    if what == "record":
+        fd = os.open(arg, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+        def record():
+            while True:
+                try:
+                    os.write(fd, b"order 4711 paid\n" * 32)
+                    return
+                except OSError as e:
+                    if e.errno != errno.ENOSPC:
+                        raise
+                    time.sleep(0.02)
+        return record
+    if what == "ofd":
+        # An open file description's lock; fcntl.fcntl waits without the interpreter's lock.
+        fd = os.open(arg, os.O_RDWR | os.O_CREAT)
+
+        def ofd():
+            for kind in (fcntl.F_WRLCK, fcntl.F_UNLCK):
+                fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0))
+        return ofd
+    if what == "map":
+        def buffers(n=int(arg)):
+            for _ in range(n):
+                mmap.mmap(-1, 64 << 10).close()
+        return buffers
+    if what == "lock":
+        def critical():
+            with LOCK:
+                pass
+        return critical
+    if what == "token":
+        # A login that is good for so long, by the wall clock, and takes so long.
+        good, login = map(seconds, arg.split(","))
+        until = [time.time() + good]
+
+        def token():
+            with LOCK:
+                if time.time() > until[0]:
+                    time.sleep(login)
+                    until[0] = time.time() + good
+        return token
+    if what in ("dial", "post"):
+        body = b"x" * 4000 if what == "post" else None
+        local = threading.local()
+
+        def ask():
+            if body is None or not hasattr(local, "conn"):
+                local.conn = http.client.HTTPConnection(arg)
+            local.conn.request("POST" if body else "GET", "/", body)
+            local.conn.getresponse().read()
+            if body is None:
+                local.conn.close()
+        return ask
     if what == "compute":
         def compute(t=seconds(arg)):
             end = time.thread_time() + t
@@ -79,6 +135,7 @@ def step(spec):
     sys.exit("unknown work: " + spec)
 
 
+LOCK = threading.Lock()
 WORK = [step(w) for w in sys.argv[7:]]
 BALLAST = None
 if LIVE:
@@ -113,6 +170,24 @@ def forks(want):
         os.waitpid(pid, 0)
 
 
+def total(want):
+    """Add up numbers in one call, which never gives up the interpreter's lock."""
+    begin = time.perf_counter()
+    sum(range(1_000_000))
+    sum(range(int(1_000_000 * want / (time.perf_counter() - begin))))
+
+
+def protect(want):
+    """Change the protection of the ballast to and fro, as a managed heap may."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    begin = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(BALLAST)))
+    end = time.monotonic() + want
+    while time.monotonic() < end:
+        for rights in (mmap.PROT_READ, mmap.PROT_READ | mmap.PROT_WRITE):
+            if libc.mprotect(begin, ctypes.c_size_t(LIVE << 20), rights):
+                raise OSError(ctypes.get_errno(), "mprotect")
+
+
 leak = []
 
 
@@ -125,6 +200,13 @@ def special(path):
         forks(float(arg))
     elif what == "regex":
         re.match(r"(a+)+$", "a" * int(arg) + "!")
+    elif what == "total":
+        total(float(arg))
+    elif what == "protect":
+        protect(float(arg))
+    elif what == "hold":
+        with LOCK:
+            time.sleep(float(arg))
     elif what == "grow":
         while True:
             leak.append(bytearray(os.urandom(1 << 20)))
@@ -179,7 +261,13 @@ def threads():
     threading.Thread(target=control, daemon=True).start()
     ready(s)
     while True:
-        conn, _ = s.accept()
+        try:
+            conn, _ = s.accept()
+        except OSError as e:
+            if e.errno != errno.EMFILE:
+                raise
+            time.sleep(0.02)
+            continue
         threading.Thread(target=serve, args=(conn, False), daemon=True).start()
         if pause[0]:
             time.sleep(pause[0])
