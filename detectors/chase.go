@@ -22,10 +22,11 @@ type chase struct {
 	text   func(id uint64) string
 	event  func(freezeframe.Event)
 	wchans []uint64 // ids of the wait channels of pipes and Unix sockets
+	locked []uint64 // and of file locks
 
 	files notes
 	pids  notes
-	locks notes // inodes of files with a lock that no process but an open file description holds
+	locks notes // files that someone waits to lock
 
 	known map[string]bool // files whose ends were found in this stall
 	ends  []int32         // the processes at those ends
@@ -68,6 +69,11 @@ func newChase(focus *freezeframe.Focus, texts freezeframe.Texts, text func(uint6
 	} {
 		c.wchans = append(c.wchans, texts.Intern([]byte(w)))
 	}
+	for _, w := range []string{
+		"fcntl_setlk", "fcntl_setlk64", "do_lock_file_wait", "locks_lock_inode_wait", "flock_lock_inode_wait", "posix_lock_inode_wait", "__do_sys_flock", "__x64_sys_flock", "__arm64_sys_flock",
+	} {
+		c.locked = append(c.locked, texts.Intern([]byte(w)))
+	}
 	return c
 }
 
@@ -89,23 +95,23 @@ func (c *chase) Observe(src *freezeframe.Source, t *freezeframe.Table) {
 		}
 		for i := range t.Keys {
 			row := t.Values(i, width)
-			if row[file] != 0 && slices.Contains(pids, int32(row[pid])) && slices.Contains(c.wchans, row[wchan]) {
+			switch {
+			case row[file] == 0 || !slices.Contains(pids, int32(row[pid])):
+			case slices.Contains(c.wchans, row[wchan]):
 				c.files.put(row[file])
+			case slices.Contains(c.locked, row[wchan]):
+				c.locks.put(row[file])
 			}
 		}
 	case "locks":
-		waiter, holder, inode := src.Column("waiter_pid"), src.Column("holder_pid"), src.Column("inode")
-		if waiter < 0 || holder < 0 || inode < 0 {
+		waiter, holder := src.Column("waiter_pid"), src.Column("holder_pid")
+		if waiter < 0 || holder < 0 {
 			return
 		}
 		for i := range t.Keys {
 			row := t.Values(i, width)
-			switch {
-			case !slices.Contains(pids, int32(row[waiter])):
-			case int64(row[holder]) > 0:
+			if slices.Contains(pids, int32(row[waiter])) && int64(row[holder]) > 0 {
 				c.pids.put(row[holder])
-			default:
-				c.locks.put(row[inode])
 			}
 		}
 	case "connections":
@@ -153,13 +159,14 @@ func (c *chase) step(now freezeframe.Instant) {
 			}
 		}
 	}
-	for _, inode := range c.locks.take() {
-		name := lockName(inode)
-		if c.known[name] {
+	for _, id := range c.locks.take() {
+		path := c.text(id)
+		name := lockName(path)
+		if path == "" || c.known[name] {
 			continue
 		}
 		c.known[name] = true
-		holders := findLockers(inode)
+		holders := findLockers(path)
 		c.event(freezeframe.Event{Kind: freezeframe.EventEnds, At: now, Text: name, Attrs: []freezeframe.Attr{
 			{Name: "file", Value: name}, {Name: "readers", Value: ""}, {Name: "writers", Value: join(holders)},
 		}})
@@ -170,13 +177,15 @@ func (c *chase) step(now freezeframe.Instant) {
 	c.focus.Hold(c.ends)
 }
 
-// lockName is how the event calls a locked file, whose path may be unknown.
-func lockName(inode uint64) string { return "lock:" + strconv.FormatUint(inode, 10) }
+// lockName is what the event calls the holders of a file's locks.
+func lockName(path string) string { return "lock:" + path }
 
-// findLockers returns the processes that have an open file description (see
-// F_OFD_SETLK in fcntl(2)) which holds a lock of a file: /proc/locks gives -1
-// for them, but the descriptor's own fdinfo says so.
-func findLockers(inode uint64) []int {
+// findLockers returns the processes that hold a lock of a file by a descriptor
+// of theirs. /proc/locks has -1 for both sides of a lock that belongs to an
+// open file description (F_OFD_SETLK in fcntl(2)), and 0 for processes of
+// another pid namespace, but the descriptor's own fdinfo tells. Nothing here
+// touches the file, which may be on a filesystem that hangs.
+func findLockers(path string) []int {
 	var holders []int
 	procs, err := os.ReadDir("/proc")
 	if err != nil {
@@ -193,10 +202,10 @@ func findLockers(inode uint64) []int {
 		}
 		for _, fd := range fds {
 			target, err := os.Readlink(filepath.Join("/proc", p.Name(), "fd", fd.Name()))
-			if err != nil || !strings.HasPrefix(target, "/") || strings.HasPrefix(target, "/dev/") {
+			if err != nil || target != path {
 				continue
 			}
-			if b, err := os.ReadFile(filepath.Join("/proc", p.Name(), "fdinfo", fd.Name())); err == nil && holdsLock(string(b), inode) {
+			if b, err := os.ReadFile(filepath.Join("/proc", p.Name(), "fdinfo", fd.Name())); err == nil && holdsLock(string(b)) {
 				holders = append(holders, pid)
 				break
 			}
@@ -205,16 +214,17 @@ func findLockers(inode uint64) []int {
 	return holders
 }
 
-// holdsLock tells whether a descriptor's fdinfo has a line such as
-// "lock:	1: OFDLCK ADVISORY  WRITE -1 fe:00:1234 0 EOF" for the inode.
-func holdsLock(fdinfo string, inode uint64) bool {
-	end := ":" + strconv.FormatUint(inode, 10)
+// holdsLock tells whether a descriptor's fdinfo (proc(5)) has a line such as
+// "lock:	1: OFDLCK ADVISORY  WRITE -1 fe:00:1234 0 EOF".
+func holdsLock(fdinfo string) bool {
 	for line := range strings.Lines(fdinfo) {
-		if rest, ok := strings.CutPrefix(line, "lock:"); ok && strings.Contains(rest, "OFDLCK") {
-			for _, word := range strings.Fields(rest) {
-				if strings.HasSuffix(word, end) {
-					return true
-				}
+		rest, ok := strings.CutPrefix(line, "lock:")
+		if !ok {
+			continue
+		}
+		for _, kind := range []string{" OFDLCK ", " POSIX ", " FLOCK "} {
+			if strings.Contains(rest, kind) && !strings.Contains(rest, "->") {
+				return true
 			}
 		}
 	}

@@ -98,8 +98,7 @@ type socket struct {
 
 type lockWait struct {
 	span           freezeframe.Span
-	waiter, holder int // holder 0: an open file description
-	inode          uint64
+	waiter, holder int
 	kind, path     string
 }
 
@@ -206,7 +205,7 @@ func (b *book) readLocks(s freezeframe.Series) {
 			i = len(b.locks)
 			byKey[id] = i
 			b.locks = append(b.locks, lockWait{
-				span: freezeframe.Span{Start: at, End: at}, waiter: int(v[0]), holder: int(v[1]), inode: v[4], kind: b.w.Text(v[2]), path: b.w.Text(v[3]),
+				span: freezeframe.Span{Start: at, End: at}, waiter: int(v[0]), holder: int(v[1]), kind: b.w.Text(v[2]), path: b.w.Text(v[3]),
 			})
 		}
 		b.locks[i].span.End = at
@@ -492,21 +491,17 @@ func (b *book) hold(th *thread, w *freezeframe.Wait) {
 	case freezeframe.FileLock:
 		for i := range b.locks {
 			l := &b.locks[i]
-			if (l.waiter == th.pid || l.waiter == th.key.TID()) && l.span.End.Add(lead) > w.Start && l.span.Start < w.End {
-				holder := l.holder
-				if holder <= 0 {
-					holder = b.end(lockName(l.inode), "writers", th.pid)
-				}
-				if holder <= 0 {
-					continue
-				}
+			if l.holder > 0 && (l.waiter == th.pid || l.waiter == th.key.TID()) && l.span.End.Add(lead) > w.Start && l.span.Start < w.End {
 				what := l.path
 				if what == "" {
 					what = w.File
 				}
-				w.Holder = &freezeframe.Party{PID: holder, Comm: b.comm(holder), Why: "holds the " + strings.ToLower(l.kind) + " lock on " + what}
+				w.Holder = &freezeframe.Party{PID: l.holder, Comm: b.comm(l.holder), Why: "holds the " + strings.ToLower(l.kind) + " lock on " + what}
 				return
 			}
+		}
+		if pid := b.end(lockName(w.File), "writers", th.pid); w.File != "" && pid != 0 {
+			w.Holder = &freezeframe.Party{PID: pid, Comm: b.comm(pid), Why: "holds the lock on " + w.File}
 		}
 	case freezeframe.PipeWait:
 		if pid := b.end(w.File, "readers", th.pid); pid != 0 {

@@ -164,15 +164,9 @@ func TestLedgerKnowsASpentQuota(t *testing.T) {
 func TestHolderOfAnOpenFileDescriptionsLock(t *testing.T) {
 	w := stalled()
 	sampled(w, 7, func(at time.Duration) windowtest.V {
-		return windowtest.V{"state": 'S', "wchan": "locks_lock_inode_wait", "stack": "locks_lock_inode_wait<-fcntl_setlk", "timeslices": 1}
+		return windowtest.V{"state": 'S', "wchan": "fcntl_setlk", "stack": "fcntl_setlk<-do_fcntl", "file": "/data/queue", "timeslices": 1}
 	})
-	w.Rows("locks", 50*ms, 1, func(at time.Duration) windowtest.V {
-		if !w.InStall(at) {
-			return nil
-		}
-		return windowtest.V{"waiter_pid": 7, "holder_pid": 0, "kind": "OFDLCK", "inode": 1234}
-	})
-	w.Event(2500*ms, freezeframe.EventEnds, "lock:1234", "file", "lock:1234", "readers", "", "writers", "99")
+	w.Event(2500*ms, freezeframe.EventEnds, "lock:/data/queue", "file", "lock:/data/queue", "readers", "", "writers", "99")
 	l := Account(w)
 	whole(t, l)
 	if h := l.Accounts[0].Waits[0].Holder; h == nil || h.PID != 99 {
