@@ -33,6 +33,34 @@ type Window interface {
 	Ledger() Ledger
 }
 
+// Remembering returns the window with a memory for Once. It is for one
+// goroutine.
+func Remembering(w Window) Window {
+	return &remembering{Window: w, made: map[any]any{}}
+}
+
+type remembering struct {
+	Window
+	made map[any]any
+}
+
+// Once returns what build makes of a window. One that remembers builds it only
+// when a key is asked for first, so that what many rules need is derived once;
+// what it returns is then shared and must not be changed. A key is of a type
+// of its own, as for context.WithValue.
+func Once[K comparable, T any](w Window, key K, build func() T) T {
+	r, ok := w.(*remembering)
+	if !ok {
+		return build()
+	}
+	if v, ok := r.made[key]; ok {
+		return v.(T)
+	}
+	v := build()
+	r.made[key] = v
+	return v
+}
+
 // Series is the readings of one source over a span, oldest first, with one
 // reading at or before its start and one at or after its end where there are
 // such, so that the difference of a counter covers the whole span.

@@ -41,6 +41,7 @@ type process struct {
 
 	cpu     uint64 // ticks used, at the last sweep
 	active  bool   // it used CPU between the last two sweeps
+	unread  bool   // it may have run since its descriptors and I/O were read
 	watched bool
 	kthread bool
 	shown   bool // its counters were read once; before, a row would show jumps
@@ -497,6 +498,7 @@ func (c *census) slept(p *process) bool {
 	}
 	same := run == p.run && slices == p.slices
 	p.run, p.slices = run, slices
+	p.unread = p.unread || !same
 	if same {
 		c.drop(&p.fd) // two descriptors for each would be too many
 	}
@@ -545,7 +547,7 @@ func (c *census) sweep(now freezeframe.Instant) error {
 			}
 			cpu := p.stat.utime + p.stat.stime
 			p.active = known != p.key || cpu != p.cpu
-			p.cpu = cpu
+			p.cpu, p.unread = cpu, true
 		}
 		p.round = c.round
 		if len(c.order) == cap(c.order) {
@@ -692,6 +694,7 @@ func (c *census) readStatus(p *process) {
 
 // readActivity reads the descriptors in use and the I/O of a process.
 func (c *census) readActivity(p *process) {
+	p.unread = false
 	if p.kthread {
 		return
 	}

@@ -24,6 +24,8 @@ const (
 	fullWalk     = time.Minute // how often everything is walked unasked
 	fullWalkSoon = time.Second // how often when something is unknown
 	maxNewcomers = 512         // processes looked at closer in one listing
+
+	walkCalm, walkStalled = 200, 50
 )
 
 // owner is who holds a socket: one process, or several that share it.
@@ -191,9 +193,14 @@ func (o *owners) tick() {
 		o.add(o.focus.PIDs(), looked)
 		o.asked = now.Add(20 * (kernel.ThreadCPU() - began))
 	}
-	// A walk over everything is paid for: at most a fiftieth of a CPU.
+	// A walk over everything has its price: at most one in walkCalm parts of a
+	// CPU, of which more may be spent while a stall is open.
+	share := time.Duration(walkCalm)
+	if o.focus.Stalled(now) {
+		share = walkStalled
+	}
 	since := now.Sub(o.walked)
-	if since < 50*o.walkTook || since < fullWalkSoon {
+	if since < share*o.walkTook || since < fullWalkSoon {
 		if len(missing) > 0 {
 			o.walkSoon.Store(true)
 		}

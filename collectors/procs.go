@@ -145,9 +145,9 @@ func (c *procs) Collect(t *freezeframe.Table) error {
 		case p.settledNow == s.round: // its extras are of this sweep
 		case p.watched, p.active && turn:
 			s.readExtras(slot)
-		case p.active, stalled && !p.kthread:
+		case p.active, stalled && p.unread:
 			// One that reads a disk past the page cache uses next to no CPU: while
-			// a stall is open everybody's I/O is looked at.
+			// a stall is open the I/O of everybody who ran at all is looked at.
 			s.readActivity(p)
 		case turn && !p.kthread:
 			s.readStatus(p)

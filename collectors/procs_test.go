@@ -808,3 +808,63 @@ func TestTaskDelays(t *testing.T) {
 	})
 	noAllocations(t, ts)
 }
+
+// A process that moved data without using a tick of CPU is read once a stall
+// opens, and not again while it sleeps.
+func TestStalledSweepReadsWhoRan(t *testing.T) {
+	h := live()
+	cat := exec.Command("cat")
+	in, err := cat.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cat.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cat.Process.Kill(); cat.Wait() })
+	pid := cat.Process.Pid
+	p, _, _ := processCollectors(t, h)
+	c := p.census
+	if !c.canSchedstat {
+		t.Skip("this kernel has no schedstat")
+	}
+	var table freezeframe.Table
+	eventually(t, p, &table, "cat asleep", func() bool {
+		slot := c.byPID.get(int32(pid))
+		return slot != none && c.processes[slot].settled && c.processes[slot].schedFD >= 0 && !c.processes[slot].active
+	})
+	slot := c.byPID.get(int32(pid))
+	q := &c.processes[slot]
+	sweep := func() map[string]uint64 {
+		c.swept = false // it is time for one
+		if c.round%rotation == uint32(slot-1)%rotation {
+			c.round++ // but not this process's turn for more
+		}
+		collect(t, p, &table)
+		return byName(t, p, &table, pid)
+	}
+	stall(h)
+	before := sweep()
+	if q.unread {
+		t.Error("unread after a sweep that reads everybody who ran")
+	}
+	if _, err := in.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	// The search of tasks is the first to see that it ran.
+	for deadline := time.Now().Add(5 * time.Second); c.slept(q); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it was written to and did not run")
+		}
+	}
+	for !c.slept(q) {
+		time.Sleep(time.Millisecond)
+	}
+	if after := sweep(); after["syscw"] <= before["syscw"] {
+		t.Errorf("it wrote, but syscw is %d and was %d", after["syscw"], before["syscw"])
+	}
+	q.syscw = 0 // only a reading puts it back
+	if after := sweep(); after["syscw"] != 0 {
+		t.Errorf("read although it slept: syscw %d", after["syscw"])
+	}
+}

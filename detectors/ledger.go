@@ -86,6 +86,7 @@ type book struct {
 	comms    map[int]string
 	groups   map[int]string // /proc/PID/cgroup lines joined by ';'
 	parents  map[int]int
+	classes  map[place]freezeframe.Class // without the file
 }
 
 type socket struct {
@@ -113,7 +114,7 @@ func newBook(w freezeframe.Window) *book {
 	span := freezeframe.Span{Start: stall.Start.Add(-lead), End: stall.End.Add(lead)}
 	b := &book{
 		w: w, threads: map[int][]*thread{}, seen: map[int][]freezeframe.Instant{}, sockets: map[uint64]socket{}, outgoing: map[int][]socket{},
-		comms: map[int]string{}, groups: map[int]string{}, parents: map[int]int{},
+		comms: map[int]string{}, groups: map[int]string{}, parents: map[int]int{}, classes: map[place]freezeframe.Class{},
 		ends: w.Events(freezeframe.EventEnds, freezeframe.Whole),
 	}
 	b.readTasks(w.Between("tasks", span))
@@ -355,13 +356,25 @@ func (b *book) wait(th *thread, p *place, runnable, onCPU bool) freezeframe.Wait
 		}
 		return freezeframe.Wait{Class: freezeframe.Runnable}
 	}
-	w := freezeframe.Wait{Class: p.class(), Wchan: p.wchan, Stack: p.stack, Syscall: p.syscall, File: p.file}
+	w := freezeframe.Wait{Class: b.class(p), Wchan: p.wchan, Stack: p.stack, Syscall: p.syscall, File: p.file}
 	if w.Class == freezeframe.PeerWait || w.Class == freezeframe.Idle {
 		if so, ok := b.sockets[socketInode(p.file)]; ok && so.server && !strings.Contains(p.stack, "sk_stream_wait_memory") {
 			w.Class = freezeframe.Idle // it waits for its client's next request
 		}
 	}
 	return w
+}
+
+// class is place.class; threads sleep in few places, again and again.
+func (b *book) class(p *place) freezeframe.Class {
+	key := *p
+	key.file = "" // it does not matter
+	class, ok := b.classes[key]
+	if !ok {
+		class = p.class()
+		b.classes[key] = class
+	}
+	return class
 }
 
 // socketInode returns N of "socket:[N]", or 0.

@@ -130,8 +130,8 @@ func swapDelay(w freezeframe.Window, s freezeframe.Span, ms moments) float64 {
 	}
 	most := 0.0
 	for _, t := range threadsIn(w, s) {
-		if g := t.delays["swapin_delay_ns"]; g != nil && victims[t.tid] {
-			most = max(most, g.rate()/1e9)
+		if victims[t.tid] {
+			most = max(most, t.swapIn.rate()/1e9)
 		}
 	}
 	return min(most, 1)

@@ -79,6 +79,36 @@ func victim(a *freezeframe.Account) freezeframe.Party {
 // roots returns the moments, of all victims of weight, that come down to a
 // wait for which keep is true.
 func roots(w freezeframe.Window, keep func(*moment) bool) moments {
+	var out moments
+	all := freezeframe.Once(w, rootsOf{}, func() []root { return divide(w) })
+	for i := range all {
+		m := &all[i].moment
+		if !keep(m) {
+			continue
+		}
+		if len(all[i].hidden) == 0 {
+			out = append(out, *m)
+			continue
+		}
+		for _, s := range freezeframe.Union(m.Span).Minus(all[i].hidden) {
+			cut := *m
+			cut.Span = s
+			out = append(out, cut)
+		}
+	}
+	return out
+}
+
+type rootsOf struct{}
+
+// A root is a moment, and when what it tells is beside the point.
+type root struct {
+	moment
+	hidden freezeframe.Spans
+}
+
+// divide divides the waits of all victims of weight into moments.
+func divide(w freezeframe.Window) []root {
 	ledger := w.Ledger()
 	stall := w.Stall()
 	var told freezeframe.Spans
@@ -86,7 +116,8 @@ func roots(w freezeframe.Window, keep func(*moment) bool) moments {
 		told = felt(&stall, &ledger)
 	}
 	files := atWork(&ledger)
-	var out, divided moments
+	var out []root
+	var divided moments
 	for i := range ledger.Accounts {
 		a := &ledger.Accounts[i]
 		if a.Weight <= 0 {
@@ -97,7 +128,7 @@ func roots(w freezeframe.Window, keep func(*moment) bool) moments {
 			divided = behindLocks(deepest(divided[:0], a, &a.Waits[j]), files)
 			for k := range divided {
 				m := &divided[k]
-				if m.Length() <= 0 || !keep(m) {
+				if m.Length() <= 0 {
 					continue
 				}
 				hidden := told
@@ -107,15 +138,7 @@ func roots(w freezeframe.Window, keep func(*moment) bool) moments {
 						hidden = ledger.Blocked[a.Symptom]
 					}
 				}
-				if len(hidden) == 0 {
-					out = append(out, *m)
-					continue
-				}
-				for _, s := range freezeframe.Union(m.Span).Minus(hidden) {
-					cut := *m
-					cut.Span = s
-					out = append(out, cut)
-				}
+				out = append(out, root{moment: *m, hidden: hidden})
 			}
 		}
 	}

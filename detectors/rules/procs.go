@@ -2,6 +2,7 @@ package rules
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -64,8 +65,19 @@ type processes struct {
 	byPID map[int]*process
 }
 
-// processesIn reads the procs source over a span.
+type (
+	processesOver freezeframe.Span
+	threadsOver   freezeframe.Span
+)
+
+// processesIn reads the procs source over a span. The lists are the caller's,
+// the processes in them are not.
 func processesIn(w freezeframe.Window, s freezeframe.Span) *processes {
+	ps := freezeframe.Once(w, processesOver(s), func() *processes { return readProcesses(w, s) })
+	return &processes{list: slices.Clone(ps.list), byPID: maps.Clone(ps.byPID)}
+}
+
+func readProcesses(w freezeframe.Window, s freezeframe.Span) *processes {
 	ps := &processes{byPID: map[int]*process{}}
 	series := w.Between("procs", s)
 	columns := []string{
@@ -191,22 +203,24 @@ type thread struct {
 	seen      int            // readings
 	stuck     int            // of them in D
 	stacks    map[uint64]int // how often which stack was seen
-	delays    map[string]*growth
+	swapIn    growth         // ns, by delay accounting
 }
 
-// delayColumns are the delay counters of taskstats (ns).
-var delayColumns = []string{"swapin_delay_ns", "freepages_delay_ns", "thrashing_delay_ns", "wpcopy_delay_ns"}
-
-// threadsIn reads the tasks source over a span.
+// threadsIn reads the tasks source over a span. The list is the caller's, the
+// threads in it are not.
 func threadsIn(w freezeframe.Window, s freezeframe.Span) []*thread {
+	return slices.Clone(freezeframe.Once(w, threadsOver(s), func() []*thread { return readThreads(w, s) }))
+}
+
+func readThreads(w freezeframe.Window, s freezeframe.Span) []*thread {
 	series := w.Between("tasks", s)
-	columns := append([]string{"pid", "comm", "policy", "run_ns", "wait_ns", "cpu", "allowed_cpus", "state", "stack"}, delayColumns...)
+	columns := []string{"pid", "comm", "policy", "run_ns", "wait_ns", "cpu", "allowed_cpus", "state", "stack", "swapin_delay_ns"}
 	byKey := map[freezeframe.Key]*thread{}
 	var out []*thread
 	series.Each(columns, func(at freezeframe.Instant, key freezeframe.Key, v []uint64) {
 		t := byKey[key]
 		if t == nil {
-			t = &thread{tid: key.TID(), pid: int(v[0]), byCPU: map[freezeframe.Key]uint64{}, stacks: map[uint64]int{}, delays: map[string]*growth{}}
+			t = &thread{tid: key.TID(), pid: int(v[0]), byCPU: map[freezeframe.Key]uint64{}, stacks: map[uint64]int{}}
 			byKey[key] = t
 			out = append(out, t)
 		}
@@ -224,12 +238,7 @@ func threadsIn(w freezeframe.Window, s freezeframe.Span) []*thread {
 		if v[8] != 0 {
 			t.stacks[v[8]]++
 		}
-		for i, name := range delayColumns {
-			if t.delays[name] == nil {
-				t.delays[name] = &growth{}
-			}
-			t.delays[name].add(at, v[9+i])
-		}
+		t.swapIn.add(at, v[9])
 	})
 	return out
 }
