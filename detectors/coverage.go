@@ -2,6 +2,7 @@ package detectors
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"time"
 
@@ -26,7 +27,7 @@ func (w *Watch) Coverage() freezeframe.Coverage {
 	w.mu.Unlock()
 	slices.Sort(c.Probes)
 	if rec, err := w.Pin(2 * time.Second); err == nil {
-		c.Sources, c.Services = seen(rec)
+		c.Sources, c.Services = seen(rec, os.Getpid())
 	}
 	for _, n := range w.missing() {
 		c.NotSeen = append(c.NotSeen, freezeframe.NotSeen(n))
@@ -34,26 +35,41 @@ func (w *Watch) Coverage() freezeframe.Coverage {
 	return c
 }
 
-// seen lists the sources that were read and the services that were watched.
-func seen(rec *recorder.Recording) (sources, services []string) {
-	sources, services = []string{}, []string{}
+// seen lists the sources that were read and the services that were watched,
+// but for those of the process own.
+func seen(rec *recorder.Recording, own int) (sources, services []string) {
+	sources = []string{}
 	for _, s := range rec.Sources {
 		sources = append(sources, s.Name)
 	}
 	slices.Sort(sources)
-	win := rec.Window(freezeframe.Stall{Span: rec.Span})
+	return sources, listening(rec.Window(freezeframe.Stall{Span: rec.Span}), own)
+}
+
+// listening names the services of a window but for those of the process own.
+func listening(win freezeframe.Window, own int) []string {
+	services := []string{}
 	listeners := win.Phase("listeners", freezeframe.Whole)
-	listeners.Each([]string{"address", "comm", "pid"}, func(_ freezeframe.Instant, _ freezeframe.Key, v []uint64) {
-		name := win.Text(v[0])
-		if v[2] != 0 {
-			name = fmt.Sprintf("%s %s (pid %d)", name, win.Text(v[1]), v[2])
-		}
-		if !slices.Contains(services, name) && len(services) < maxServices {
-			services = append(services, name)
+	type service struct {
+		name string
+		pid  uint64
+	}
+	found := map[freezeframe.Key]service{} // by socket: its process may turn up later than it does
+	listeners.Each([]string{"address", "comm", "pid"}, func(_ freezeframe.Instant, key freezeframe.Key, v []uint64) {
+		switch {
+		case v[2] != 0:
+			found[key] = service{fmt.Sprintf("%s %s (pid %d)", win.Text(v[0]), win.Text(v[1]), v[2]), v[2]}
+		case found[key].name == "":
+			found[key] = service{name: win.Text(v[0])}
 		}
 	})
+	for _, s := range found {
+		if s.pid != uint64(own) && !slices.Contains(services, s.name) {
+			services = append(services, s.name)
+		}
+	}
 	slices.Sort(services)
-	return sources, services
+	return services[:min(len(services), maxServices)]
 }
 
 // Recorder says what the recorder cost since the watch began, and how late it

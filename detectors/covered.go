@@ -10,7 +10,7 @@ import (
 // stand in its stalls.
 func Covered(rec *recorder.Recording) freezeframe.Coverage {
 	c := freezeframe.Coverage{Probes: []string{}, NotSeen: []freezeframe.NotSeen{}, Recorder: recorded(rec)}
-	c.Sources, c.Services = seen(rec)
+	c.Sources, c.Services = seen(rec, 0)
 	for _, n := range rec.Missing() {
 		c.NotSeen = append(c.NotSeen, freezeframe.NotSeen(n))
 	}

@@ -197,8 +197,21 @@ func readFile(v *viper.Viper, s Sources) (string, error) {
 		return "", fmt.Errorf("read the configuration %s: %s", path, oneLine(err))
 	}
 	known := Keys()
-	for _, name := range sorted(v.AllKeys()) {
-		if slices.Contains(known, name) {
+	names := v.AllKeys()
+	raw := map[string]any{} // viper forgets sections with nothing in them
+	format := strings.ToLower(strings.TrimPrefix(filepath.Ext(path), "."))
+	if format != "toml" {
+		format = "yaml"
+	}
+	decoder, err := viper.NewCodecRegistry().Decoder(format)
+	if err == nil {
+		err = decoder.Decode(b, raw)
+	}
+	if err != nil {
+		return "", fmt.Errorf("read the configuration %s: %s", path, oneLine(err))
+	}
+	for _, name := range sorted(hollow(names, "", raw)) {
+		if slices.Contains(known, name) || section(known, name) && !slices.Contains(names, name) {
 			continue
 		}
 		if section(known, name) {
@@ -240,6 +253,20 @@ func oneLine(err error) string {
 		faults = append(faults, strings.Join(strings.Fields(line), " "))
 	}
 	return strings.Join(faults, "; ")
+}
+
+// hollow adds the sections without any key to names.
+func hollow(names []string, above string, in map[string]any) []string {
+	for name, value := range in {
+		name = above + strings.ToLower(name)
+		if below, ok := value.(map[string]any); ok {
+			if len(below) == 0 {
+				names = append(names, name)
+			}
+			names = hollow(names, name+".", below)
+		}
+	}
+	return names
 }
 
 func sorted(names []string) []string { slices.Sort(names); return names }
