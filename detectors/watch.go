@@ -100,7 +100,7 @@ func Start(o Options) (*Watch, error) {
 	}
 	boundHeap()
 	if o.Realtime {
-		if err := kernel.SetRealtime(realtimePriority); err != nil {
+		if err := kernel.SetRealtime(RealtimePriority); err != nil {
 			w.need(freezeframe.Need{
 				What: "run with real-time priority", Lost: "readings may come late while ordinary processes starve",
 				Fix: "run as root, or grant CAP_SYS_NICE", Err: err.Error(),
@@ -151,10 +151,10 @@ func Start(o Options) (*Watch, error) {
 	return w, nil
 }
 
-// realtimePriority lies just below that of the kernel's threaded interrupt
+// RealtimePriority lies just below that of the kernel's threaded interrupt
 // handlers (50): a real-time thread that starves the others must not starve
 // the recorder that is to name it. What we do at it is bounded.
-const realtimePriority = 49
+const RealtimePriority = 49
 
 // report hands a probe's lateness to the loop; it never waits.
 func (w *Watch) report(l freezeframe.Lateness) {

@@ -15,10 +15,13 @@ import (
 	"time"
 
 	"freezeframe"
+	"freezeframe/detectors"
+	"freezeframe/internal/kernel"
 	"freezeframe/recorder"
 
 	"github.com/prometheus/procfs"
 	"github.com/prometheus/procfs/blockdevice"
+	"github.com/shirou/gopsutil/v3/cpu"
 	"github.com/shirou/gopsutil/v3/disk"
 	"github.com/shirou/gopsutil/v3/load"
 	"github.com/shirou/gopsutil/v3/mem"
@@ -174,8 +177,13 @@ func contestant(role string, stalled bool) error {
 }
 
 // runSampler is the recorder's own sampler with the collectors of the fast
-// lane and its ring.
+// lane and its ring, set up as a watch does it: with real-time priority, and
+// the runtime's monitor told to sleep longer. Where that is refused it runs
+// without, as a watch does.
 func runSampler(stalled bool) error {
+	if err := errors.Join(kernel.SetRealtime(detectors.RealtimePriority), kernel.RelaxMonitor(), kernel.MlockAll()); err != nil {
+		fmt.Fprintf(os.Stderr, "bench: the sampler does without: %v\n", err)
+	}
 	ring := recorder.NewRing(64 << 20)
 	focus := new(freezeframe.Focus)
 	if stalled {
@@ -296,13 +304,13 @@ func byHand(path string) error {
 	return nil
 }
 
-// gopsutilReads reads with gopsutil some of what it knows of that: of
-// /proc/stat the processes only. It has no pressure, vmstat, interrupts,
-// softnet or socket counts.
+// gopsutilReads reads with gopsutil what it knows of that. It has no pressure,
+// vmstat, interrupts, softnet or socket counts.
 func gopsutilReads(stalled bool) []read {
 	at := func(name string) time.Duration { return rate(name, stalled) }
 	return []read{
 		{at("stat"), func() error { return ignore(load.Misc()) }},
+		{at("stat"), func() error { return ignore(cpu.Times(true)) }},
 		{at("meminfo"), func() error { return ignore(mem.VirtualMemory()) }},
 		{at("meminfo"), func() error { return ignore(mem.SwapMemory()) }},
 		{at("diskstats"), func() error { return ignore(disk.IOCounters()) }},
