@@ -173,7 +173,7 @@ func (o *owners) tick() {
 		o.list()
 	}
 	o.hopeAgain(now)
-	var missing []uint32
+	var missing, hidden []uint32
 	looked := make(map[int32]bool)
 	for i := range o.wanted {
 		v := o.wanted[i].Swap(0)
@@ -181,12 +181,20 @@ func (o *owners) tick() {
 		if inode == 0 || (*o.known.Load())[inode] != nil {
 			continue
 		}
-		if from := (*o.known.Load())[listener]; from != nil {
+		from := (*o.known.Load())[listener]
+		if from == nobody {
+			hidden = append(hidden, inode) // as is who accepted it
+			continue
+		}
+		if from != nil {
 			o.add(from.pids, looked)
 		}
 		if (*o.known.Load())[inode] == nil {
 			missing = append(missing, inode)
 		}
+	}
+	if len(hidden) > 0 {
+		o.giveUp(hidden)
 	}
 	if o.focus.Stalled(now) && now >= o.asked {
 		began := kernel.ThreadCPU()

@@ -267,6 +267,26 @@ func TestOwnersNewChild(t *testing.T) {
 	}
 }
 
+// What was accepted from a listener whose process cannot be seen is not looked
+// for in every process.
+func TestOwnersOfHiddenListener(t *testing.T) {
+	o := &owners{}
+	o.start(live())
+	o.end()
+	const listener, inode = 1<<32 - 3, 1<<32 - 2 // no socket has these
+	o.giveUp([]uint32{listener})
+	if o.peek(listener) != nobody {
+		t.Fatal("the listener is not given up")
+	}
+	walked := kernel.Now().Add(-2 * fullWalkSoon)
+	o.walked, o.walkTook = walked, 0 // one could begin at once
+	o.of(inode, listener)
+	o.tick()
+	if o.peek(inode) != nobody || o.walked != walked {
+		t.Errorf("owner %v, walked at %d: want nobody, without a walk since %d", o.peek(inode), o.walked, walked)
+	}
+}
+
 func connect(t *testing.T) (client, server *net.TCPConn) {
 	t.Helper()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
