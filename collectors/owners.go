@@ -25,7 +25,7 @@ const (
 	fullWalkSoon = time.Second // how often when something is unknown
 	maxNewcomers = 512         // processes looked at closer in one listing
 
-	walkCalm, walkStalled = 200, 50
+	walkCalm, walkStalled = 100, 50
 )
 
 // owner is who holds a socket: one process, or several that share it.
@@ -108,7 +108,9 @@ func (o *owners) start(h freezeframe.Host) {
 	o.known.Store(&map[uint32]*owner{})
 	o.daemons.Store(new([]fuseDaemon))
 	o.list()
+	runtime.LockOSThread() // it measures its CPU time
 	o.walk()
+	runtime.UnlockOSThread()
 	o.stop, o.done = make(chan struct{}), make(chan struct{})
 	go o.run(o.stop, o.done)
 }
