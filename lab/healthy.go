@@ -44,7 +44,7 @@ func (l *Lab) Healthy(idle, build time.Duration, w io.Writer) (ok bool, err erro
 		case !r.Diagnosed:
 			return false, fmt.Errorf("%s: %s", part.name, r.DiagnoseErr)
 		}
-		fmt.Fprintf(w, "%s for %v: %d reports of what no user felt\n", part.name, part.long, len(r.Extra))
+		fmt.Fprintf(w, "%s for %v: %d reports, %d of what no user felt\n", part.name, part.long, r.Made, len(r.Extra))
 		for _, s := range r.Extra {
 			fmt.Fprintf(w, "    %s\n", s)
 		}

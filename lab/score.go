@@ -44,7 +44,8 @@ type Score struct {
 
 	Diagnosed bool // there is a document to score
 	Detected  bool // a report overlaps what the users saw
-	Reports   int  // overlapping the users' view; 1 is right
+	Made      int  // reports in all
+	Reports   int  // of them, overlapping the users' view; 1 is right
 	First     bool // the right cause leads
 	Top3      bool
 	Culprit   bool     // the right one is named by the report's first cause
@@ -160,7 +161,7 @@ func (r *Result) judge(d diagnosis, f Fault, views []View) {
 	if !d.Observed.End.IsZero() {
 		r.View.End, r.View.Served = min(r.View.End, mono(d.Observed.End)), min(r.View.Served, mono(d.Observed.End))
 	}
-	r.Sum = true
+	r.Sum, r.Made = true, len(d.Reports)
 	var best *report
 	for i := range d.Reports {
 		rep := &d.Reports[i]

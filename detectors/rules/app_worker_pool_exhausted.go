@@ -2,6 +2,8 @@ package rules
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 
 	"freezeframe"
 )
@@ -30,8 +32,14 @@ func appWorkerPoolExhausted() freezeframe.Rule {
 	}
 }
 
-// occupied are the classes of a worker that has a request.
-var occupied = []freezeframe.Class{freezeframe.Sleeping, freezeframe.OnCPU, freezeframe.UserLock, freezeframe.PeerWait, freezeframe.ChildWait, freezeframe.DeviceWait, freezeframe.FilesystemWait, freezeframe.FileLock, freezeframe.PipeWait, freezeframe.KernelLock, freezeframe.Reclaim, freezeframe.SwapIn, freezeframe.Runnable, freezeframe.Throttled}
+// reading is, here, the class of a worker that sits in a read of a client's
+// connection. The ledger calls it idle, and so it is where others take what
+// comes in; but while connections stand in line it has one that it waits on.
+const reading freezeframe.Class = "reading"
+
+// occupied are the classes of a worker that has a request, or waits for one
+// from a client of its own.
+var occupied = []freezeframe.Class{freezeframe.Sleeping, freezeframe.OnCPU, freezeframe.UserLock, freezeframe.PeerWait, freezeframe.ChildWait, freezeframe.DeviceWait, freezeframe.FilesystemWait, freezeframe.FileLock, freezeframe.PipeWait, freezeframe.KernelLock, freezeframe.Reclaim, freezeframe.SwapIn, freezeframe.Runnable, freezeframe.Throttled, reading}
 
 func judgeWorkerPool(w freezeframe.Window) []freezeframe.Finding {
 	ledger := w.Ledger()
@@ -88,8 +96,13 @@ func sameWait(accounts []*freezeframe.Account) (freezeframe.Class, int, freezefr
 		var all freezeframe.Spans
 		in := map[freezeframe.Class][]freezeframe.Span{}
 		for i := range a.Waits {
-			in[a.Waits[i].Class] = append(in[a.Waits[i].Class], a.Waits[i].Span)
-			all = append(all, a.Waits[i].Span)
+			x := &a.Waits[i]
+			class := x.Class
+			if class == freezeframe.Idle && onClient(x) {
+				class = reading
+			}
+			in[class] = append(in[class], x.Span)
+			all = append(all, x.Span)
 		}
 		for _, c := range occupied {
 			if own := freezeframe.Union(in[c]...); own.Length() > 0 && float64(own.Length()) >= poolBusy*float64(freezeframe.Union(all...).Length()) {
@@ -108,6 +121,11 @@ func sameWait(accounts []*freezeframe.Account) (freezeframe.Class, int, freezefr
 		}
 	}
 	return best, count[best], at[best]
+}
+
+// onClient tells whether a wait is for a client's connection to say something.
+func onClient(x *freezeframe.Wait) bool {
+	return strings.HasPrefix(x.File, "socket:[") && slices.Contains([]string{"read", "readv", "recvfrom", "recvmsg"}, x.Syscall)
 }
 
 // waiting is how many connections stood before the service of a symptom: in

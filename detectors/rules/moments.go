@@ -473,6 +473,7 @@ var doings = map[freezeframe.Class]string{
 	freezeframe.PipeWait: "waited for a pipe", freezeframe.PeerWait: "waited for an answer", freezeframe.ChildWait: "waited for a child process",
 	freezeframe.Sleeping: "slept on its own account", freezeframe.Stopped: "was stopped", freezeframe.Frozen: "was frozen", freezeframe.Idle: "waited for work",
 	freezeframe.MachineGone: "did not run, like everything else", freezeframe.Unseen: "was not seen",
+	reading: "waited for a client to send its request",
 }
 
 // doing describes a wait in words, with where in the kernel it was and what

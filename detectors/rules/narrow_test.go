@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"freezeframe"
+	"freezeframe/detectors"
+	"freezeframe/detectors/rules"
 	"freezeframe/detectors/rules/windowtest"
 )
 
@@ -90,6 +92,9 @@ func TestOtherMakes(t *testing.T) {
 				w.Row("tasks", at, windowtest.Task(hog), v{"pid": hog, "comm": "audiod", "state": 'R', "policy": 1, "cpu": 0, "run_ns": w.Ran(at, 0, 9e8)})
 			}
 		}, "cpu.rt_starvation", process(hog)},
+		"workers whose clients send half a request": {func(w *window) {
+			pool(w, 4, wait{Class: freezeframe.Idle, Syscall: "recvfrom", File: "socket:[4001]", Wchan: "wait_woken"}, 9)
+		}, "app.worker_pool_exhausted", freezeframe.Culprit{Kind: freezeframe.CulpritProcess, PID: service, Count: 4}},
 		"what is bound to the full CPU was not read since": {func(w *window) {
 			w.Suffers(service, "orders", wait{Class: freezeframe.Runnable})
 			proc(w, service, "orders", nil)
@@ -104,5 +109,18 @@ func TestOtherMakes(t *testing.T) {
 		}, "cpu.affinity_hotspot", process(hog)},
 	} {
 		t.Run(name, func(t *testing.T) { verdict(t, build(x.scene), x.cause, x.culprit) })
+	}
+}
+
+// Workers that sleep where new work would wake them are not occupied, however
+// many stand in line.
+func TestIdlePool(t *testing.T) {
+	w := build(func(w *window) {
+		pool(w, 4, wait{Class: freezeframe.Idle, Syscall: "epoll_wait", File: "anon_inode:[eventpoll]", Wchan: "ep_poll"}, 9)
+	})
+	for _, f := range detectors.Judge(w, rules.All()).Findings {
+		if f.Cause == "app.worker_pool_exhausted" {
+			t.Errorf("%s", f.Summary)
+		}
 	}
 }
