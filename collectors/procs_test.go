@@ -3,6 +3,7 @@ package collectors
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -712,8 +713,9 @@ func FuzzTaskFiles(f *testing.F) {
 	})
 }
 
-// A process that slept is not read again, and one that ran is.
-func TestSleeperWakes(t *testing.T) {
+// startCat starts a process that sleeps until it is written to.
+func startCat(t *testing.T) (in io.Writer, pid int) {
+	t.Helper()
 	cat := exec.Command("cat")
 	in, err := cat.StdinPipe()
 	if err != nil {
@@ -723,7 +725,12 @@ func TestSleeperWakes(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { cat.Process.Kill(); cat.Wait() })
-	pid := cat.Process.Pid
+	return in, cat.Process.Pid
+}
+
+// A process that slept is not read again, and one that ran is.
+func TestSleeperWakes(t *testing.T) {
+	in, pid := startCat(t)
 	p, ts, _ := processCollectors(t, live())
 	c := p.census
 	if !c.canSchedstat {
@@ -813,16 +820,7 @@ func TestTaskDelays(t *testing.T) {
 // opens, and not again while it sleeps.
 func TestStalledSweepReadsWhoRan(t *testing.T) {
 	h := live()
-	cat := exec.Command("cat")
-	in, err := cat.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cat.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { cat.Process.Kill(); cat.Wait() })
-	pid := cat.Process.Pid
+	in, pid := startCat(t)
 	p, _, _ := processCollectors(t, h)
 	c := p.census
 	if !c.canSchedstat {
@@ -866,5 +864,29 @@ func TestStalledSweepReadsWhoRan(t *testing.T) {
 	q.syscw = 0 // only a reading puts it back
 	if after := sweep(); after["syscw"] != 0 {
 		t.Errorf("read although it slept: syscw %d", after["syscw"])
+	}
+}
+
+// While nothing is wrong our own threads have rows once a second only.
+func TestOwnThreadsWhileCalm(t *testing.T) {
+	p, ts, _ := processCollectors(t, live())
+	var table freezeframe.Table
+	collect(t, p, &table)
+	runtime.LockOSThread() // its CPU time is measured
+	defer runtime.UnlockOSThread()
+	for began := kernel.ThreadCPU(); kernel.ThreadCPU()-began < 50*time.Millisecond; {
+		os.Getpid()
+	}
+	collect(t, p, &table)
+	if slot := p.census.byPID.get(p.census.self); !p.census.processes[slot].active {
+		t.Fatal("we ran and are not active")
+	}
+	if collect(t, ts, &table); byName(t, ts, &table, os.Getpid()) == nil {
+		t.Error("no row of our own in the first reading")
+	}
+	slot := p.census.byPID.get(p.census.self)
+	before := p.census.processes[slot].tick
+	if collect(t, ts, &table); p.census.processes[slot].tick != before {
+		t.Error("our own threads were read again within a second")
 	}
 }

@@ -187,22 +187,17 @@ func readFile(v *viper.Viper, s Sources) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("read the configuration %s: %w", path, err)
 	}
-	switch ext := strings.TrimPrefix(filepath.Ext(path), "."); ext {
-	case "yaml", "yml", "toml":
-		v.SetConfigType(ext)
-	default:
-		v.SetConfigType("yaml")
+	format := strings.TrimPrefix(filepath.Ext(path), ".")
+	if format != "toml" {
+		format = "yaml"
 	}
+	v.SetConfigType(format)
 	if err := v.ReadConfig(strings.NewReader(string(b))); err != nil {
 		return "", fmt.Errorf("read the configuration %s: %s", path, oneLine(err))
 	}
 	known := Keys()
 	names := v.AllKeys()
 	raw := map[string]any{} // viper forgets sections with nothing in them
-	format := strings.ToLower(strings.TrimPrefix(filepath.Ext(path), "."))
-	if format != "toml" {
-		format = "yaml"
-	}
 	decoder, err := viper.NewCodecRegistry().Decoder(format)
 	if err == nil {
 		err = decoder.Decode(b, raw)
