@@ -84,17 +84,22 @@ func (a *app) watchOptions() detectors.Options {
 }
 
 // interruptible ends the context at the first Ctrl-C, SIGTERM or loss of the
-// terminal (a session over the network breaks just when a machine stalls); the
-// second ends the program as ever. Under nohup the loss is none.
+// terminal (a session over the network breaks just when a machine stalls); a
+// second, meant as one, ends the program as ever. Under nohup the loss is none.
 func interruptible(parent context.Context) (context.Context, context.CancelFunc) {
 	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
 	if !signal.Ignored(syscall.SIGHUP) {
 		signals = append(signals, syscall.SIGHUP)
 	}
 	ctx, stop := signal.NotifyContext(parent, signals...)
-	context.AfterFunc(ctx, stop)
+	context.AfterFunc(ctx, func() { time.AfterFunc(oneWish, stop) })
 	return ctx, stop
 }
+
+// oneWish is how close together signals are one wish to stop: timeout(1) sends
+// its own to the process and then to the group it is in, shells and a terminal
+// that goes away do alike.
+const oneWish = time.Second
 
 // runDiagnose watches, prints the document, and returns how many stalls it
 // holds. What could not be saved is an error, after the document is out.
