@@ -104,10 +104,21 @@ func (b *baseline) add(d int64) {
 //go:norace
 func (b *baseline) learn(d, floor int64) {
 	if d > floor && d > farBeyond*b.p99() {
-		b.beyond++
-		if b.beyond < oneIn {
-			return
-		}
+		b.doubt(d)
+		return
+	}
+	b.beyond = 0
+	b.add(d)
+}
+
+// doubt counts one sample in eight.
+//
+//go:nosplit
+//go:norace
+func (b *baseline) doubt(d int64) {
+	b.beyond++
+	if b.beyond < oneIn {
+		return
 	}
 	b.beyond = 0
 	b.add(d)

@@ -93,6 +93,9 @@ const (
 	// the others say the same.
 	manyWaits = 8
 
+	// resend is the kernel's least time before it sends again.
+	resend = 200 * time.Millisecond
+
 	// doubtful is how long a wait is reported of which it is not certain that
 	// it is one.
 	doubtful = 10 * time.Second
@@ -144,6 +147,14 @@ type report struct {
 	seen    freezeframe.Instant
 	usual   time.Duration
 	floor   time.Duration
+}
+
+// age is how long the wait has taken so far.
+func (r *report) age() time.Duration {
+	if r.done != 0 {
+		return r.done.Sub(r.began)
+	}
+	return r.seen.Sub(r.began)
 }
 
 func newServices(h *hub) *services {
@@ -427,12 +438,34 @@ func (s *service) usuallySlow(age time.Duration) bool {
 	return s.readings >= 20 && float64(s.slow) > usuallySlow*float64(s.readings)
 }
 
+// learn takes how long a wait of a kind lasted as part of what is usual. A
+// thousand clients that waited for one stall are one lesson, and so are the
+// four whose answers came in its first pause; and what a stall does to the
+// waits that are merely longer than ever must not make the longer ones usual,
+// and these the longest.
+func (s *service) learn(kind int, took int64, now freezeframe.Instant) {
+	b := &s.usual[kind]
+	usual, floor := b.p99(), int64(serviceFloors[kind])
+	if kind == waitAnswer {
+		floor /= 2
+	}
+	far := took > floor && took > farBeyond*usual || kind == waitAnswer && took > int64(firstSight)
+	switch stalled := s.stalledAt != 0 && now.Sub(s.stalledAt) < time.Second; {
+	case !far && !(stalled && took > usual && took > floor/3):
+		b.add(took)
+	case now.Sub(s.learnt) >= time.Second:
+		s.learnt = now
+		b.doubt(took)
+	}
+}
+
 // wait is one piece of work that somebody waits for.
 type wait struct {
 	began freezeframe.Instant // 0: none
 	last  freezeframe.Instant // when it was last reported; 0: never
 	worth float32             // the quality it was reported with
 	calm  bool                // it does not count: it began before anyone watched
+	sure  freezeframe.Instant // when it was last certain that the network was to blame
 }
 
 func (p *services) observeListeners(t *freezeframe.Table) {
@@ -529,7 +562,7 @@ func (p *services) queueWaits(s *service, now freezeframe.Instant) {
 func (p *services) endQueue(s *service, now freezeframe.Instant) {
 	if s.told.began != 0 {
 		usual := s.usual[waitAccept].usual()
-		s.usual[waitAccept].learn(int64(now.Sub(s.told.began)), int64(acceptFloor))
+		s.learn(waitAccept, int64(now.Sub(s.told.began)), now)
 		if s.told.last != 0 {
 			p.send(report{kind: waitAccept, quality: 0.9, target: s.address, comm: s.comm, pids: s.pids, pid: s.pid,
 				began: s.told.began, done: now, seen: now, usual: usual, floor: acceptFloor})
@@ -724,7 +757,7 @@ func (p *services) look(n *conn, row []uint64, now freezeframe.Instant) {
 			s.answered = max(s.answered, sent)
 			// One answer, once: those that were waited for count when they end.
 			if more && received > p.began && n.waits[waitAnswer].began == 0 {
-				s.usual[waitAnswer].add(int64(sent.Sub(received)))
+				s.learn(waitAnswer, int64(sent.Sub(received)), now)
 			}
 		}
 		p.end(n, waitAnswer, max(done, n.waits[waitAnswer].began), now)
@@ -798,19 +831,8 @@ func (p *services) end(n *conn, kind int, done, now freezeframe.Instant) {
 				told = w.worth >= 0.5 || w.worth == lonely && took >= int64(answerFloor)
 			}
 			s.answered = max(s.answered, done)
-			// A thousand clients that waited for one stall are one lesson, and
-			// so are the four whose answers came in its first pause.
-			if took > int64(firstSight) || took > int64(answerFloor)/2 && took > farBeyond*s.usual[kind].p99() {
-				if now.Sub(s.learnt) >= time.Second {
-					s.learnt = now
-					s.usual[kind].learn(took, int64(answerFloor)/2)
-				}
-			} else {
-				s.usual[kind].add(took)
-			}
-		} else {
-			s.usual[kind].learn(took, int64(serviceFloors[kind]))
 		}
+		s.learn(kind, took, now)
 	}
 	if told {
 		p.tell(n, s, kind, done, now, usual)
@@ -838,7 +860,11 @@ func (p *services) tell(n *conn, s *service, kind int, done, now freezeframe.Ins
 			r.pid, r.pids, r.comm = s.pid, s.pids, s.comm
 		}
 	}
-	if s != nil && kind == waitAnswer && w.worth == lonely && max(done, now).Sub(w.began) >= answerFloor {
+	long := r.age() >= r.floor
+	if s != nil && w.worth >= 0.5 && long {
+		s.stalledAt = now
+	}
+	if s != nil && kind == waitAnswer && w.worth == lonely && long {
 		s.lone = r
 		s.lone.quality = 0.6
 	}
@@ -888,6 +914,16 @@ func (p *services) judge(n *conn, kind int, now freezeframe.Instant) {
 	quality := p.worth(n, s, kind, age, now)
 	if kind == waitAnswer {
 		quality = max(quality, w.worth) // a stall does not become usual by lasting
+	}
+	if kind == waitDelivery {
+		// Each time it waits twice as long before it sends again: the loss ends
+		// before the waits that it brought about do.
+		switch {
+		case quality >= 0.5:
+			w.sure = now
+		case w.sure != 0 && age <= 2*w.sure.Sub(w.began)+resend && age <= peerGone:
+			quality = max(quality, w.worth)
+		}
 	}
 	if quality == 0 || quality < 0.5 && age > doubtful {
 		return

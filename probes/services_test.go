@@ -502,6 +502,63 @@ func TestDelivery(t *testing.T) {
 	}
 }
 
+// A stall makes some waits a little longer than ever and others much longer.
+// Were the first taken for usual the second soon would be, and the stall would
+// seem to end in its first second.
+func TestAStallDoesNotBecomeUsual(t *testing.T) {
+	w := newWorld(t)
+	w.serve(5, 80, 5*time.Millisecond)
+	conns := []freezeframe.Key{5, 6, 7, 8}
+	for _, key := range conns {
+		w.request(key, map[string]uint64{"bytes_sent": 1000, "segs_out": 50, "sent_at": uint64(w.now)})
+	}
+	w.step(200 * time.Millisecond)
+	for i, took := range []time.Duration{150, 50, 55, 140, 55, 110, 180, 220, 180, 250, 300, 250, 350, 400, 300} {
+		took *= time.Millisecond
+		w.reports = nil
+		began := w.now
+		for _, key := range conns {
+			w.conns[key]["received_at"] = uint64(began)
+			w.conns[key]["bytes_received"] += 100
+		}
+		w.step(took.Truncate(50 * time.Millisecond))
+		for _, key := range conns {
+			w.conns[key]["sent_at"] = uint64(began.Add(took))
+			w.conns[key]["bytes_sent"] += 1000
+		}
+		w.step(50 * time.Millisecond)
+		if took < answerFloor {
+			continue
+		}
+		if r := w.last(waitAnswer); r.quality < 0.5 || r.usual > 25*time.Millisecond {
+			t.Fatalf("wait %d, of %v, after %v: quality %v, usual %v", i, took, w.now.Sub(w.p.began), r.quality, r.usual)
+		}
+	}
+}
+
+// What was lost is sent again after as long as it has waited already: when the
+// network is well again, which new connections show, the waits go on.
+func TestDeliveryAfterTheLoss(t *testing.T) {
+	w := newWorld(t)
+	w.step(4 * time.Second)
+	for key := freezeframe.Key(6); key < 12; key++ {
+		w.request(key, map[string]uint64{"bytes_sent": 500, "unacked": 3, "retransmits": 1, "unacked_at": uint64(w.now.Add(-200 * time.Millisecond)),
+			"sent_at": uint64(w.now), "acked_at": uint64(w.now.Add(-time.Minute)), "peer": uint64(key)})
+	}
+	w.step(800 * time.Millisecond)
+	for key := freezeframe.Key(7); key < 12; key++ {
+		w.conns[key]["retransmits"], w.conns[key]["unacked"], w.conns[key]["acked_at"] = 0, 0, uint64(w.now)
+	}
+	w.step(900 * time.Millisecond)
+	if r := w.last(waitDelivery); r.quality < 0.5 || r.target != 6 {
+		t.Errorf("0.9 s after the loss that had lasted 1 s: quality %v", r.quality)
+	}
+	w.step(time.Second)
+	if r := w.last(waitDelivery); r.quality >= 0.5 {
+		t.Errorf("1.9 s after the loss that had lasted 1 s: quality %v; this client has gone away", r.quality)
+	}
+}
+
 // A client that has fallen behind sends its next request at once: each answer
 // ends a wait, though another has begun by the next reading; and a wait that no
 // reading found old enough counts by what it took.
