@@ -66,6 +66,7 @@ func (r *redactor) space() {
 func (r *redactor) argument(arg []byte) {
 	if r.hide && (len(arg) < 2 || arg[0] != '-' || arg[1] != '-') {
 		r.hide = false
+		r.program(arg) // PASS= mysql -psecret: what is hidden may be the client
 		r.space()
 		r.hidden()
 		return
@@ -90,6 +91,7 @@ func (r *redactor) argument(arg []byte) {
 		if r.hide && !first {
 			// The value stands in the same text; quotes may hold blanks.
 			r.hide = false
+			r.program(word)
 			r.hidden()
 			rest = afterQuoted(word, rest)
 		} else if all := r.word(word); all {

@@ -46,6 +46,8 @@ func TestRedact(t *testing.T) {
 		{[]string{"app", "--id=AKIAIOSFODNN7EXAMPLE"}, "app --id=***"},
 		{[]string{"java", "-Djavax.net.ssl.keyStorePassword=changeit", "-Xmx1g", "-jar", "a.jar"}, "java -Djavax.net.ssl.keyStorePassword=*** -Xmx1g -jar a.jar"},
 		{[]string{"openssl", "enc", "-passin", "pass:x", "-in", "f"}, "openssl enc -passin *** -in f"},
+		{[]string{"env", "MYSQL_PWD=", "mysql", "-phunter2"}, "env MYSQL_PWD= *** -p***"},
+		{[]string{"sh", "-c", "PASS= curl -u me:hunter2 h"}, "sh -c PASS= *** -u *** h"},
 		{[]string{"app", "", "x"}, "app  x"},
 		{nil, ""},
 	} {
@@ -74,6 +76,7 @@ func TestRedactCuts(t *testing.T) {
 func FuzzRedact(f *testing.F) {
 	f.Add([]byte("app\x00-x"), []byte("--y\x00"), uint8(0))
 	f.Add([]byte("sh\x00-c\x00mysql"), []byte("\"' @:/?&="), uint8(3))
+	f.Add([]byte("Pw="), []byte("x"), uint8(6))
 	f.Fuzz(func(t *testing.T, before, after []byte, how uint8) {
 		const secret = "Zq7secretZq7"
 		ways := []string{

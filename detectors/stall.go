@@ -187,6 +187,24 @@ func (t *Tracker) forget(now freezeframe.Instant) {
 	})
 }
 
+// adjoining returns the span of a stall with the single slow requests that
+// adjoin it: beside others that were answered they prove nothing, but a stall
+// that grows begins, and one that fades ends, with them.
+func (t *Tracker) adjoining(stall freezeframe.Span, now freezeframe.Instant) freezeframe.Span {
+	const near = 50 * time.Millisecond
+	out := stall
+	for i := range t.items {
+		it := &t.items[i]
+		if it.late.Probe != "answer" || it.late.Quality < 0.3 || it.late.Quality >= minQuality || !it.counts() {
+			continue
+		}
+		if span := it.span(now); span.Start <= stall.End.Add(near) && span.End >= stall.Start.Add(-near) {
+			out = hull(out, span)
+		}
+	}
+	return out
+}
+
 const (
 	edgeOwn = iota
 	edgeRefused
@@ -229,6 +247,9 @@ func (t *Tracker) stall(now freezeframe.Instant, ongoing bool) *freezeframe.Stal
 			s.Span = hull(s.Span, span)
 		}
 		addSymptom(s, it, span)
+	}
+	if felt {
+		s.Span = t.adjoining(s.Span, now)
 	}
 	if felt {
 		// A thread that only wants to wake up feels what every thread feels,

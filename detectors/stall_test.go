@@ -191,3 +191,22 @@ func TestRefusedWorkDoesNotBlurTheEdgesOfWaits(t *testing.T) {
 		t.Fatalf("stalls %+v, want one with the edges of the wait", stalls)
 	}
 }
+
+// One slow request beside others that are answered opens nothing; where it
+// adjoins what everybody felt it belongs to the stall, and the next one does
+// not follow from it.
+func TestSingleSlowRequestsThatAdjoin(t *testing.T) {
+	lone := func(began, done time.Duration) freezeframe.Lateness {
+		l := answer(began, 0, done)
+		l.Quality = 0.3
+		return l
+	}
+	if stalls, _, _ := run(t, 3*time.Second, lone(800*ms, 1100*ms), lone(1000*ms, 1500*ms)); len(stalls) != 0 {
+		t.Fatalf("opened by single requests: %+v", stalls)
+	}
+	stalls, _, _ := run(t, 5*time.Second,
+		lone(700*ms, 850*ms), lone(860*ms, 980*ms), answer(1000*ms, 0, 1500*ms), lone(1540*ms, 1700*ms), lone(1710*ms, 1900*ms))
+	if len(stalls) != 1 || stalls[0].Span != (freezeframe.Span{Start: at(860 * ms), End: at(1700 * ms)}) {
+		t.Fatalf("%+v, want one stall from 0.86 to 1.7 s", stalls)
+	}
+}

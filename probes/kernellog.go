@@ -275,9 +275,8 @@ func (k *kernelLines) when(at time.Duration, now freezeframe.Instant) freezefram
 func kernelVictim(line string) (pid int, comm string) {
 	if _, rest, ok := strings.Cut(line, "Killed process "); ok {
 		digits, rest, _ := strings.Cut(rest, " ")
-		pid, _ = strconv.Atoi(digits)
 		comm, _, _ = strings.Cut(strings.TrimPrefix(rest, "("), ")")
-		return pid, comm
+		return kernelPID(digits), comm
 	}
 	var name string
 	if _, rest, ok := strings.Cut(line, "task "); ok && strings.Contains(rest, " blocked for") {
@@ -289,9 +288,17 @@ func kernelVictim(line string) (pid int, comm string) {
 	if i < 0 {
 		return 0, ""
 	}
-	pid, err := strconv.Atoi(name[i+1:])
-	if err != nil || pid < 0 {
+	if pid = kernelPID(name[i+1:]); pid == 0 {
 		return 0, ""
 	}
 	return pid, name[:i]
+}
+
+// kernelPID returns 0 for what is no pid.
+func kernelPID(digits string) int {
+	pid, err := strconv.ParseInt(digits, 10, 32)
+	if err != nil || pid < 0 {
+		return 0
+	}
+	return int(pid)
 }

@@ -67,6 +67,8 @@ func TestKernelSymptoms(t *testing.T) {
 		"nf_conntrack: nf_conntrack: table full in netns 4026532177, dropping packet":                 {"conntrack table full", 0, ""},
 		"NETDEV WATCHDOG: eth0 (e1000): transmit queue 0 timed out":                                   {"transmit timeout", 0, ""},
 		"cgroup: fork rejected by pids controller in /a":                                              {"fork rejected", 0, ""},
+		"Out of memory: Killed process -2 (x) total-vm:9kB":                                           {"oom kill", 0, "x"},
+		"Out of memory: Killed process 99999999999 (x) total-vm:9kB":                                  {"oom kill", 0, "x"},
 		"Oops: 0000 [#1] SMP PTI":                                                                     {"oops", 0, ""},
 		"nfs: server fs1 OK":                                                                          {"", 0, ""},
 		"EXT4-fs (loop0): mounted filesystem r/w with ordered data mode.":                             {"", 0, ""},

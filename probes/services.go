@@ -828,7 +828,7 @@ func (p *services) end(n *conn, kind int, done, now freezeframe.Instant) {
 			if w.last == 0 && took > int64(answerPart) {
 				// Too short to be seen while it lasted; in a stall it counts.
 				w.worth = p.worth(n, s, kind, time.Duration(took), now)
-				told = w.worth >= 0.5 || w.worth == lonely && took >= int64(answerFloor)
+				told = w.worth >= lonely
 			}
 			s.answered = max(s.answered, done)
 		}

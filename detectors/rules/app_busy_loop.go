@@ -8,8 +8,11 @@ import (
 
 const (
 	// loopShare of the time on a CPU, at least, is a thread that computes
-	// without a pause.
+	// without a pause; loopShort of it, when it was only ever kept from it by
+	// others who wanted the CPU as well, but for loopElse of the time.
 	loopShare = 0.8
+	loopShort = 0.65
+	loopElse  = 0.05
 	// loopUser of its process's CPU time in user space, or it is the kernel
 	// that is busy for it.
 	loopUser = 0.7
@@ -20,7 +23,7 @@ func appBusyLoop() freezeframe.Rule {
 		Cause: "app.busy_loop",
 		Title: "a thread that computes and does not come back",
 		Means: "The one thread that should have answered was computing all the time: a slow regular expression, a huge reply, an endless loop. It wanted nothing from the machine, and got all the CPU it asked for.",
-		Proof: "The victim's only working thread was on a CPU for at least four fifths of the time, in user space, and hardly ever waited for one.",
+		Proof: "The victim's only working thread was on a CPU for at least four fifths of the time, in user space (two thirds, when it waited for nothing but a CPU).",
 		Remedy: []string{
 			"Now: see where it is: `py-spy dump -p PID`, `jstack PID`, `perf top -p PID`, `gdb -p PID -batch -ex bt`.",
 			"So that it does not come back: a time limit on the request; heavy work in a pool of its own; regular expressions that do not backtrack (RE2).",
@@ -46,16 +49,19 @@ func judgeBusyLoop(w freezeframe.Window) []freezeframe.Finding {
 	computing := map[[2]int]int{} // threads of a process that compute, by symptom and pid
 	add := func(a *freezeframe.Account, who freezeframe.Party, waits []freezeframe.Wait, within freezeframe.Span, depth int) {
 		on := split(momentsOf(a, who, waits, depth), func(m *moment) freezeframe.Class { return m.wait.Class })
-		var busy, all float64
+		var busy, ready, all float64
 		var ms moments
 		for _, b := range on {
 			d := float64(b.spans().Within(within).Length())
 			all += d
-			if b.key == freezeframe.OnCPU {
+			switch b.key {
+			case freezeframe.OnCPU:
 				busy, ms = d, b.moments
+			case freezeframe.Runnable:
+				ready = d
 			}
 		}
-		if all > 0 && busy >= loopShare*all {
+		if all > 0 && (busy >= loopShare*all || busy >= loopShort*all && busy+ready >= (1-loopElse)*all) {
 			computing[[2]int{a.Symptom, who.PID}]++
 			spins = append(spins, spin{who, ms.spans(), ms, a.Symptom})
 		}

@@ -1,6 +1,7 @@
 package rules_test
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -251,6 +252,44 @@ func TestMovedFromNothing(t *testing.T) {
 			return v{"syscw": 1, "read_bytes": 50_000_000}
 		})
 	}), "io.device_saturated", process(hog))
+}
+
+// TestTheMoverWaitsToo: who fills a disk that is limited as a whole waits for it
+// longest, and is seen stuck; it is to blame all the same when users wait for
+// somebody else.
+func TestTheMoverWaitsToo(t *testing.T) {
+	stuck := wait{Class: freezeframe.DeviceWait, Stack: deviceStack, File: "/dev/vda"}
+	verdict(t, build(func(w *window) {
+		asleep(w, stuck)
+		mover := freezeframe.Victim{PID: hog, TID: hog, Comm: "backup"}
+		w.Account(w.Symptom(freezeframe.Symptom{Probe: "stuck", Victims: []freezeframe.Victim{mover}}), mover, stuck)
+		device(w, "vda", 1<<20, load{busy: 0.1, queue: 1, done: 20, bytes: 20e6})
+		group(w, "blkio:/", nil, v{"io_limited": 1})
+		writing(w, hog, "backup", 20e6)
+	}), "io.device_saturated", process(hog))
+}
+
+// TestALoopAmongOthers: a thread that computes is kept from it now and then by
+// whoever else wants the CPU, and still waits for nothing of its own.
+func TestALoopAmongOthers(t *testing.T) {
+	scene := func(computes, other int, class freezeframe.Class) *window {
+		return build(func(w *window) {
+			waits := slices.Repeat([]freezeframe.Wait{{Class: freezeframe.OnCPU}}, computes)
+			w.Suffers(service, "orders", append(waits, slices.Repeat([]freezeframe.Wait{{Class: class}}, other)...)...)
+			running(w, service, "orders", 0.7, 0.02)
+		})
+	}
+	verdict(t, scene(7, 3, freezeframe.Runnable), "app.busy_loop", process(service))
+	for _, c := range []struct {
+		computes, other int
+		class           freezeframe.Class
+	}{{6, 4, freezeframe.Runnable}, {7, 3, freezeframe.Idle}} {
+		for _, f := range detectors.Judge(scene(c.computes, c.other, c.class), rules.All()).Findings {
+			if f.Cause == "app.busy_loop" {
+				t.Errorf("%d of %d computing, else %v: %s", c.computes, c.computes+c.other, c.class, f.Summary)
+			}
+		}
+	}
 }
 
 // TestOldWritesAreOld: a process is not young because the readings begin later

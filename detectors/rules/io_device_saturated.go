@@ -123,7 +123,7 @@ func judgeDeviceSaturated(w freezeframe.Window) []freezeframe.Finding {
 			mover, share = moverOf(w, s, s.Start.Sub(w.Span().Start), b.moments, d.bytes)
 		}
 		switch {
-		case capped && (mover == nil || slices.Contains(b.pids(), mover.pid)):
+		case capped && (mover == nil || slices.Contains(awaited(w, b.moments).pids(), mover.pid)):
 			continue
 		case mover == nil && d.queue < deepQueue:
 			continue // busy, but with next to nothing: slow, not saturated
@@ -203,6 +203,20 @@ func deviceNamed(all []disk, name string) *disk {
 	return nil
 }
 
+// awaited returns the moments of those whom users waited for, or all when users
+// waited for nobody: who fills a disk waits for it longest.
+func awaited(w freezeframe.Window, ms moments) moments {
+	all := w.Stall().Symptoms
+	users := ms.where(func(m *moment) bool {
+		i := m.account.Symptom
+		return i >= 0 && i < len(all) && all[i].Probe != "stuck" && !all[i].Own
+	})
+	if len(users) == 0 {
+		return ms
+	}
+	return users
+}
+
 // moverOf returns the process that moved most bytes, other than the victims
 // unless they are the only ones, with its share of what all processes moved.
 // It is nil when what it moved is next to nothing of the device's work: one
@@ -216,7 +230,7 @@ func moverOf(w freezeframe.Window, s freezeframe.Span, behind time.Duration, ms 
 		sum += p.moved()
 	}
 	victims := map[int]bool{}
-	for _, pid := range ms.pids() {
+	for _, pid := range awaited(w, ms).pids() {
 		victims[pid] = true
 	}
 	// Eight processes of a parallel copy are one mover: those alike count together,
