@@ -773,7 +773,10 @@ func (p *services) look(n *conn, row []uint64, now freezeframe.Instant) {
 		p.set(n, waitAnswer, serving && !unaccepted && rqueue == 0 && received != 0, received, now)
 	}
 
-	delivery := retransmits > 0 && c.get(row, cUnacked) > 0 && state != tcpSynSent
+	// A client that has closed waits for nothing, though the kernel goes on
+	// sending for it; what a server sends last its client may wait for.
+	orphan := !server && c.get(row, cInode) == 0 && state != tcpEstablished
+	delivery := retransmits > 0 && c.get(row, cUnacked) > 0 && state != tcpSynSent && !orphan
 	acked, unacked := freezeframe.Instant(c.get(row, cAckedAt)), freezeframe.Instant(c.get(row, cUnackedAt))
 	if !delivery && acked > n.waits[waitDelivery].began {
 		p.end(n, waitDelivery, acked, now)

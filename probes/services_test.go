@@ -559,6 +559,31 @@ func TestDeliveryAfterTheLoss(t *testing.T) {
 	}
 }
 
+// A client that gave up has closed; that its kernel still sends for it keeps
+// nobody waiting. What a server sent before it closed, its client waits for.
+func TestDeliveryOfAnOrphan(t *testing.T) {
+	for _, server := range []uint64{0, 1} {
+		w := newWorld(t)
+		w.step(4 * time.Second)
+		for key := freezeframe.Key(6); key < 12; key++ {
+			w.request(key, map[string]uint64{"server": server, "bytes_sent": 500, "unacked": 3, "retransmits": 1, "unacked_at": uint64(w.now.Add(-200 * time.Millisecond)),
+				"sent_at": uint64(w.now), "acked_at": uint64(w.now.Add(-time.Minute)), "peer": uint64(key)})
+		}
+		w.step(600 * time.Millisecond)
+		if q := w.best(waitDelivery); q < 0.5 {
+			t.Fatalf("server %d, open: quality %v", server, q)
+		}
+		const finWait1 = 4
+		for key := freezeframe.Key(6); key < 12; key++ {
+			w.conns[key]["inode"], w.conns[key]["pid"], w.conns[key]["state"] = 0, 0, finWait1
+		}
+		w.step(500 * time.Millisecond)
+		if r := w.last(waitDelivery); (r.done != 0) != (server == 0) {
+			t.Errorf("server %d, closed: %+v", server, r)
+		}
+	}
+}
+
 // A client that has fallen behind sends its next request at once: each answer
 // ends a wait, though another has begun by the next reading; and a wait that no
 // reading found old enough counts by what it took.
