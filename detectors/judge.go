@@ -55,7 +55,9 @@ func Judge(w freezeframe.Window, rules []freezeframe.Rule) freezeframe.Verdict {
 	for _, f := range found {
 		mine := f.Explains.And(rest)
 		if mine.Length().Seconds() < minShare*late.Length().Seconds() {
-			v.Symptoms = append(v.Symptoms, f) // another explanation of the same time
+			if !slices.ContainsFunc(v.Findings, func(said freezeframe.Finding) bool { return same(&said, &f) }) {
+				v.Symptoms = append(v.Symptoms, f) // another explanation of the same time
+			}
 			continue
 		}
 		f.Explains = mine
@@ -67,6 +69,14 @@ func Judge(w freezeframe.Window, rules []freezeframe.Rule) freezeframe.Verdict {
 		return cmp.Compare(score(&b, late), score(&a, late))
 	})
 	return v
+}
+
+// same tells whether two findings say the same of the same culprit: a rule that
+// looks at each symptom finds it in each.
+func same(a, b *freezeframe.Finding) bool {
+	x, y := &a.Culprit, &b.Culprit
+	return a.Cause == b.Cause && x.Kind == y.Kind && x.PID == y.PID && x.Cgroup == y.Cgroup &&
+		x.Device == y.Device && x.Mount == y.Mount && x.Address == y.Address && x.Interface == y.Interface
 }
 
 // score ranks findings: how much of the stall they explain, and how surely.

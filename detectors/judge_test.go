@@ -82,3 +82,18 @@ func TestMutualSubsumptionSuppressesNeither(t *testing.T) {
 		t.Fatalf("findings %+v", v.Findings)
 	}
 }
+
+func TestOneFindingIsSaidOnce(t *testing.T) {
+	rule := claims("pool", 0.9, 0, time.Second)
+	once := rule.Judge
+	rule.Judge = func(w freezeframe.Window) []freezeframe.Finding {
+		out := append(once(w), once(w)...)
+		other := once(w)[0]
+		other.Culprit.PID = 8
+		return append(out, other)
+	}
+	v := Judge(secondStall(), []freezeframe.Rule{rule})
+	if len(v.Findings) != 1 || len(v.Symptoms) != 1 || v.Symptoms[0].Culprit.PID != 8 {
+		t.Fatalf("%+v and beside it %+v, want the other culprit alone beside it", v.Findings, v.Symptoms)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"freezeframe"
 )
@@ -46,7 +47,7 @@ func judgeWorkerPool(w freezeframe.Window) []freezeframe.Finding {
 	stall := w.Stall()
 	bySymptom := map[int][]*freezeframe.Account{}
 	for i := range ledger.Accounts {
-		if a := &ledger.Accounts[i]; a.Weight > 0 && a.Symptom >= 0 && a.Symptom < len(stall.Symptoms) {
+		if a := &ledger.Accounts[i]; (a.Weight > 0 || a.Victim.TID == a.Victim.PID && readsClient(a)) && a.Symptom >= 0 && a.Symptom < len(stall.Symptoms) {
 			bySymptom[a.Symptom] = append(bySymptom[a.Symptom], a)
 		}
 	}
@@ -121,6 +122,20 @@ func sameWait(accounts []*freezeframe.Account) (freezeframe.Class, int, freezefr
 		}
 	}
 	return best, count[best], at[best]
+}
+
+// readsClient tells whether a worker sat in a read of a client's connection for
+// nearly all of the time; to the ledger it is one that has nothing to do.
+func readsClient(a *freezeframe.Account) bool {
+	var all, reads time.Duration
+	for i := range a.Waits {
+		x := &a.Waits[i]
+		all += x.Length()
+		if x.Class == freezeframe.Idle && onClient(x) {
+			reads += x.Length()
+		}
+	}
+	return all > 0 && float64(reads) >= poolBusy*float64(all)
 }
 
 // onClient tells whether a wait is for a client's connection to say something.

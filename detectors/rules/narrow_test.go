@@ -124,3 +124,29 @@ func TestIdlePool(t *testing.T) {
 		}
 	}
 }
+
+// TestPoolThatReadsFromItsClients: workers that read from clients which say
+// nothing have nothing to do, to the ledger, and only one of them counts. A
+// thread that a server has made for its one client is not of a pool.
+func TestPoolThatReadsFromItsClients(t *testing.T) {
+	scene := func(processes bool) *window {
+		return build(func(w *window) {
+			pool(w, 6, freezeframe.Wait{Class: freezeframe.Idle, Syscall: "recvfrom", File: "socket:[77]"}, 9)
+			accounts := w.Ledger().Accounts
+			for i := range accounts {
+				if i > 0 {
+					accounts[i].Weight = 0
+				}
+				if !processes {
+					accounts[i].Victim.PID = service
+				}
+			}
+		})
+	}
+	verdict(t, scene(true), "app.worker_pool_exhausted", freezeframe.Culprit{Kind: freezeframe.CulpritProcess, PID: service, Count: 6})
+	for _, f := range detectors.Judge(scene(false), rules.All()).Findings {
+		if f.Cause == "app.worker_pool_exhausted" {
+			t.Errorf("a thread for each client: %s", f.Summary)
+		}
+	}
+}
