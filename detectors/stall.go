@@ -42,14 +42,16 @@ type Tracker struct {
 	// Quiet is how long nothing must be late before a stall is over.
 	Quiet time.Duration
 
-	items []item // what is late or was, of the stall that is open or may open
-	open  bool
+	items  []item // what is late or was, of the stall that is open or may open
+	open   bool
+	closed freezeframe.Instant // the end of the stall before
 }
 
 // item is one piece of work, from its first report to its last.
 type item struct {
 	late freezeframe.Lateness
 	at   freezeframe.Instant // the last report
+	told bool                // it was part of the stall before
 }
 
 // span is when the work was late, up to now while it is in flight.
@@ -90,7 +92,7 @@ func (it *item) counts() bool {
 // opens tells whether the item may open a stall by itself.
 func (it *item) opens() bool {
 	l := &it.late
-	if l.Quality < minQuality {
+	if l.Quality < minQuality || it.told && l.Err != "" {
 		return false
 	}
 	return l.Err != "" || l.Late() >= max(l.Floor, timesUsual*l.Usual, alone[l.Probe])
@@ -102,21 +104,34 @@ func synthetic(probe string) bool {
 	return own
 }
 
-// Feed takes a report of a probe.
+// Feed takes a report of a probe. What ended in a stall that is over was told
+// with it; what was refused in one and still is counts from its end, and opens
+// none: a limit may stay reached, and be read once a second, when users are
+// served again. A wait that goes on is another matter: the stall seemed over
+// only because its probe could not look.
 func (t *Tracker) Feed(l freezeframe.Lateness) {
+	told := false
+	if l.Began < t.closed {
+		if l.Done != 0 && l.Done <= t.closed {
+			return
+		}
+		if told = l.Err != ""; told {
+			l.Began = t.closed
+		}
+	}
 	for i := range t.items {
 		if have := &t.items[i].late; have.Probe == l.Probe && have.Target == l.Target && have.Began == l.Began {
 			if len(l.Victims) == 0 {
 				l.Victims = have.Victims
 			}
-			t.items[i] = item{l, l.Seen}
+			t.items[i] = item{l, l.Seen, told}
 			return
 		}
 	}
 	if len(t.items) >= maxItems {
 		t.drop()
 	}
-	t.items = append(t.items, item{l, l.Seen})
+	t.items = append(t.items, item{l, l.Seen, told})
 }
 
 // maxItems bounds what is kept of one stall: a service with ten thousand
@@ -164,7 +179,7 @@ func (t *Tracker) Step(now freezeframe.Instant) (open bool, ended *freezeframe.S
 		return true, nil
 	}
 	stall := t.stall(now, false)
-	t.open, t.items = false, nil
+	t.open, t.items, t.closed = false, nil, stall.End
 	return false, stall
 }
 

@@ -210,3 +210,24 @@ func TestSingleSlowRequestsThatAdjoin(t *testing.T) {
 		t.Fatalf("%+v, want one stall from 0.86 to 1.7 s", stalls)
 	}
 }
+
+// A limit that is still reached when users are served again, and is read once
+// a second, is not a second stall, least of all one from before the first.
+func TestLimitThatOutlastsItsStall(t *testing.T) {
+	limit := func(seen time.Duration) freezeframe.Lateness {
+		return freezeframe.Lateness{Probe: "limits", Target: "local ports", Err: "EADDRNOTAVAIL", Quality: 0.8, Began: at(900 * ms), Seen: at(seen)}
+	}
+	waits := func(from, to time.Duration) []freezeframe.Lateness {
+		return inFlight(answer(from, 0, 0), from+100*ms, to)
+	}
+	reports := append(waits(1000*ms, 1400*ms), limit(1450*ms), limit(2450*ms), limit(3450*ms))
+	stalls, _, _ := run(t, 5*time.Second, reports...)
+	if len(stalls) != 1 || stalls[0].End != at(1400*ms) {
+		t.Fatalf("%+v, want one stall to 1.4 s", stalls)
+	}
+	reports = append(append(reports, waits(3500*ms, 3900*ms)...), limit(4000*ms))
+	stalls, _, _ = run(t, 6*time.Second, reports...)
+	if len(stalls) != 2 || stalls[1].Start != at(3500*ms) || len(stalls[1].Symptoms) != 2 {
+		t.Fatalf("%+v, want a second stall with users who wait again", stalls)
+	}
+}
