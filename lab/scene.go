@@ -57,7 +57,13 @@ func New() (*Lab, error) {
 func (l *Lab) Close() error {
 	close(l.launch)
 	err := l.janitor.close()
-	if left := Leftovers(); len(left) > 0 {
+	// A loop device that somebody else has open (udev, a daemon that probes
+	// filesystems) goes with its last user.
+	left := Leftovers()
+	for until := time.Now().Add(5 * time.Second); len(left) > 0 && time.Now().Before(until); left = Leftovers() {
+		time.Sleep(50 * time.Millisecond)
+	}
+	if len(left) > 0 {
 		err = errors.Join(err, fmt.Errorf("left behind: %s", strings.Join(left, ", ")))
 	}
 	return err
