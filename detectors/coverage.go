@@ -36,7 +36,7 @@ func (w *Watch) Coverage() freezeframe.Coverage {
 }
 
 // seen lists the sources that were read and the services that were watched,
-// but for those of the process own.
+// but for those of the process own and its like.
 func seen(rec *recorder.Recording, own int) (sources, services []string) {
 	sources = []string{}
 	for _, s := range rec.Sources {
@@ -46,25 +46,31 @@ func seen(rec *recorder.Recording, own int) (sources, services []string) {
 	return sources, listening(rec.Window(freezeframe.Stall{Span: rec.Span}), own)
 }
 
-// listening names the services of a window but for those of the process own.
+// listening names the services of a window but for those of the process own and
+// of others called like it, which are not watched.
 func listening(win freezeframe.Window, own int) []string {
 	services := []string{}
 	listeners := win.Phase("listeners", freezeframe.Whole)
 	type service struct {
 		name string
 		pid  uint64
+		comm uint64
 	}
+	called := uint64(0)                    // text: what own is called
 	found := map[freezeframe.Key]service{} // by socket: its process may turn up later than it does
 	listeners.Each([]string{"address", "comm", "pid"}, func(_ freezeframe.Instant, key freezeframe.Key, v []uint64) {
 		switch {
 		case v[2] != 0:
-			found[key] = service{fmt.Sprintf("%s %s (pid %d)", win.Text(v[0]), win.Text(v[1]), v[2]), v[2]}
+			found[key] = service{fmt.Sprintf("%s %s (pid %d)", win.Text(v[0]), win.Text(v[1]), v[2]), v[2], v[1]}
+			if v[2] == uint64(own) {
+				called = v[1]
+			}
 		case found[key].name == "":
 			found[key] = service{name: win.Text(v[0])}
 		}
 	})
 	for _, s := range found {
-		if s.pid != uint64(own) && !slices.Contains(services, s.name) {
+		if s.pid != uint64(own) && (s.comm == 0 || s.comm != called) && !slices.Contains(services, s.name) {
 			services = append(services, s.name)
 		}
 	}

@@ -46,6 +46,7 @@ type services struct {
 	began     freezeframe.Instant // the first reading
 	learnt    freezeframe.Instant // when the last time of learning began
 	own       uint64              // our pid
+	name      uint64              // text: what our process is called
 }
 
 const (
@@ -377,10 +378,15 @@ func (p *services) Observe(src *freezeframe.Source, t *freezeframe.Table) {
 	}
 }
 
-// ours tells whether a socket is one of our own: by its process or, where that
-// is not known yet, by the port.
-func (p *services) ours(pid, port uint64) bool {
-	return pid == p.own || pid == 0 && port != 0 && port == uint64(p.hub.echoPort.Load())
+// ours tells whether a socket is one of our own, or of another freezeframe: a
+// diagnose by hand beside the daemon must not take its echo for a service. By
+// the process, by what it is called or, where neither is known yet, by the port.
+func (p *services) ours(pid, comm, port uint64) bool {
+	if pid == p.own {
+		p.name = comm
+		return true
+	}
+	return comm != 0 && comm == p.name || pid == 0 && port != 0 && port == uint64(p.hub.echoPort.Load())
 }
 
 // send hands a report to Run; when Run is behind, the next one says the same.
@@ -482,7 +488,7 @@ func (p *services) observeListeners(t *freezeframe.Table) {
 	c := &p.listening
 	for i, key := range t.Keys {
 		row := t.Values(i, c.width)
-		if p.ours(c.get(row, lPID), c.get(row, lPort)) {
+		if p.ours(c.get(row, lPID), c.get(row, lComm), c.get(row, lPort)) {
 			continue
 		}
 		s := p.listeners.find(key)
@@ -603,7 +609,7 @@ func (p *services) observeConnections(t *freezeframe.Table) {
 	}
 	for i, key := range t.Keys {
 		row := t.Values(i, c.width)
-		if pid := c.get(row, cPID); p.ours(pid, c.get(row, cLocalPort)) || p.ours(pid, c.get(row, cPeerPort)) {
+		if pid, comm := c.get(row, cPID), c.get(row, cComm); p.ours(pid, comm, c.get(row, cLocalPort)) || p.ours(pid, comm, c.get(row, cPeerPort)) {
 			continue
 		}
 		if n := p.conns.find(key); n != nil {

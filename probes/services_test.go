@@ -784,6 +784,20 @@ func TestOurOwnSocketsDoNotCount(t *testing.T) {
 	}
 }
 
+func TestAnotherOfOurKindIsNoService(t *testing.T) {
+	w := newWorld(t)
+	const echo freezeframe.Key = 81
+	w.listeners[echo] = map[string]uint64{"address": 1081, "pid": uint64(os.Getpid()), "comm": 9}
+	w.listeners[web]["comm"] = 9
+	w.step(4 * time.Second)
+	w.listeners[web]["queue"] = 1
+	w.request(5, map[string]uint64{"rqueue": 100, "comm": 9})
+	w.step(time.Second)
+	if len(w.reports) != 0 {
+		t.Errorf("%+v", w.reports[0])
+	}
+}
+
 func TestObserveFullTablesWithoutAllocating(t *testing.T) {
 	w := newWorld(t)
 	for i := range freezeframe.Key(maxListeners + 50) {
