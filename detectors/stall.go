@@ -18,6 +18,10 @@ const (
 	// minQuality is how certain a probe must be that somebody waited before
 	// its lateness may open a stall on its own.
 	minQuality = 0.5
+	// single is the quality of one slow request beside others that are answered,
+	// and adjoins how far from a stall it still belongs to it: a reading.
+	single  = 0.3
+	adjoins = 50 * time.Millisecond
 	// refusedSpan is how long work that failed at once counts as not done:
 	// until it is tried again, about.
 	refusedSpan = 200 * time.Millisecond
@@ -206,14 +210,13 @@ func (t *Tracker) forget(now freezeframe.Instant) {
 // adjoin it: beside others that were answered they prove nothing, but a stall
 // that grows begins, and one that fades ends, with them.
 func (t *Tracker) adjoining(stall freezeframe.Span, now freezeframe.Instant) freezeframe.Span {
-	const near = 50 * time.Millisecond
 	out := stall
 	for i := range t.items {
 		it := &t.items[i]
-		if it.late.Probe != "answer" || it.late.Quality < 0.3 || it.late.Quality >= minQuality || !it.counts() {
+		if it.late.Probe != "answer" || it.late.Quality < single || it.late.Quality >= minQuality || !it.counts() {
 			continue
 		}
-		if span := it.span(now); span.Start <= stall.End.Add(near) && span.End >= stall.Start.Add(-near) {
+		if span := it.span(now); span.Start <= stall.End.Add(adjoins) && span.End >= stall.Start.Add(-adjoins) {
 			out = hull(out, span)
 		}
 	}
@@ -265,8 +268,6 @@ func (t *Tracker) stall(now freezeframe.Instant, ongoing bool) *freezeframe.Stal
 	}
 	if felt {
 		s.Span = t.adjoining(s.Span, now)
-	}
-	if felt {
 		// A thread that only wants to wake up feels what every thread feels,
 		// those of the users' programs among them.
 		for i := range t.items {

@@ -15,7 +15,8 @@ import (
 // Healthy lets freezeframe watch a machine on which nothing is wrong: idle for
 // so long, with five services in use, and busy for so long with a parallel Go
 // build and a disk copy that nobody waits for. Any report is one too many: over
-// minutes somebody always waits a little, so that users prove nothing. It has to be run in the repository.
+// minutes somebody always waits a little, so that users prove nothing. It has
+// to be run in the repository.
 func (l *Lab) Healthy(idle, build time.Duration, w io.Writer) (ok bool, err error) {
 	if l.Bin == "" {
 		return false, errors.New("needs -bin")

@@ -22,8 +22,8 @@ func appBusyLoop() freezeframe.Rule {
 	return freezeframe.Rule{
 		Cause: "app.busy_loop",
 		Title: "a thread that computes and does not come back",
-		Means: "The one thread that should have answered was computing all the time: a slow regular expression, a huge reply, an endless loop. It wanted nothing from the machine, and got all the CPU it asked for.",
-		Proof: "The victim's only working thread was on a CPU for at least four fifths of the time, in user space (two thirds, when it waited for nothing but a CPU).",
+		Means: "The one thread that should have answered was computing all the time: a slow regular expression, a huge reply, an endless loop. It wanted nothing from the machine but a CPU, and had one nearly all the time.",
+		Proof: "The victim's only working thread was on a CPU for at least four fifths of the time, in user space (about two thirds, when it waited for nothing but a CPU).",
 		Remedy: []string{
 			"Now: see where it is: `py-spy dump -p PID`, `jstack PID`, `perf top -p PID`, `gdb -p PID -batch -ex bt`.",
 			"So that it does not come back: a time limit on the request; heavy work in a pool of its own; regular expressions that do not backtrack (RE2).",
