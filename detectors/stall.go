@@ -45,6 +45,9 @@ var alone = map[string]time.Duration{
 type Tracker struct {
 	// Quiet is how long nothing must be late before a stall is over.
 	Quiet time.Duration
+	// Settled is from when on our own work says something about the machine:
+	// what is late before may be late because of our own start.
+	Settled freezeframe.Instant
 
 	items  []item // what is late or was, of the stall that is open or may open
 	open   bool
@@ -114,6 +117,12 @@ func synthetic(probe string) bool {
 // served again. A wait that goes on is another matter: the stall seemed over
 // only because its probe could not look.
 func (t *Tracker) Feed(l freezeframe.Lateness) {
+	if synthetic(l.Probe) && l.Began < t.Settled {
+		if l.Done != 0 && l.Done <= t.Settled {
+			return
+		}
+		l.Began, l.Seen = t.Settled, max(l.Seen, t.Settled)
+	}
 	told := false
 	if l.Began < t.closed {
 		if l.Done != 0 && l.Done <= t.closed {

@@ -123,6 +123,39 @@ func TestOwnWorkOpensAStallWhenItIsLateEnough(t *testing.T) {
 	}
 }
 
+func TestOwnStartIsNoStall(t *testing.T) {
+	beat := freezeframe.Lateness{Probe: "heartbeat", Target: "cpu0", Floor: 100 * ms, Quality: 0.9}
+	watch := func(from, to time.Duration) freezeframe.Span {
+		tr := Tracker{Quiet: DefaultQuiet, Settled: at(1000 * ms)}
+		beat.Began = at(from)
+		for _, l := range inFlight(beat, from+100*ms, to) {
+			tr.Feed(l)
+			tr.Step(l.Seen)
+		}
+		if s := tr.Current(at(to)); s != nil {
+			return s.Span
+		}
+		return freezeframe.Span{}
+	}
+	if got := watch(0, 950*ms); got.Length() != 0 {
+		t.Errorf("late while starting: a stall of %v", got.Length())
+	}
+	if got := watch(500*ms, 1500*ms); got.Length() != 0 {
+		t.Errorf("late by 500 ms after the start: a stall of %v", got.Length())
+	}
+	if got := watch(500*ms, 4000*ms); got != (freezeframe.Span{Start: at(1000 * ms), End: at(4000 * ms)}) {
+		t.Errorf("late for 3 s after the start: %v", got)
+	}
+	if got := watch(1200*ms, 2200*ms); got.Length() != 1000*ms {
+		t.Errorf("late for 1 s later on: a stall of %v", got.Length())
+	}
+	tr := Tracker{Quiet: DefaultQuiet, Settled: at(1000 * ms)}
+	tr.Feed(answer(0, 500*ms, 900*ms))
+	if open, _ := tr.Step(at(900 * ms)); !open {
+		t.Error("what users wait for counts from the first moment")
+	}
+}
+
 func TestRefusedWorkIsAStall(t *testing.T) {
 	refused := freezeframe.Lateness{Probe: "fsync", Target: "/data", Began: at(1000 * ms), Seen: at(1001 * ms), Done: at(1001 * ms), Err: "ENOSPC", Quality: 1}
 	stalls, _, _ := run(t, 6*time.Second, refused)

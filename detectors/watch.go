@@ -27,6 +27,9 @@ const (
 	pace = 100 * time.Millisecond
 	// full is how long after the last lateness the full rate is kept.
 	full = 2 * time.Second
+	// settling is how long our own work may be late because of our own start:
+	// memory is mapped and locked, every source is opened for the first time.
+	settling = time.Second
 	// maxKept is how many incidents are kept for whoever collects them late.
 	maxKept = 64
 	// defaultRingBytes holds two minutes of some 300 processes.
@@ -95,9 +98,10 @@ func Start(o Options) (*Watch, error) {
 	w := &Watch{
 		opts: o, focus: &freezeframe.Focus{}, ring: recorder.NewRing(o.RingBytes),
 		late: make(chan freezeframe.Lateness, 4096), out: make(chan Incident, maxKept), done: make(chan struct{}),
-		running: map[string]bool{}, tracker: Tracker{Quiet: o.Quiet},
+		running: map[string]bool{},
 		started: kernel.Now(), usage: kernel.ProcessUsage(),
 	}
+	w.tracker = Tracker{Quiet: o.Quiet, Settled: w.started.Add(settling)}
 	boundHeap()
 	if o.Realtime {
 		if err := kernel.SetRealtime(RealtimePriority); err != nil {

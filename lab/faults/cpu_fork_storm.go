@@ -22,6 +22,15 @@ var cpuForkStorm = []lab.Fault{
 		Miss:      func(s *lab.Scene) { forkStorm(s, "0") },
 		Roles:     map[string]func([]string){"forkstorm": forkStormer},
 	},
+	{
+		Name:      "cpu.fork_storm/xargs",
+		Cause:     "cpu.fork_storm",
+		About:     "24 xargs -P 4 start a program for each line, against a Python event loop",
+		MissAbout: "one xargs for 20 lines",
+		Needs:     program("python3", "xargs", "yes"),
+		Run:       func(s *lab.Scene) { forXargs(s, 24, "yes | exec xargs -P 4 -n 1 /bin/true") },
+		Miss:      func(s *lab.Scene) { forXargs(s, 1, "seq 20 | xargs -n 1 /bin/true; sleep 60") },
+	},
 }
 
 func forkStorm(s *lab.Scene, loops string) {
@@ -73,4 +82,15 @@ func forkStormer(args []string) {
 			})
 		}
 	})
+}
+
+func forXargs(s *lab.Scene, n int, script string) {
+	svc := s.Serve(victim.Spec{Kind: victim.Loop, Work: []string{"compute:3ms"}}, lab.Place{})
+	var jobs []*lab.Proc
+	for range n {
+		jobs = append(jobs, s.Start(shell(script)))
+	}
+	s.BlameGroup(jobs...)
+	s.Watch(svc)
+	s.Break(saying(s, "go", jobs...), killing(s, jobs...))
 }

@@ -1,7 +1,10 @@
 package faults
 
 import (
+	"fmt"
 	"os"
+	"path/filepath"
+	"strconv"
 	"time"
 
 	"freezeframe/lab"
@@ -18,6 +21,17 @@ var fsJournalCommit = []lab.Fault{
 		Shortest:  time.Second,
 		Run:       func(s *lab.Scene) { journal(s, "all") },
 		Miss:      func(s *lab.Scene) { journal(s, "little") },
+	},
+	{
+		Name:      "fs.journal_commit/many-files",
+		Cause:     "fs.journal_commit",
+		About:     "a script makes and removes thousands of files on an ext4 with a journal of 4 MiB on a disk of 3 MB/s; a threaded Python service that syncs a record per request waits for its commits",
+		MissAbout: "it makes 20 files",
+		Needs:     needs(root, controller("blkio"), program("mkfs.ext4", "losetup", "python3")),
+		Shortest:  time.Second,
+		Run:       func(s *lab.Scene) { manyFiles(s, 100000) },
+		Miss:      func(s *lab.Scene) { manyFiles(s, 20) },
+		Roles:     map[string]func([]string){"unpacker": unpacker},
 	},
 }
 
@@ -47,6 +61,39 @@ func exporter(args []string) {
 			block := make([]byte, 64<<10)
 			for i := 0; args[1] == "all" && i < 3200 || i < 4; i++ { // 200 MiB at most
 				if _, err := f.Write(block); err != nil {
+					return
+				}
+			}
+		}()
+	})
+}
+
+func manyFiles(s *lab.Scene, n int) {
+	fs := s.LoopFS(256, "-J", "size=4", "-N", "60000")
+	svc := s.Serve(victim.Spec{Kind: victim.Threads, Work: []string{"fsync:" + fs.Path("records")}}, lab.Place{})
+	job := s.Start(lab.Cmd{Name: "unpack", Role: "unpacker", Args: []string{fs.Mount, strconv.Itoa(n)}})
+	s.BlameGroup(job)
+	s.Blame(lab.Guilty{Devices: []string{fs.Name}, Mounts: []string{fs.Mount}})
+	s.Throttle(fs, "blkio.throttle.write_bps_device", 3<<20)
+	s.Watch(svc)
+	s.Break(saying(s, "go", job), func() {
+		s.Throttle(fs, "blkio.throttle.write_bps_device", 0)
+		killing(s, job)()
+	})
+}
+
+// unpacker makes so many small files, 500 in a directory, when told to go.
+func unpacker(args []string) {
+	n, _ := strconv.Atoi(args[1])
+	lab.Listen("", func(string) {
+		go func() {
+			for i := range n {
+				dir := filepath.Join(args[0], fmt.Sprintf("d%d", i/500%60))
+				if i%500 == 0 {
+					_ = os.RemoveAll(dir)
+					_ = os.Mkdir(dir, 0o755)
+				}
+				if err := os.WriteFile(filepath.Join(dir, strconv.Itoa(i)), []byte("x"), 0o644); err != nil {
 					return
 				}
 			}

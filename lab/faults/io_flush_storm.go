@@ -24,6 +24,20 @@ var ioFlushStorm = []lab.Fault{
 		Miss:      func(s *lab.Scene) { flushes(s, "1", "4") },
 		Roles:     map[string]func([]string){"syncer": syncer},
 	},
+	{
+		Name:      "io.flush_storm/dd-fsync",
+		Cause:     "io.flush_storm",
+		About:     "twelve shell loops of dd conv=fsync on the disk of a threaded Python service that syncs a record per request; the filesystem has no journal",
+		MissAbout: "one dd syncs one block",
+		Needs:     needs(root, program("mkfs.ext4", "losetup", "dd", "python3")),
+		Shortest:  time.Second,
+		Run: func(s *lab.Scene) {
+			ddFsync(s, 12, "while :; do dd if=/dev/zero of=$f bs=8M count=2 conv=fsync,notrunc 2>/dev/null; done")
+		},
+		Miss: func(s *lab.Scene) {
+			ddFsync(s, 1, "dd if=/dev/zero of=$f bs=4k count=1 conv=fsync 2>/dev/null; sleep 60")
+		},
+	},
 }
 
 func flushes(s *lab.Scene, threads, kib string) {
@@ -63,4 +77,17 @@ func syncer(args []string) {
 			}()
 		}
 	})
+}
+
+func ddFsync(s *lab.Scene, n int, script string) {
+	fs := s.LoopFS(768, "-O", "^has_journal")
+	svc := s.Serve(victim.Spec{Kind: victim.Threads, Work: []string{"fsync:" + fs.Path("records")}}, lab.Place{})
+	var jobs []*lab.Proc
+	for i := range n {
+		jobs = append(jobs, s.Start(shell(fmt.Sprintf("f=%s.%d; %s", fs.Path("part"), i, script))))
+	}
+	s.BlameGroup(jobs...)
+	s.Blame(lab.Guilty{Devices: []string{fs.Name}})
+	s.Watch(svc)
+	s.Break(saying(s, "go", jobs...), killing(s, jobs...))
 }

@@ -24,6 +24,16 @@ var kernelLockContention = []lab.Fault{
 		Miss:      func(s *lab.Scene) { bigWrites(s, "1") },
 		Roles:     map[string]func([]string){"bigwriter": bigWriter},
 	},
+	{
+		Name:      "kernel.lock_contention/fallocate",
+		Cause:     "kernel.lock_contention",
+		About:     "a script allocates and punches out 1.5 GiB of a tmpfs file in single calls, which hold the inode's lock; a Go service appends to the same file",
+		MissAbout: "4 MiB per call, ten times a second",
+		Needs:     program("fallocate"),
+		Shortest:  600 * time.Millisecond,
+		Run:       func(s *lab.Scene) { allocates(s, "1536", "0") },
+		Miss:      func(s *lab.Scene) { allocates(s, "4", "0.1") },
+	},
 }
 
 func bigWrites(s *lab.Scene, mib string) {
@@ -88,4 +98,18 @@ func bigWriter(args []string) {
 			}
 		}()
 	})
+}
+
+func allocates(s *lab.Scene, mib, pause string) {
+	dir := filepath.Join("/dev/shm", s.Name("log"))
+	s.Later("rm", dir)
+	s.Check(os.Mkdir(dir, 0o755))
+	file := filepath.Join(dir, "events")
+	s.Check(os.WriteFile(file, nil, 0o644))
+	s.Check(os.Truncate(file, 1536<<20))
+	svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Work: []string{"append:" + file}}, lab.Place{})
+	job := s.Start(shell(fmt.Sprintf("while :; do fallocate -n -l %[2]sM %[1]s; fallocate -p -l %[2]sM %[1]s; sleep %[3]s; done", file, mib, pause)))
+	s.BlameGroup(job)
+	s.Watch(svc)
+	s.Break(saying(s, "go", job), killing(s, job))
 }

@@ -20,6 +20,15 @@ var limitCgroupPids = []lab.Fault{
 		Miss:      func(s *lab.Scene) { pidsMax(s, 5) },
 		Roles:     map[string]func([]string){"sleepers": sleepers},
 	},
+	{
+		Name:      "limit.cgroup_pids/threads",
+		Cause:     "limit.cgroup_pids",
+		About:     "a program that starts a thread per job uses up pids.max of the cgroup of a Python event loop that runs a program per request and tries until it can",
+		MissAbout: "its threads leave it room",
+		Needs:     needs(root, controller("pids"), program("python3")),
+		Run:       func(s *lab.Scene) { threadsMax(s, 200) },
+		Miss:      func(s *lab.Scene) { threadsMax(s, 5) },
+	},
 }
 
 func pidsMax(s *lab.Scene, helpers int) {
@@ -57,4 +66,31 @@ func sleepers(args []string) {
 			}
 		}
 	})
+}
+
+func threadsMax(s *lab.Scene, n int) {
+	group := s.Cgroup("pids")
+	group.Set("pids.max", "80")
+	place := lab.Place{Cgroups: []string{group.Dir}}
+	svc := s.Serve(victim.Spec{Kind: victim.Loop, Work: []string{"fork:/bin/true"}}, place)
+	python, err := victim.Python()
+	s.Check(err)
+	job := s.Start(lab.Cmd{Path: python, Args: []string{"-c", `
+import sys, threading, time
+n = int(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+while True:
+    try:
+        if threading.active_count() <= n:
+            threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+            continue
+    except RuntimeError:
+        pass
+    time.sleep(0.01)
+`, strconv.Itoa(n)}, Place: place})
+	s.BlameGroup(job)
+	s.Blame(lab.Guilty{Cgroups: []string{group.Path}})
+	s.Watch(svc)
+	s.Break(saying(s, "go", job), killing(s, job))
 }

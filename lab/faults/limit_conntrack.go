@@ -23,6 +23,17 @@ var limitConntrack = []lab.Fault{
 		Miss:      func(s *lab.Scene) { fillConntrack(s, 40) },
 		Roles:     map[string]func([]string){"udpscan": udpScanner},
 	},
+	{
+		Name:      "limit.conntrack/idle-connections",
+		Cause:     "limit.conntrack",
+		About:     "a client opens 400 TCP connections to a second service and keeps them: they fill the connection tracking table (of 200 for the time), and the SYNs of a threaded Python service's users are dropped",
+		MissAbout: "it opens 40",
+		Needs:     needs(root, program("ip", "nft", "python3"), conntrack),
+		Shortest:  1500 * time.Millisecond,
+		Run:       func(s *lab.Scene) { connsInConntrack(s, "400") },
+		Miss:      func(s *lab.Scene) { connsInConntrack(s, "40") },
+		Roles:     map[string]func([]string){"connkeeper": connKeeper},
+	},
 }
 
 func conntrack() error {
@@ -64,5 +75,42 @@ func udpScanner(args []string) {
 				time.Sleep(10 * time.Millisecond)
 			}
 		}()
+	})
+}
+
+func connsInConntrack(s *lab.Scene, n string) {
+	ns := s.Netns()
+	ns.Nft("table inet track { chain in { type filter hook input priority 0; ct state invalid counter; }; }")
+	svc := s.Serve(victim.Spec{Kind: victim.Threads, Host: ns.IP, Fresh: true}, lab.Place{Netns: ns.Name})
+	svc.UsersIn(nil)
+	// What users close must not stay in the table for two minutes.
+	ns.Set("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_time_wait", "1")
+	other := s.Serve(victim.Spec{Name: "chat", Kind: victim.Go, Host: ns.IP}, lab.Place{Netns: ns.Name})
+	job := s.Start(lab.Cmd{Name: "chatclient", Role: "connkeeper", Args: []string{other.Address, n}})
+	s.BlameGroup(job)
+	s.Blame(lab.Guilty{Tables: true, Addresses: []string{ns.HostIP, other.Address}})
+	s.Sysctl("/proc/sys/net/netfilter/nf_conntrack_max", "200")
+	s.Watch(svc)
+	s.Break(saying(s, "go", job), func() {
+		killing(s, job)()
+		s.Sysctl("/proc/sys/net/netfilter/nf_conntrack_max", "262144")
+	})
+}
+
+// connKeeper opens so many connections at once and keeps trying for those that
+// it did not get.
+func connKeeper(args []string) {
+	n, _ := strconv.Atoi(args[1])
+	lab.Listen("", func(string) {
+		for range n {
+			go func() {
+				for {
+					if conn, err := net.DialTimeout("tcp", args[0], 5*time.Second); err == nil {
+						_, _ = conn.Read(make([]byte, 1))
+					}
+					time.Sleep(10 * time.Millisecond)
+				}
+			}()
+		}
 	})
 }

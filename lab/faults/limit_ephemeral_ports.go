@@ -21,6 +21,17 @@ var limitEphemeralPorts = []lab.Fault{
 		Miss:      func(s *lab.Scene) { holdPorts(s, 20) },
 		Roles:     map[string]func([]string){"portholder": portHolder, "closer": closer},
 	},
+	{
+		Name:      "limit.ephemeral_ports/time-wait",
+		Cause:     "limit.ephemeral_ports",
+		About:     "a health check connects and hangs up without pause: all 64 local ports towards the upstream of a Go service are in TIME_WAIT, and nobody holds them",
+		MissAbout: "it connects 20 times",
+		Needs:     needs(root, program("ip")),
+		Shortest:  time.Second,
+		Run:       func(s *lab.Scene) { portsInTimeWait(s, "-1") },
+		Miss:      func(s *lab.Scene) { portsInTimeWait(s, "20") },
+		Roles:     map[string]func([]string){"hangup": hangUp},
+	},
 }
 
 func holdPorts(s *lab.Scene, n int) {
@@ -95,4 +106,37 @@ func closer(args []string) {
 		}
 	}()
 	lab.Listen(l.Addr().String(), nil)
+}
+
+func portsInTimeWait(s *lab.Scene, n string) {
+	ns := s.Netns()
+	ns.Set("/proc/sys/net/ipv4/ip_local_port_range", "40000 40063")
+	ns.Set("/proc/sys/net/ipv4/tcp_tw_reuse", "0")
+	up := s.Start(lab.Cmd{Name: "inventory", Role: "closer", Args: []string{ns.HostIP}})
+	svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Work: []string{"dial:" + up.Ready}, Host: ns.IP}, lab.Place{Netns: ns.Name})
+	svc.UsersIn(nil)
+	job := s.Start(lab.Cmd{Name: "healthcheck", Role: "hangup", Args: []string{up.Ready, n}, Place: lab.Place{Netns: ns.Name}})
+	s.BlameGroup(job)
+	s.Blame(lab.Guilty{Addresses: []string{up.Ready}, Tables: true})
+	s.Watch(svc)
+	s.Break(saying(s, "go", job), func() {
+		killing(s, job)()
+		ns.Set("/proc/sys/net/ipv4/ip_local_port_range", "30000 40063")
+	})
+}
+
+// hangUp connects and closes at once, so often or (-1) without end.
+func hangUp(args []string) {
+	n, _ := strconv.Atoi(args[1])
+	lab.Listen("", func(string) {
+		go func() {
+			for i := 0; i != n; i++ {
+				if conn, err := net.DialTimeout("tcp", args[0], time.Second); err == nil {
+					conn.Close()
+				} else {
+					time.Sleep(time.Millisecond)
+				}
+			}
+		}()
+	})
 }

@@ -21,6 +21,17 @@ var memSwapThrash = []lab.Fault{
 		Miss:      func(s *lab.Scene) { swapOut(s, 16) },
 		Roles:     map[string]func([]string){"sweeper": sweeper},
 	},
+	{
+		Name:      "mem.swap_thrash/limit-cut",
+		Cause:     "mem.swap_thrash",
+		AlsoOK:    []string{"mem.cgroup_max"}, // the limit is why there is swapping
+		About:     "someone cuts the memory limit of a Go service's cgroup to half of its working set; the rest goes to swap and comes back page by page",
+		MissAbout: "it is cut to what the service still fits in",
+		Needs:     needs(root, controller("memory"), program("mkswap", "swapon", "fallocate")),
+		Shortest:  time.Second,
+		Run:       func(s *lab.Scene) { cutMemory(s, 72) },
+		Miss:      func(s *lab.Scene) { cutMemory(s, 192) },
+	},
 }
 
 func swapOut(s *lab.Scene, mib int) {
@@ -52,4 +63,16 @@ func sweeper(args []string) {
 			}()
 		}
 	})
+}
+
+func cutMemory(s *lab.Scene, mib int) {
+	s.SwapFile(600)
+	group := s.Cgroup("memory")
+	group.Set("memory.limit_in_bytes", strconv.Itoa(256<<20))
+	svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Set: 128, Work: []string{"pages:300"}}, lab.Place{Cgroups: []string{group.Dir}})
+	s.BlameGroup(svc.Proc)
+	s.Blame(lab.Guilty{Cgroups: []string{group.Path}})
+	s.Watch(svc)
+	s.Break(func() { group.Set("memory.limit_in_bytes", strconv.Itoa(mib<<20)) },
+		func() { group.Set("memory.limit_in_bytes", strconv.Itoa(256<<20)) })
 }

@@ -27,6 +27,16 @@ var netSYNFlood = []lab.Fault{
 		Miss:      func(s *lab.Scene) { flood(s, 100*time.Millisecond) },
 		Roles:     map[string]func([]string){"synflood": synFlooder},
 	},
+	{
+		Name:      "net.syn_flood/one-source",
+		Cause:     "net.syn_flood",
+		About:     "SYNs from one address that never answers fill the SYN queue of 64 (somaxconn) of a Go service, SYN cookies off; new connections wait for their second SYN",
+		MissAbout: "10 SYNs a second",
+		Needs:     needs(root, program("ip")),
+		Shortest:  1500 * time.Millisecond,
+		Run:       func(s *lab.Scene) { floodFromOne(s, 50*time.Microsecond) },
+		Miss:      func(s *lab.Scene) { floodFromOne(s, 100*time.Millisecond) },
+	},
 }
 
 func flood(s *lab.Scene, every time.Duration) {
@@ -55,6 +65,10 @@ func synFlooder(args []string) {
 	host, portText, _ := net.SplitHostPort(args[0])
 	port, _ := strconv.Atoi(portText)
 	every, _ := time.ParseDuration(args[1])
+	sources := spoofed
+	if len(args) > 2 {
+		sources = args[2:]
+	}
 	dst := [4]byte(net.ParseIP(host).To4())
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
 	if err != nil {
@@ -64,7 +78,7 @@ func synFlooder(args []string) {
 	lab.Listen("", func(string) {
 		go func() {
 			for {
-				src := [4]byte(net.ParseIP(spoofed[rand.IntN(len(spoofed))]).To4())
+				src := [4]byte(net.ParseIP(sources[rand.IntN(len(sources))]).To4())
 				_ = unix.Sendto(fd, syn(src, dst, uint16(1024+rand.IntN(60000)), uint16(port)), 0, &unix.SockaddrInet4{Addr: dst})
 				time.Sleep(every)
 			}
@@ -96,4 +110,17 @@ func syn(src, dst [4]byte, sport, dport uint16) []byte {
 	}
 	binary.BigEndian.PutUint16(tcp[16:], ^uint16(sum))
 	return p
+}
+
+func floodFromOne(s *lab.Scene, every time.Duration) {
+	ns := s.Netns()
+	s.Sysctl("/proc/sys/net/ipv4/tcp_syncookies", "0")
+	s.Sysctl("/proc/sys/net/core/somaxconn", "64")
+	svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Host: ns.HostIP, Fresh: true}, lab.Place{})
+	svc.UsersIn(ns)
+	job := s.Start(lab.Cmd{Name: "flood", Role: "synflood", Args: []string{svc.Address, every.String(), spoofed[0]}, Place: lab.Place{Netns: ns.Name}})
+	s.BlameGroup(job)
+	s.Blame(lab.Guilty{Addresses: []string{svc.Address, spoofed[0]}, Interfaces: []string{ns.HostLink}})
+	s.Watch(svc)
+	s.Break(saying(s, "go", job), killing(s, job))
 }
