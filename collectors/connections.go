@@ -52,6 +52,10 @@ const (
 	maxConnRows    = 2000 // connections in one reading
 	maxConnWatched = 1000 // of those, the ones shown only because of their process
 	pollMost       = 32   // connections polled between two dumps
+	// maxHalfOpen connection requests that were answered and not completed are
+	// shown of a dump: enough to tell one sender from many. In a flood their
+	// addresses are made up, and each is a new text.
+	maxHalfOpen = 16
 
 	waitingFloor = 50 * time.Millisecond  // a request younger than this is not shown
 	unackedFloor = 200 * time.Millisecond // and neither is data on its way
@@ -68,7 +72,7 @@ const (
 	// turned into a moment.
 	jiffyJitter = 12 * time.Millisecond
 
-	connStates = 1<<kernel.TCPEstablished | 1<<kernel.TCPSynSent | 1<<kernel.TCPFinWait1 |
+	connStates = 1<<kernel.TCPEstablished | 1<<kernel.TCPSynSent | 1<<kernel.TCPSynRecv | 1<<kernel.TCPFinWait1 |
 		1<<kernel.TCPCloseWait | 1<<kernel.TCPClosing
 )
 
@@ -90,6 +94,7 @@ type connections struct {
 	rows    []connection // of this reading
 	busy    [pollMost]busyConnection
 	busies  int
+	half    int // half-open connections in this reading
 	waiting int // connections in the last dump that someone may be waiting on
 	ids     []kernel.InetID
 }
@@ -170,7 +175,7 @@ func (c *connections) Collect(t *freezeframe.Table) error {
 		share, every = stalledShare, stalledEvery
 		watched = c.focus.PIDs()
 	}
-	c.rows = c.rows[:0]
+	c.rows, c.half = c.rows[:0], 0
 	var failed error
 	if began := kernel.Now(); c.dump.due(began) {
 		c.busies, c.waiting = 0, 0
@@ -232,6 +237,14 @@ func (c *connections) consider(ns *netspace, space int, watched []int32) {
 	s := &c.socket
 	now := kernel.Now()
 	var serves *listener
+	if s.State == kernel.TCPSynRecv {
+		// It has no socket yet, and waits for nobody here.
+		if space >= 0 && c.half < maxHalfOpen && len(c.rows) < maxConnRows {
+			c.half++
+			c.rows = append(c.rows, connection{InetSocket: *s, space: ns})
+		}
+		return
+	}
 	if s.State != kernel.TCPSynSent {
 		serves = ns.serving.of(s.Local)
 	}

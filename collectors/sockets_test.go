@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -361,6 +362,50 @@ func TestConnectionsUnread(t *testing.T) {
 
 // A request that was read and not answered shows; one that was answered does
 // not.
+func TestConnectionsHalfOpen(t *testing.T) {
+	ls, c, _ := socketsPair()
+	r := openLive(t, ls, c)
+	// The kernel keeps a connection half open that has sent nothing yet.
+	lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
+		var err error
+		if got := raw.Control(func(fd uintptr) {
+			err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 30)
+		}); got != nil {
+			return got
+		}
+		return err
+	}}
+	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for range 2 * maxHalfOpen {
+		conn, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+	}
+	half := func(row liveRow) bool { return row.values["state"] == kernel.TCPSynRecv }
+	row := r.until(c, "half open", func(row liveRow) bool { return half(row) && row.texts["local"] == l.Addr().String() })
+	if v := row.values; v["inode"] != 0 || v["server"] != 0 || v["retransmits"] != 0 || !strings.HasPrefix(row.texts["peer"], "127.0.0.1:") {
+		t.Errorf("%v %v", v, row.texts)
+	}
+	for range 20 {
+		n := 0
+		for _, row := range r.rows(c) {
+			if half(row) {
+				n++
+			}
+		}
+		if n > maxHalfOpen {
+			t.Fatalf("%d half-open connections in a reading, want at most %d", n, maxHalfOpen)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
 func TestConnectionsUnanswered(t *testing.T) {
 	ls, c, _ := socketsPair()
 	r := openLive(t, ls, c)

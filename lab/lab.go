@@ -89,6 +89,7 @@ type Truth struct {
 // its own: a report names one.
 type Guilty struct {
 	PIDs       []int    `json:"pids,omitempty"`
+	Swarms     []string `json:"swarms,omitempty"`  // "dd": of what comes and goes too fast to list, one and how many
 	Cgroups    []string `json:"cgroups,omitempty"` // path below the controller's root: "/fflab-1-x"
 	Mounts     []string `json:"mounts,omitempty"`
 	Devices    []string `json:"devices,omitempty"`   // "loop3"
@@ -104,6 +105,7 @@ func (g *Guilty) add(o Guilty) {
 			g.PIDs = append(g.PIDs, pid)
 		}
 	}
+	g.Swarms = append(g.Swarms, o.Swarms...)
 	g.Cgroups = append(g.Cgroups, o.Cgroups...)
 	g.Mounts = append(g.Mounts, o.Mounts...)
 	g.Devices = append(g.Devices, o.Devices...)

@@ -96,6 +96,7 @@ type culprit struct {
 	Mount     string `json:"mount"`
 	Address   string `json:"address"`
 	Interface string `json:"interface"`
+	Count     int    `json:"count"`
 }
 
 func (c culprit) String() string {
@@ -239,7 +240,7 @@ func (rep *report) said() []string {
 func (g Guilty) has(c culprit) bool {
 	switch c.Kind {
 	case "process":
-		return slices.Contains(g.PIDs, c.PID)
+		return slices.Contains(g.PIDs, c.PID) || c.Count > 1 && slices.Contains(g.Swarms, c.Comm)
 	case "cgroup":
 		return slices.ContainsFunc(g.Cgroups, func(want string) bool {
 			return c.Cgroup != "" && (c.Cgroup == want || strings.HasSuffix(c.Cgroup, ":"+want))

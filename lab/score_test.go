@@ -34,7 +34,8 @@ const wallOff = int64(1_700_000_000_000_000_000)
 
 type testReport struct {
 	cause, kind string
-	pid         int
+	pid, count  int
+	comm        string
 	mount       string
 	start, end  int64 // ms
 	unexplained float64
@@ -58,7 +59,7 @@ func scoreUntil(t *testing.T, observed time.Time, miss bool, waits []victim.Wait
 			"schema": "freezeframe.report/v1",
 			"stall":  map[string]any{"start": wall(r.start), "end": wall(r.end)},
 			"causes": []any{map[string]any{"id": r.cause, "explained_pct": 90.0,
-				"culprit": map[string]any{"kind": r.kind, "pid": r.pid, "mount": r.mount}}},
+				"culprit": map[string]any{"kind": r.kind, "pid": r.pid, "comm": r.comm, "count": r.count, "mount": r.mount}}},
 			"unexplained_pct": r.unexplained,
 		})
 	}
@@ -76,7 +77,7 @@ func scoreUntil(t *testing.T, observed time.Time, miss bool, waits []victim.Wait
 	}
 	res := Result{Miss: miss, Waits: waits, Diagnosis: file, WallOffset: wallOff}
 	score(&res, testFault, Truth{Start: 3000 * ms, End: 4000 * ms, Innocent: []int{99},
-		Guilty: Guilty{PIDs: []int{77}, Mounts: []string{"/mnt/x"}}})
+		Guilty: Guilty{PIDs: []int{77}, Swarms: []string{"dd"}, Mounts: []string{"/mnt/x"}}})
 	return res
 }
 
@@ -101,6 +102,9 @@ func TestScore(t *testing.T) {
 		{"wrong cause", []testReport{with(func(r *testReport) { r.cause = "fs.full" })}, func(r Result) bool { return r.Detected && !r.First && !r.Top3 }},
 		{"wrong process", []testReport{with(func(r *testReport) { r.pid = 78 })}, func(r Result) bool { return r.First && !r.Culprit }},
 		{"wrong process, though it names the right mount as well", []testReport{with(func(r *testReport) { r.pid, r.mount = 78, "/mnt/x" })}, func(r Result) bool { return !r.Culprit }},
+		{"one of a swarm", []testReport{with(func(r *testReport) { r.pid, r.comm, r.count = 78, "dd", 12 })}, func(r Result) bool { return r.Culprit }},
+		{"one like a swarm, alone", []testReport{with(func(r *testReport) { r.pid, r.comm = 78, "dd" })}, func(r Result) bool { return !r.Culprit }},
+		{"another swarm", []testReport{with(func(r *testReport) { r.pid, r.comm, r.count = 78, "cp", 12 })}, func(r Result) bool { return !r.Culprit }},
 		{"wrong mount", []testReport{with(func(r *testReport) { r.kind, r.mount = "mount", "/mnt/y" })}, func(r Result) bool { return !r.Culprit }},
 		{"nobody named", []testReport{with(func(r *testReport) { r.kind, r.pid = "", 0 })}, func(r Result) bool { return !r.Culprit }},
 		{"an innocent bystander", []testReport{with(func(r *testReport) { r.pid = 99 })}, func(r Result) bool { return r.Blamed && !r.Culprit }},

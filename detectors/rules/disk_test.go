@@ -83,6 +83,14 @@ func TestWhoFlushes(t *testing.T) {
 				})
 			}
 		}, "io.flush_storm", freezeframe.Culprit{Kind: freezeframe.CulpritProcess, Comm: "dd"}},
+		"files are made, and the journal is full": {func(w *window) {
+			waits(w)
+			flushing(w, "vda", 1<<20, load{busy: 1, queue: 20, done: 500, flushes: 90, flushing: 0.02, bytes: 44e6, inFlight: 20})
+			writing(w, hog, "unpack", 44e6)
+			thread(w, hog, hog, "unpack", func(time.Duration) v {
+				return v{"state": 'D', "syscall": 257, "stack": "submit_bio_wait<-blkdev_issue_flush<-jbd2_cleanup_journal_tail<-jbd2_log_do_checkpoint<-__jbd2_log_wait_for_space<-add_transaction_credits<-start_this_handle<-jbd2__journal_start<-ext4_create"}
+			})
+		}, "io.device_saturated", process(hog)},
 		"a volume counts no flushes of its own": {func(w *window) {
 			waits(w)
 			mount(w, 1, "/", "mapper/vg-root", 2<<20, nil)

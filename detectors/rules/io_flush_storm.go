@@ -30,6 +30,9 @@ var inSync = []string{"do_fsync", "__x64_sys_fsync", "__x64_sys_fdatasync", "__d
 
 var inJournal = []string{"jbd2_*", "wait_transaction_locked", "add_transaction_credits", "start_this_handle", "do_get_write_access", "xlog_*", "xfs_log_*", "__xfs_log_force*", "btrfs_commit_transaction", "btrfs_wait_for_commit", "wait_current_trans", "wait_for_commit", "btrfs_sync_log"}
 
+// forJournalSpace is where a thread waits to begin a change of metadata.
+var forJournalSpace = []string{"add_transaction_credits", "start_this_handle", "__jbd2_log_wait_for_space", "wait_transaction_locked", "xlog_grant_head*", "btrfs_start_transaction"}
+
 func ioFlushStorm() freezeframe.Rule {
 	return freezeframe.Rule{
 		Cause: "io.flush_storm",
@@ -186,7 +189,9 @@ func syncersOn(w freezeframe.Window, s freezeframe.Span, ps *processes, victims 
 			order = append(order, g)
 		}
 		g.at[at] = true
-		if !slices.Contains(syncCalls, kernel.Syscall(int64(v[2]))) && !inFrames(w.Text(v[3]), inSync...) {
+		// Who waits for room in the journal empties the cache for the journal's
+		// sake: it asked for no sync.
+		if stack := w.Text(v[3]); !slices.Contains(syncCalls, kernel.Syscall(int64(v[2]))) && (!inFrames(stack, inSync...) || inFrames(stack, forJournalSpace...)) {
 			return
 		}
 		if m := mountOf(mounted, w.Text(v[4])); m != nil {

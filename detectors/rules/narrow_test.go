@@ -1,6 +1,7 @@
 package rules_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -53,6 +54,12 @@ func TestOtherMakes(t *testing.T) {
 			stat(w, 110, 120, use{user: 1}, use{user: 1})
 			proc(w, hog, "make", func(at time.Duration) v { return v{"cutime_us": w.Ran(at, 0, 1.6e6)} })
 		}, "cpu.contention", freezeframe.Culprit{}},
+		"half-open connections from one address": {func(w *window) {
+			halfOpen(w, func(int) string { return "198.51.100.7" })
+		}, "net.syn_flood", freezeframe.Culprit{Kind: freezeframe.CulpritAddress, Address: "198.51.100.7"}},
+		"half-open connections from many addresses": {func(w *window) {
+			halfOpen(w, func(i int) string { return fmt.Sprintf("198.51.100.%d", i) })
+		}, "net.syn_flood", freezeframe.Culprit{Kind: freezeframe.CulpritAddress, Address: "many senders"}},
 		"who fills it is not who writes most": {func(w *window) {
 			refusedAt(w, "/srv", "ENOSPC")
 			proc(w, service, "orders", nil)
@@ -148,5 +155,16 @@ func TestPoolThatReadsFromItsClients(t *testing.T) {
 		if f.Cause == "app.worker_pool_exhausted" {
 			t.Errorf("a thread for each client: %s", f.Summary)
 		}
+	}
+}
+
+// halfOpen is a flood of connection requests; a sample of them is seen.
+func halfOpen(w *window, from func(i int) string) {
+	w.Symptom(freezeframe.Symptom{Probe: "active", Target: "10.0.0.1:80"})
+	netstat(w, map[string]float64{"TcpExtTCPReqQFullDrop": 2000})
+	for i := range 16 {
+		conn(w, 10+i, func(time.Duration) v {
+			return v{"state": 3, "inode": 0, "pid": 0, "local": "10.0.0.1:80", "peer": fmt.Sprintf("%s:%d", from(i), 1024+i)}
+		})
 	}
 }

@@ -13,6 +13,7 @@ import (
 const (
 	TCPEstablished = 1
 	TCPSynSent     = 2
+	TCPSynRecv     = 3
 	TCPFinWait1    = 4
 	TCPTimeWait    = 6
 	TCPCloseWait   = 8

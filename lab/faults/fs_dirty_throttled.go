@@ -30,7 +30,7 @@ var fsDirtyThrottled = []lab.Fault{
 		MissAbout: "one dd of 256 KiB",
 		Needs:     needs(root, controller("blkio"), program("mkfs.ext4", "losetup", "dd")),
 		Shortest:  time.Second,
-		Run:       func(s *lab.Scene) { ddDirty(s, 4, "bs=1M count=56") },
+		Run:       func(s *lab.Scene) { ddDirty(s, 4, "bs=1M count=40") },
 		Miss:      func(s *lab.Scene) { ddDirty(s, 1, "bs=64k count=4") },
 	},
 }

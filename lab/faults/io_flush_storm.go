@@ -87,7 +87,7 @@ func ddFsync(s *lab.Scene, n int, script string) {
 		jobs = append(jobs, s.Start(shell(fmt.Sprintf("f=%s.%d; %s", fs.Path("part"), i, script))))
 	}
 	s.BlameGroup(jobs...)
-	s.Blame(lab.Guilty{Devices: []string{fs.Name}})
+	s.Blame(lab.Guilty{Swarms: []string{"dd"}, Devices: []string{fs.Name}})
 	s.Watch(svc)
 	s.Break(saying(s, "go", jobs...), killing(s, jobs...))
 }

@@ -14,22 +14,13 @@ var memForkCOW = []lab.Fault{
 		About:     "a Python event loop with 2.5 GiB in small pages forks helpers one after the other",
 		MissAbout: "the same with 16 MiB, one fork",
 		Needs:     program("python3"),
-		Run:       func(s *lab.Scene) { forkBig(s, victim.Loop, 2560, fmt.Sprintf("/fork/%.3f", s.Length.Seconds())) },
-		Miss:      func(s *lab.Scene) { forkBig(s, victim.Loop, 16, "/fork/0.001") },
-	},
-	{
-		Name:      "mem.fork_cow/threads",
-		Cause:     "mem.fork_cow",
-		About:     "a thread of a threaded Python service with 2 GiB in small pages forks one helper after the other",
-		MissAbout: "the same with 16 MiB, one fork",
-		Needs:     program("python3"),
-		Run:       func(s *lab.Scene) { forkBig(s, victim.Threads, 2048, fmt.Sprintf("/fork/%.3f", s.Length.Seconds())) },
-		Miss:      func(s *lab.Scene) { forkBig(s, victim.Threads, 16, "/fork/0.001") },
+		Run:       func(s *lab.Scene) { forkBig(s, 2560, fmt.Sprintf("/fork/%.3f", s.Length.Seconds())) },
+		Miss:      func(s *lab.Scene) { forkBig(s, 16, "/fork/0.001") },
 	},
 }
 
-func forkBig(s *lab.Scene, kind string, mib int, path string) {
-	svc := s.Serve(victim.Spec{Kind: kind, Live: mib}, lab.Place{})
+func forkBig(s *lab.Scene, mib int, path string) {
+	svc := s.Serve(victim.Spec{Kind: victim.Loop, Live: mib}, lab.Place{})
 	s.BlameGroup(svc.Proc)
 	s.Watch(svc)
 	s.Break(func() { get(s, svc, path) }, nil)

@@ -69,7 +69,7 @@ func cutMemory(s *lab.Scene, mib int) {
 	s.SwapFile(600)
 	group := s.Cgroup("memory")
 	group.Set("memory.limit_in_bytes", strconv.Itoa(256<<20))
-	svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Set: 128, Work: []string{"pages:300"}}, lab.Place{Cgroups: []string{group.Dir}})
+	svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Set: 128, Work: []string{"pages:4000"}}, lab.Place{Cgroups: []string{group.Dir}})
 	s.BlameGroup(svc.Proc)
 	s.Blame(lab.Guilty{Cgroups: []string{group.Path}})
 	s.Watch(svc)
