@@ -189,6 +189,10 @@ func (c *connections) Collect(t *freezeframe.Table) error {
 			c.shared.refresh(ns, began, &c.socket)
 			ns.diag.DumpTCP(connStates, kernel.WantInfo)
 			for s := &c.socket; ns.diag.NextInet(s); {
+				if s.State == kernel.TCPSynRecv {
+					c.sample(ns)
+					continue
+				}
 				c.reverse.add(c.reverse.hash(ns, s.Local, s.Peer), s.Inode)
 				c.consider(ns, i, watched)
 			}
@@ -231,20 +235,21 @@ func (c *connections) poll(watched []int32) {
 	}
 }
 
+// sample keeps some of the half-open connections: they have no socket yet, and
+// nobody here waits on them.
+func (c *connections) sample(ns *netspace) {
+	if c.half < maxHalfOpen && len(c.rows) < maxConnRows {
+		c.half++
+		c.rows = append(c.rows, connection{InetSocket: c.socket, space: ns})
+	}
+}
+
 // consider looks at the socket that was just read and keeps it when it earns a
 // row. space is its namespace's slot, -1 when this is not a dump.
 func (c *connections) consider(ns *netspace, space int, watched []int32) {
 	s := &c.socket
 	now := kernel.Now()
 	var serves *listener
-	if s.State == kernel.TCPSynRecv {
-		// It has no socket yet, and waits for nobody here.
-		if space >= 0 && c.half < maxHalfOpen && len(c.rows) < maxConnRows {
-			c.half++
-			c.rows = append(c.rows, connection{InetSocket: *s, space: ns})
-		}
-		return
-	}
 	if s.State != kernel.TCPSynSent {
 		serves = ns.serving.of(s.Local)
 	}

@@ -360,8 +360,7 @@ func TestConnectionsUnread(t *testing.T) {
 	}
 }
 
-// A request that was read and not answered shows; one that was answered does
-// not.
+// Of half-open connections a few show, with nobody behind them.
 func TestConnectionsHalfOpen(t *testing.T) {
 	ls, c, _ := socketsPair()
 	r := openLive(t, ls, c)
@@ -406,6 +405,8 @@ func TestConnectionsHalfOpen(t *testing.T) {
 	}
 }
 
+// A request that was read and not answered shows; one that was answered does
+// not.
 func TestConnectionsUnanswered(t *testing.T) {
 	ls, c, _ := socketsPair()
 	r := openLive(t, ls, c)

@@ -52,10 +52,7 @@ func contend(s *lab.Scene, nice, threads, processes int, kind string) {
 
 func checksums(s *lab.Scene, n int) {
 	svc := serveNode(s, lab.Place{}, "compute:5")
-	var jobs []*lab.Proc
-	for range n {
-		jobs = append(jobs, s.Start(shell("exec sha256sum /dev/zero")))
-	}
+	jobs := shells(s, n, func(int) string { return "exec sha256sum /dev/zero" })
 	s.BlameGroup(jobs...)
 	s.Watch(svc)
 	s.Break(saying(s, "go", jobs...), killing(s, jobs...))
@@ -64,6 +61,14 @@ func checksums(s *lab.Scene, n int) {
 // shell is a script that begins when it is told to.
 func shell(script string) lab.Cmd {
 	return lab.Cmd{Path: "/bin/sh", Args: []string{"-c", "echo ready; read go; " + script}}
+}
+
+// shells starts so many.
+func shells(s *lab.Scene, n int, script func(i int) string) (all []*lab.Proc) {
+	for i := range n {
+		all = append(all, s.Start(shell(script(i))))
+	}
+	return all
 }
 
 // serveNode starts a Node service that does some work for each request.

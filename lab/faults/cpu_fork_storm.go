@@ -86,10 +86,7 @@ func forkStormer(args []string) {
 
 func forXargs(s *lab.Scene, n int, script string) {
 	svc := s.Serve(victim.Spec{Kind: victim.Loop, Work: []string{"compute:3ms"}}, lab.Place{})
-	var jobs []*lab.Proc
-	for range n {
-		jobs = append(jobs, s.Start(shell(script)))
-	}
+	jobs := shells(s, n, func(int) string { return script })
 	s.BlameGroup(jobs...)
 	s.Watch(svc)
 	s.Break(saying(s, "go", jobs...), killing(s, jobs...))

@@ -62,26 +62,27 @@ func dirty(s *lab.Scene, how string) {
 	s.Blame(lab.Guilty{Devices: []string{fs.Name}, Mounts: []string{fs.Mount}})
 	s.Throttle(fs, "blkio.throttle.write_bps_device", 4<<20)
 	s.Watch(svc)
-	s.Break(saying(s, "go", job), func() {
-		s.Throttle(fs, "blkio.throttle.write_bps_device", 0)
-		killing(s, job)()
-	})
+	s.Break(saying(s, "go", job), speeding(s, fs, job))
 }
 
 func ddDirty(s *lab.Scene, n int, much string) {
 	fs := s.LoopFS(256, "-O", "^has_journal")
 	limitDirty(s, fs)
 	svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Work: []string{"append:" + fs.Path("log")}}, lab.Place{})
-	var jobs []*lab.Proc
-	for i := range n {
-		jobs = append(jobs, s.Start(shell(fmt.Sprintf("dd if=/dev/zero of=%s.%d %s; sleep 60", fs.Path("dump"), i, much))))
-	}
+	jobs := shells(s, n, func(i int) string {
+		return fmt.Sprintf("dd if=/dev/zero of=%s.%d %s; sleep 60", fs.Path("dump"), i, much)
+	})
 	s.BlameGroup(jobs...)
 	s.Blame(lab.Guilty{Devices: []string{fs.Name}, Mounts: []string{fs.Mount}})
 	s.Throttle(fs, "blkio.throttle.write_bps_device", 6<<20)
 	s.Watch(svc)
-	s.Break(saying(s, "go", jobs...), func() {
+	s.Break(saying(s, "go", jobs...), speeding(s, fs, jobs...))
+}
+
+// speeding lifts a disk's limit and ends who wrote there.
+func speeding(s *lab.Scene, fs *lab.LoopFS, ps ...*lab.Proc) func() {
+	return func() {
 		s.Throttle(fs, "blkio.throttle.write_bps_device", 0)
-		killing(s, jobs...)()
-	})
+		killing(s, ps...)()
+	}
 }

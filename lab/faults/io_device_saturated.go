@@ -59,10 +59,9 @@ func ddWrites(s *lab.Scene, jobs int, block string, count int) {
 	const rate = "blkio.throttle.write_bps_device"
 	s.Throttle(disk, rate, 20<<20)
 	svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Work: []string{"directwrite:" + disk.Device}}, lab.Place{})
-	var dds []*lab.Proc
-	for i := range jobs {
-		dds = append(dds, s.Start(shell(fmt.Sprintf("exec dd if=/dev/zero of=%s bs=%s count=%d seek=%d oflag=direct conv=notrunc status=none", disk.Device, block, count, i*count))))
-	}
+	dds := shells(s, jobs, func(i int) string {
+		return fmt.Sprintf("exec dd if=/dev/zero of=%s bs=%s count=%d seek=%d oflag=direct conv=notrunc status=none", disk.Device, block, count, i*count)
+	})
 	s.BlameGroup(dds...)
 	s.Blame(lab.Guilty{Devices: []string{disk.Name}})
 	s.Watch(svc)

@@ -82,10 +82,7 @@ func syncer(args []string) {
 func ddFsync(s *lab.Scene, n int, script string) {
 	fs := s.LoopFS(768, "-O", "^has_journal")
 	svc := s.Serve(victim.Spec{Kind: victim.Threads, Work: []string{"fsync:" + fs.Path("records")}}, lab.Place{})
-	var jobs []*lab.Proc
-	for i := range n {
-		jobs = append(jobs, s.Start(shell(fmt.Sprintf("f=%s.%d; %s", fs.Path("part"), i, script))))
-	}
+	jobs := shells(s, n, func(i int) string { return fmt.Sprintf("f=%s.%d; %s", fs.Path("part"), i, script) })
 	s.BlameGroup(jobs...)
 	s.Blame(lab.Guilty{Swarms: []string{"dd"}, Devices: []string{fs.Name}})
 	s.Watch(svc)

@@ -50,11 +50,11 @@ func fillConntrack(s *lab.Scene, ports int) {
 	scan := s.Start(lab.Cmd{Name: "scanner", Role: "udpscan", Args: []string{ns.IP, strconv.Itoa(ports)}})
 	s.BlameGroup(scan)
 	s.Blame(lab.Guilty{Tables: true, Addresses: []string{ns.HostIP}})
-	s.Sysctl("/proc/sys/net/netfilter/nf_conntrack_max", "200")
+	restore := s.Sysctl("/proc/sys/net/netfilter/nf_conntrack_max", "200")
 	s.Watch(svc)
 	s.Break(saying(s, "go", scan), func() {
 		killing(s, scan)()
-		s.Sysctl("/proc/sys/net/netfilter/nf_conntrack_max", "262144")
+		restore()
 	})
 }
 
@@ -89,11 +89,11 @@ func connsInConntrack(s *lab.Scene, n string) {
 	job := s.Start(lab.Cmd{Name: "chatclient", Role: "connkeeper", Args: []string{other.Address, n}})
 	s.BlameGroup(job)
 	s.Blame(lab.Guilty{Tables: true, Addresses: []string{ns.HostIP, other.Address}})
-	s.Sysctl("/proc/sys/net/netfilter/nf_conntrack_max", "200")
+	restore := s.Sysctl("/proc/sys/net/netfilter/nf_conntrack_max", "200")
 	s.Watch(svc)
 	s.Break(saying(s, "go", job), func() {
 		killing(s, job)()
-		s.Sysctl("/proc/sys/net/netfilter/nf_conntrack_max", "262144")
+		restore()
 	})
 }
 

@@ -47,7 +47,7 @@ func flood(s *lab.Scene, every time.Duration) {
 	job := s.Start(lab.Cmd{Name: "flood", Role: "synflood", Args: []string{svc.Address, every.String()}, Place: lab.Place{Netns: ns.Name}})
 	s.BlameGroup(job)
 	// That the senders are many is all there is to say of made-up addresses.
-	s.Blame(lab.Guilty{Addresses: append([]string{svc.Address, "many senders"}, spoofed...), Interfaces: []string{ns.HostLink}})
+	s.Blame(lab.Guilty{Addresses: append([]string{"many senders"}, spoofed...), Interfaces: []string{ns.HostLink}})
 	s.Watch(svc)
 	s.Break(saying(s, "go", job), killing(s, job))
 }
@@ -120,7 +120,7 @@ func floodFromOne(s *lab.Scene, every time.Duration) {
 	svc.UsersIn(ns)
 	job := s.Start(lab.Cmd{Name: "flood", Role: "synflood", Args: []string{svc.Address, every.String(), spoofed[0]}, Place: lab.Place{Netns: ns.Name}})
 	s.BlameGroup(job)
-	s.Blame(lab.Guilty{Addresses: []string{svc.Address, spoofed[0]}, Interfaces: []string{ns.HostLink}})
+	s.Blame(lab.Guilty{Addresses: []string{spoofed[0]}, Interfaces: []string{ns.HostLink}})
 	s.Watch(svc)
 	s.Break(saying(s, "go", job), killing(s, job))
 }
