@@ -16,12 +16,13 @@ var doors = map[string]struct {
 	allowed []string
 	why     string
 }{
-	"golang.org/x/sys/unix":                 {[]string{"internal/kernel", "probes", "lab/", "cmd/freezeframe"}, "internal/kernel is the door to the kernel; probes do their work by system calls of their own"},
+	"golang.org/x/sys/unix":                 {[]string{"internal/kernel", "bpf", "probes", "lab/", "cmd/freezeframe"}, "internal/kernel is the door to the kernel; probes do their work by system calls of their own"},
+	"github.com/cilium/ebpf":                {[]string{"bpf", "lab/"}, "bpf is the door to programs in the kernel"},
 	"github.com/spf13/viper":                {[]string{"internal/config"}, "internal/config is the door to the configuration"},
 	"github.com/hanwen/go-fuse":             {[]string{"lab/"}, "only the lab serves filesystems"},
 	"github.com/santhosh-tekuri/jsonschema": {nil, "schemas are checked in tests only: compiling them takes memory the daemon should not spend"},
 	"github.com/shirou/gopsutil/v3":         {[]string{"reports", "lab/"}, "host facts at report time, off the sampling path"},
-	"unsafe":                                {[]string{"internal/kernel", "probes", "lab/"}, "raw system calls only"},
+	"unsafe":                                {[]string{"internal/kernel", "bpf", "probes", "lab/"}, "raw system calls only"},
 }
 
 func sources(t *testing.T, visit func(dir, path string)) {

@@ -1,10 +1,28 @@
 package collectors
 
-import "freezeframe"
+import (
+	"freezeframe"
+	"freezeframe/bpf"
+)
 
 // All returns every collector, closed. A new one is one file and one line here.
-// The conformance tests range over this list.
-func All() []freezeframe.Collector {
+// The conformance tests range over this list. What BPF tells comes on top, as
+// far as programs has it; nil is a machine without.
+func All(programs *bpf.Programs) []freezeframe.Collector {
+	return append(plain(), known(programs)...)
+}
+
+// known lists what is read from BPF programs.
+func known(programs *bpf.Programs) []freezeframe.Collector {
+	var out []freezeframe.Collector
+	if programs == nil {
+		return out
+	}
+	return out
+}
+
+// plain lists what needs no BPF.
+func plain() []freezeframe.Collector {
 	// The table of processes, which three collectors share.
 	processes := newCensus()
 	// What asks the kernel about sockets shares the answers.

@@ -34,7 +34,7 @@ const trees = "testdata/trees"
 
 // each runs a subtest for every collector.
 func each(t *testing.T, test func(*testing.T, freezeframe.Collector)) {
-	for _, c := range All() {
+	for _, c := range All(nil) {
 		t.Run(c.Source().Name, func(t *testing.T) { test(t, c) })
 	}
 }
@@ -155,7 +155,7 @@ func TestSources(t *testing.T) {
 		seen   = map[string]bool{}
 		keys   = []string{"", "cpu", "task", "socket", "text", "lock", "mount", "connection"}
 	)
-	for _, c := range All() {
+	for _, c := range All(nil) {
 		s := c.Source()
 		if !word.MatchString(s.Name) || s.Name != strings.ToLower(s.Name) || seen[s.Name] {
 			t.Errorf("%q: a name is lower case and the only one of its kind", s.Name)

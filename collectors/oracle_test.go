@@ -170,7 +170,7 @@ func FuzzAgainstProcfs(f *testing.F) {
 	f.Fuzz(func(t *testing.T, seed uint64) {
 		dir := t.TempDir()
 		renumber(t, filepath.Join(trees, "linux-6.18"), dir, rand.New(rand.NewPCG(seed, 0)))
-		for _, c := range All() {
+		for _, c := range All(nil) {
 			if oracles[c.Source().Name] != nil {
 				agree(t, c, dir)
 			}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"freezeframe"
+	"freezeframe/bpf"
 	"freezeframe/collectors"
 	"freezeframe/internal/kernel"
 	"freezeframe/probes"
@@ -39,6 +40,7 @@ const (
 // Options of a watch. The zero value watches this machine.
 type Options struct {
 	Probes    probes.Options // Events, Focus and Texts are set by Start
+	BPF       bpf.Options
 	RingBytes int
 	Rules     []freezeframe.Rule
 	Quiet     time.Duration // 0: DefaultQuiet
@@ -66,6 +68,7 @@ type Watch struct {
 	focus   *freezeframe.Focus
 	ring    *recorder.Ring
 	sampler *recorder.Sampler
+	bpf     *bpf.Programs
 	chase   *chase
 	cancel  context.CancelFunc
 	started freezeframe.Instant
@@ -120,6 +123,7 @@ func Start(o Options) (*Watch, error) {
 			})
 		}
 	}
+	w.bpf = bpf.Load(o.BPF)
 	texts := w.ring.Texts()
 	w.chase = newChase(w.focus, texts, texts.String, w.ring.AddEvent)
 	po := o.Probes
@@ -132,8 +136,9 @@ func Start(o Options) (*Watch, error) {
 		}
 	}
 	host := freezeframe.Host{Proc: "/proc", Sys: "/sys", Texts: texts, Focus: w.focus}
-	w.sampler = recorder.NewSampler(w.ring, host, collectors.All(), observers...)
+	w.sampler = recorder.NewSampler(w.ring, host, collectors.All(w.bpf), observers...)
 	if err := w.sampler.Start(); err != nil {
+		w.bpf.Close()
 		return nil, fmt.Errorf("start the sampler: %w", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -394,6 +399,7 @@ func (w *Watch) Stop(ctx context.Context) []Incident {
 		out = append(out, i)
 	}
 	w.sampler.Stop()
+	w.bpf.Close()
 	// A probe that is stuck in the kernel does not end; its thread is left.
 	ended := make(chan struct{})
 	go func() { w.probing.Wait(); close(ended) }()
@@ -427,5 +433,6 @@ func (w *Watch) missing() []freezeframe.Need {
 	if n := w.dropped.Load(); n > 0 {
 		needs = append(needs, freezeframe.Need{What: fmt.Sprintf("take %d reports of probes", n), Lost: "some symptoms: too many came at once"})
 	}
+	needs = append(needs, w.bpf.Needs()...)
 	return append(needs, w.sampler.Missing()...)
 }

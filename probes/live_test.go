@@ -127,7 +127,7 @@ func watch(t *testing.T, mode string) *host {
 	if len(observers) != 3 {
 		t.Fatalf("%d observers", len(observers))
 	}
-	sampler := recorder.NewSampler(ring, freezeframe.Host{Proc: "/proc", Sys: "/sys", Texts: ring.Texts(), Focus: focus}, collectors.All(), observers...)
+	sampler := recorder.NewSampler(ring, freezeframe.Host{Proc: "/proc", Sys: "/sys", Texts: ring.Texts(), Focus: focus}, collectors.All(nil), observers...)
 	if err := sampler.Start(); err != nil {
 		t.Fatal(err)
 	}

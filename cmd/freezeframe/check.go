@@ -49,7 +49,7 @@ func (a *app) runCheck(ctx context.Context) reports.Check {
 	ring := recorder.NewRing(a.config.Ring.Bytes)
 	focus := &freezeframe.Focus{}
 	host := freezeframe.Host{Proc: "/proc", Sys: "/sys", Texts: ring.Texts(), Focus: focus}
-	for _, c := range collectors.All() {
+	for _, c := range collectors.All(nil) {
 		result.Items = append(result.Items, checkCollector(c, host))
 	}
 	o := a.watchOptions().Probes

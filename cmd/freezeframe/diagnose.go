@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"freezeframe"
+	"freezeframe/bpf"
 	"freezeframe/detectors"
 	"freezeframe/detectors/rules"
 	"freezeframe/probes"
@@ -76,6 +77,7 @@ func (a *app) watchOptions() detectors.Options {
 			HTTP:          a.config.Probes.HTTP,
 			TCP:           a.config.Probes.TCP,
 		},
+		BPF:       bpf.Options{Off: !a.config.BPF.Enabled, Without: a.config.BPF.Without},
 		RingBytes: a.config.Ring.Bytes,
 		Quiet:     a.config.Stall.Quiet,
 		Realtime:  a.config.Sampling.Realtime,

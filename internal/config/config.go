@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/pflag"
 	"github.com/spf13/viper"
 
+	"freezeframe/bpf"
 	"freezeframe/internal/nearest"
 )
 
@@ -35,6 +36,7 @@ const envPrefix = "FREEZEFRAME_"
 type Config struct {
 	Probes   Probes
 	Sampling Sampling
+	BPF      BPF
 	Ring     Ring
 	Stall    Stall
 	Output   Output
@@ -57,6 +59,12 @@ type Fsync struct {
 // Sampling says how readings are taken.
 type Sampling struct {
 	Realtime bool // sampling.realtime: real-time priority, where it can be had
+}
+
+// BPF says which programs may run in the kernel.
+type BPF struct {
+	Enabled bool     // bpf.enabled: whether any may
+	Without []string // bpf.without: families that are left out: waits, requests …
 }
 
 // Ring is the memory that readings are kept in.
@@ -94,6 +102,8 @@ func keys() []key {
 		{"probes.http", []any{}, list(func(c *Config, v []string) { c.Probes.HTTP = v }, httpURL)},
 		{"probes.tcp", []any{}, list(func(c *Config, v []string) { c.Probes.TCP = v }, hostPort)},
 		{"sampling.realtime", true, boolean(func(c *Config, v bool) { c.Sampling.Realtime = v })},
+		{"bpf.enabled", true, boolean(func(c *Config, v bool) { c.BPF.Enabled = v })},
+		{"bpf.without", []any{}, list(func(c *Config, v []string) { c.BPF.Without = v }, bpfFamily)},
 		{"ring.bytes", 24 << 20, integer(func(c *Config, v int) { c.Ring.Bytes = v }, 8<<20, 1<<30)},
 		{"stall.quiet", "700ms", duration(func(c *Config, v time.Duration) { c.Stall.Quiet = v }, 100*time.Millisecond, time.Minute)},
 		{"output.dir", "", text(func(c *Config, v string) { c.Output.Dir = v })},
@@ -463,6 +473,13 @@ func list(set func(*Config, []string), check func(string) error) func(*Config, a
 		set(c, values)
 		return nil
 	}
+}
+
+func bpfFamily(name string) error {
+	if !slices.Contains(bpf.Names(), name) {
+		return want("one of "+strings.Join(bpf.Names(), ", "), name)
+	}
+	return nil
 }
 
 func absolute(path string) error {

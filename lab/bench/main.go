@@ -57,7 +57,7 @@ func main() {
 	signal.Notify(stop, os.Interrupt, syscall.SIGTERM)
 	go func() { <-stop; os.Exit(130) }()
 
-	fmt.Printf("%s %s, %d CPUs, %d collectors\n", runtime.GOOS, kernelRelease(), runtime.NumCPU(), len(collectors.All()))
+	fmt.Printf("%s %s, %d CPUs, %d collectors\n", runtime.GOOS, kernelRelease(), runtime.NumCPU(), len(collectors.All(nil)))
 	if o.churn > 0 {
 		fatal(churn(o))
 		return

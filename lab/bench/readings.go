@@ -33,7 +33,7 @@ func readings(o options) (bool, error) {
 	if o.stalled {
 		host.Focus.Suspect(math.MaxInt64)
 	}
-	for _, c := range collectors.All() {
+	for _, c := range collectors.All(nil) {
 		s := c.Source()
 		host.Texts = ring.Texts().Lane(s.Lane)
 		if err := c.Open(host); err != nil {
@@ -154,7 +154,7 @@ func openFiles() map[string]int {
 
 // fastLane returns the collectors of the fast lane.
 func fastLane() (fast []freezeframe.Collector) {
-	for _, c := range collectors.All() {
+	for _, c := range collectors.All(nil) {
 		if c.Source().Lane == freezeframe.Fast {
 			fast = append(fast, c)
 		}

@@ -52,7 +52,7 @@ func Span(from, to time.Duration) freezeframe.Span {
 // schema is what the collectors say they yield.
 var schema = sync.OnceValue(func() []freezeframe.Source {
 	var out []freezeframe.Source
-	for _, c := range collectors.All() {
+	for _, c := range collectors.All(nil) {
 		out = append(out, c.Source())
 	}
 	return out

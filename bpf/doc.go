@@ -1,0 +1,12 @@
+// Package bpf holds the programs that run in the kernel, one family a file
+// (NAME.bpf.c), their compiled objects, and what loads, attaches, reads and
+// sheds them. Building needs no compiler: the objects are committed, and a test
+// holds them against their sources where clang is installed.
+//
+// Programs attach to BTF tracepoints, iterators, perf events and uprobes only;
+// kprobes and BPF trampolines (fentry) are refused on many hosts. Each family
+// is tried for itself: one that this kernel does not take is a Need, and what
+// the others tell stays.
+package bpf
+
+//go:generate go tool -modfile=../tools/go.mod bpf2go -tags linux -target bpfel -cc clang -cflags "-O2 -g -Wall -Werror -mcpu=v3" -strip llvm-strip -no-global-types waits waits.bpf.c

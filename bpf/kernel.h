@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The few kernel structures that the programs read, field by field, relocated
+ * to the running kernel when they are loaded (CO-RE). Only what is read is
+ * declared; names are the kernel's own.
+ */
+#ifndef FREEZEFRAME_KERNEL_H
+#define FREEZEFRAME_KERNEL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+typedef unsigned char __u8;
+typedef signed char __s8;
+typedef unsigned short __u16;
+typedef short __s16;
+typedef unsigned int __u32;
+typedef int __s32;
+typedef unsigned long long __u64;
+typedef long long __s64;
+typedef __u16 __be16;
+typedef __u32 __be32;
+typedef __u64 __be64;
+typedef __u32 __wsum;
+typedef __u16 __sum16;
+
+/* include/uapi/linux/bpf.h */
+enum {
+	BPF_MAP_TYPE_HASH = 1,
+	BPF_MAP_TYPE_ARRAY = 2,
+	BPF_MAP_TYPE_PERCPU_HASH = 5,
+	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_STACK_TRACE = 7,
+	BPF_MAP_TYPE_LRU_HASH = 9,
+	BPF_MAP_TYPE_SK_STORAGE = 24,
+	BPF_MAP_TYPE_RINGBUF = 27,
+	BPF_MAP_TYPE_TASK_STORAGE = 29,
+};
+
+enum {
+	BPF_ANY = 0,
+	BPF_NOEXIST = 1,
+	BPF_F_NO_PREALLOC = 1,
+	BPF_LOCAL_STORAGE_GET_F_CREATE = 1,
+	BPF_F_USER_STACK = 1 << 8,
+	BPF_F_FAST_STACK_CMP = 1 << 9,
+	BPF_F_REUSE_STACKID = 1 << 10,
+	BPF_F_USER_BUILD_ID = 1 << 11,
+	BPF_RB_NO_WAKEUP = 1,
+};
+
+/* bpf_task_pt_regs came with Linux 5.15. */
+enum bpf_func_id___5_15 { BPF_FUNC_task_pt_regs___5_15 = 175 };
+
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+#include <bpf/bpf_core_read.h>
+
+#define READS __attribute__((preserve_access_index))
+
+/* include/linux/sched.h: get_task_state and the reporting states */
+#define TASK_RUNNING 0x0000
+#define TASK_INTERRUPTIBLE 0x0001
+#define TASK_UNINTERRUPTIBLE 0x0002
+#define TASK_STOPPED 0x0004
+#define TASK_TRACED 0x0008
+#define TASK_NOLOAD 0x0400
+#define TASK_FROZEN 0x8000
+#define PF_KTHREAD 0x00200000
+
+#define TASK_COMM_LEN 16
+#define MAX_RT_PRIO 100
+
+struct rq {
+	__u64 clock;
+	__u64 clock_task;
+} READS;
+
+struct cfs_rq {
+	struct rq *rq;
+} READS;
+
+struct sched_entity {
+	__u64 exec_start;
+	__u64 sum_exec_runtime;
+	__u64 prev_sum_exec_runtime;
+	struct cfs_rq *cfs_rq;
+} READS;
+
+struct sched_info {
+	unsigned long pcount;
+	unsigned long long run_delay;
+	unsigned long long last_arrival;
+	unsigned long long last_queued;
+} READS;
+
+struct qstr {
+	const unsigned char *name;
+} READS;
+
+struct super_block {
+	__u32 s_dev;
+} READS;
+
+struct inode {
+	unsigned short i_mode;
+	unsigned long i_ino;
+	struct super_block *i_sb;
+} READS;
+
+struct dentry {
+	struct dentry *d_parent;
+	struct qstr d_name;
+} READS;
+
+struct path {
+	struct dentry *dentry;
+} READS;
+
+struct file {
+	struct path f_path;
+	struct inode *f_inode;
+} READS;
+
+struct fdtable {
+	unsigned int max_fds;
+	struct file **fd;
+} READS;
+
+struct files_struct {
+	struct fdtable *fdt;
+} READS;
+
+struct task_struct {
+	unsigned int __state; /* since Linux 5.14 */
+	unsigned int flags;
+	int on_cpu;
+	int prio;
+	unsigned int policy;
+	struct sched_entity se;
+	struct sched_info sched_info;
+	__s32 pid;
+	__s32 tgid;
+	struct task_struct *group_leader;
+	struct task_struct *real_parent;
+	struct files_struct *files;
+	char comm[TASK_COMM_LEN];
+	__u64 start_boottime;
+} READS;
+
+struct task_struct___before_5_14 {
+	volatile long state;
+} READS;
+
+/* Registers of a task in the kernel (arch/.../include/asm/ptrace.h). */
+struct pt_regs___x86 {
+	unsigned long di;
+	unsigned long orig_ax;
+} READS;
+
+struct user_pt_regs___arm64 {
+	__u64 regs[31];
+} READS;
+
+struct pt_regs___arm64 {
+	struct user_pt_regs___arm64 user_regs;
+	__s32 syscallno;
+} READS;
+
+static __always_inline __u32 task_state(struct task_struct *p)
+{
+	if (bpf_core_field_exists(p->__state))
+		return p->__state;
+	return (__u32)((struct task_struct___before_5_14 *)p)->state;
+}
+
+static __always_inline bool idle_kthread(__u32 state)
+{
+	return (state & TASK_NOLOAD) != 0;
+}
+
+#endif

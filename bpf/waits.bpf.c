@@ -1,0 +1,310 @@
+//go:build ignore
+
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * waits: every wait of a thread over a threshold, when it is over: how long it
+ * slept, where and who woke it; how long it then stood in a run queue, and
+ * who had the CPU. And every stretch on a CPU that nobody interrupted.
+ *
+ * No stamp is written while all is well. The scheduler keeps all that is
+ * needed in the task itself, in the time of its run queues (rq->clock):
+ *
+ *   sched_info.last_arrival                  when it last got a CPU
+ *   se.sum_exec_runtime - se.prev_sum_...    how long it ran then (fair tasks)
+ *   sched_info.last_queued                   since when it stands in line
+ *
+ * so that a sleep began at last_arrival + that time. This is not the time of
+ * bpf_ktime_get_ns: the difference is taken anew in each jiffy, at a switch,
+ * when rq->clock is fresh.
+ */
+#include "kernel.h"
+
+#define FRAMES 32
+
+enum { SLEPT = 1, QUEUED = 2, RAN = 3 };
+
+struct wait {
+	__u64 began, ended;
+	__u64 inode;
+	__u32 tid, tgid;
+	__u32 other_tid, other_tgid;
+	__u32 state;
+	__s32 syscall;
+	__u32 device; /* of the inode, as s_dev */
+	__u16 mode;   /* of the inode */
+	__u8 kind;
+	__u8 cpu;
+	__u16 prio;
+	__u16 stack_bytes;
+	__u16 waker_stack_bytes;
+	__u16 other_prio;
+	char comm[TASK_COMM_LEN];
+	char other_comm[TASK_COMM_LEN];
+	char name[32]; /* last part of the file's path */
+	__u64 stack[FRAMES];
+	__u64 waker_stack[16];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 20);
+} waits SEC(".maps");
+
+/* Processes whose ordinary sleeps are told too. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 256);
+	__type(key, __u32);
+	__type(value, __u8);
+} watched SEC(".maps");
+
+/* What there was no room for, and what was beyond the rate: per CPU. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct rate);
+} rates SEC(".maps");
+
+struct rate {
+	__u64 jiffies;  /* of the last adjustment of the clocks */
+	__s64 monotonic; /* bpf_ktime_get_ns - rq->clock */
+	__u64 window;   /* whole seconds, of tokens */
+	__u64 told;     /* in this window */
+	__u64 lost;
+};
+
+volatile const __u64 slept_least_ns = 5000000;     /* uninterruptible */
+volatile const __u64 idled_least_ns = 20000000;    /* interruptible, stopped */
+volatile const __u64 queued_least_ns = 5000000;
+volatile const __u64 ran_least_ns = 20000000;
+volatile const __u64 told_most = 2000; /* a second and CPU */
+volatile const __u32 own_tgid = 0;
+
+/* 1 while a stall is open or suspected: everybody's sleeps are told. */
+__u32 stalled = 0;
+
+static __always_inline struct rate *rate_of(void)
+{
+	__u32 zero = 0;
+	return bpf_map_lookup_elem(&rates, &zero);
+}
+
+/* rq_of is the run queue of a fair task; others keep that of their last turn. */
+static __always_inline struct rq *rq_of(struct task_struct *p)
+{
+	return p->se.cfs_rq->rq;
+}
+
+static __always_inline bool allowed(struct rate *r, __u64 now)
+{
+	__u64 second = now >> 30;
+
+	if (r->window != second) {
+		r->window = second;
+		r->told = 0;
+	}
+	if (r->told >= told_most) {
+		r->lost++;
+		return false;
+	}
+	r->told++;
+	return true;
+}
+
+/* slept_since is when a task that is not on a CPU left it, in rq->clock's time. */
+static __always_inline __u64 slept_since(struct task_struct *p)
+{
+	if (p->prio < MAX_RT_PRIO) {
+		/* prev_sum_exec_runtime is kept for fair tasks only; exec_start is
+		 * when it last left, in the time that has no interrupts in it. */
+		struct rq *rq = rq_of(p);
+		return p->se.exec_start + (rq->clock - rq->clock_task);
+	}
+	return p->sched_info.last_arrival + (p->se.sum_exec_runtime - p->se.prev_sum_exec_runtime);
+}
+
+static __always_inline void who(struct wait *w, struct task_struct *p)
+{
+	w->tid = p->pid;
+	w->tgid = p->tgid;
+	w->prio = p->prio;
+	bpf_probe_read_kernel(w->comm, sizeof(w->comm), p->comm);
+}
+
+static __always_inline void other(struct wait *w, struct task_struct *p)
+{
+	w->other_tid = p->pid;
+	w->other_tgid = p->tgid;
+	w->other_prio = p->prio;
+	bpf_probe_read_kernel(w->other_comm, sizeof(w->other_comm), p->comm);
+}
+
+/* file tells what a descriptor of a task is. */
+static __always_inline void file(struct wait *w, struct task_struct *p, __u64 fd)
+{
+	struct file **table, *f;
+	struct inode *inode;
+	const unsigned char *name;
+
+	struct files_struct *files = p->files;
+	if (!files)
+		return;
+	struct fdtable *fdt = BPF_CORE_READ(files, fdt);
+	if (!fdt || fd >= BPF_CORE_READ(fdt, max_fds))
+		return;
+	table = BPF_CORE_READ(fdt, fd);
+	if (bpf_probe_read_kernel(&f, sizeof(f), table + fd) || !f)
+		return;
+	inode = BPF_CORE_READ(f, f_inode);
+	if (!inode)
+		return;
+	w->inode = BPF_CORE_READ(inode, i_ino);
+	w->mode = BPF_CORE_READ(inode, i_mode);
+	w->device = BPF_CORE_READ(inode, i_sb, s_dev);
+	name = BPF_CORE_READ(f, f_path.dentry, d_name.name);
+	bpf_probe_read_kernel_str(w->name, sizeof(w->name), name);
+}
+
+/* where tells the system call that a task sleeps in, and on which file. */
+static __always_inline void where(struct wait *w, struct task_struct *p)
+{
+	__u64 first = ~0ULL;
+
+	w->syscall = -1;
+	if (p->flags & PF_KTHREAD)
+		return;
+	if (!bpf_core_enum_value_exists(enum bpf_func_id___5_15, BPF_FUNC_task_pt_regs___5_15))
+		return;
+	void *regs = (void *)bpf_task_pt_regs(p);
+	if (!regs)
+		return;
+	if (bpf_core_field_exists(((struct pt_regs___x86 *)0)->orig_ax)) {
+		w->syscall = (__s32)BPF_CORE_READ((struct pt_regs___x86 *)regs, orig_ax);
+		first = BPF_CORE_READ((struct pt_regs___x86 *)regs, di);
+	} else if (bpf_core_field_exists(((struct pt_regs___arm64 *)0)->syscallno)) {
+		w->syscall = BPF_CORE_READ((struct pt_regs___arm64 *)regs, syscallno);
+		/* regs[0] holds the first argument until the call returns. */
+		first = BPF_CORE_READ((struct pt_regs___arm64 *)regs, user_regs.regs[0]);
+	}
+	if (first < 1 << 20)
+		file(w, p, first);
+}
+
+static __always_inline void stack(struct wait *w, struct task_struct *p)
+{
+	long n = bpf_get_task_stack(p, w->stack, sizeof(w->stack), 0);
+	w->stack_bytes = n > 0 ? n : 0;
+}
+
+/* The sleeper is about to be woken by the current task, or by an interrupt
+ * that came while it ran. */
+SEC("tp_btf/sched_waking")
+int BPF_PROG(waking, struct task_struct *p)
+{
+	struct rate *r;
+	struct wait *w;
+	__u32 state, tgid;
+	__u64 now, since, slept, least;
+
+	state = task_state(p);
+	if (state == TASK_RUNNING || idle_kthread(state) || p->on_cpu)
+		return 0;
+	if (!(state & TASK_UNINTERRUPTIBLE) && (p->flags & PF_KTHREAD))
+		return 0;
+	r = rate_of();
+	if (!r || !r->jiffies)
+		return 0;
+	now = bpf_ktime_get_ns();
+	since = slept_since(p) + r->monotonic;
+	slept = now - since;
+	least = state & TASK_UNINTERRUPTIBLE ? slept_least_ns : idled_least_ns;
+	if (slept < least || (__s64)slept < 0)
+		return 0;
+	tgid = p->tgid;
+	if (!(state & TASK_UNINTERRUPTIBLE) && !stalled && !bpf_map_lookup_elem(&watched, &tgid))
+		return 0;
+	if (!allowed(r, now))
+		return 0;
+	w = bpf_ringbuf_reserve(&waits, sizeof(*w), 0);
+	if (!w) {
+		r->lost++;
+		return 0;
+	}
+	w->kind = SLEPT;
+	w->began = since;
+	w->ended = now;
+	w->state = state;
+	w->cpu = bpf_get_smp_processor_id();
+	w->inode = 0;
+	w->device = 0;
+	w->mode = 0;
+	w->name[0] = 0;
+	who(w, p);
+	other(w, (struct task_struct *)bpf_get_current_task_btf());
+	where(w, p);
+	stack(w, p);
+	long n = bpf_get_stack(ctx, w->waker_stack, sizeof(w->waker_stack), 0);
+	w->waker_stack_bytes = n > 0 ? n : 0;
+	bpf_ringbuf_submit(w, BPF_RB_NO_WAKEUP);
+	return 0;
+}
+
+static __always_inline void tell_switch(struct rate *r, __u8 kind, __u64 began, __u64 ended,
+	struct task_struct *p, struct task_struct *o)
+{
+	struct wait *w;
+
+	if (!allowed(r, ended))
+		return;
+	w = bpf_ringbuf_reserve(&waits, sizeof(*w), 0);
+	if (!w) {
+		r->lost++;
+		return;
+	}
+	w->kind = kind;
+	w->began = began + r->monotonic;
+	w->ended = ended + r->monotonic;
+	w->state = 0;
+	w->syscall = -1;
+	w->inode = 0;
+	w->device = 0;
+	w->mode = 0;
+	w->name[0] = 0;
+	w->cpu = bpf_get_smp_processor_id();
+	w->stack_bytes = 0;
+	w->waker_stack_bytes = 0;
+	who(w, p);
+	other(w, o);
+	bpf_ringbuf_submit(w, BPF_RB_NO_WAKEUP);
+}
+
+SEC("tp_btf/sched_switch")
+int BPF_PROG(switched, bool preempt, struct task_struct *prev, struct task_struct *next)
+{
+	struct rate *r;
+	__u64 clock, queued, arrived, jiffies;
+
+	r = rate_of();
+	if (!r)
+		return 0;
+	clock = rq_of(next)->clock;
+	jiffies = bpf_jiffies64();
+	if (r->jiffies != jiffies) {
+		r->jiffies = jiffies;
+		r->monotonic = bpf_ktime_get_ns() - clock;
+	}
+	if (prev->pid) {
+		arrived = prev->sched_info.last_arrival;
+		if (arrived && clock - arrived >= ran_least_ns && (__s64)(clock - arrived) > 0)
+			tell_switch(r, RAN, arrived, clock, prev, next);
+	}
+	if (next->pid) {
+		queued = next->sched_info.last_queued;
+		if (queued && clock - queued >= queued_least_ns && (__s64)(clock - queued) > 0)
+			tell_switch(r, QUEUED, queued, clock, next, prev);
+	}
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "GPL";

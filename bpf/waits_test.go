@@ -1,0 +1,92 @@
+package bpf
+
+import (
+	"os"
+	"runtime"
+	"testing"
+	"time"
+	"unsafe"
+
+	"freezeframe/internal/kernel"
+
+	"golang.org/x/sys/unix"
+)
+
+// load loads every family, or says why this machine cannot.
+func load(t *testing.T) *Programs {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("not root: BPF programs cannot be loaded")
+	}
+	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); err != nil {
+		t.Skipf("this kernel has no BTF: %v", err)
+	}
+	p := Load(Options{})
+	t.Cleanup(p.Close)
+	for _, n := range p.Needs() {
+		t.Errorf("%s: %s", n.What, n.Err)
+	}
+	return p
+}
+
+// TestWaitsAreExact blocks for known times in known ways: what is told must be
+// within a millisecond of what the thread itself saw.
+func TestWaitsAreExact(t *testing.T) {
+	w := load(t).Waits
+	if w == nil {
+		t.Fatal("no waits")
+	}
+	if err := w.Watch([]int32{int32(os.Getpid())}); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(20 * time.Millisecond) // each CPU has adjusted its clock
+	type block struct {
+		name string
+		nr   int32
+		do   func(d time.Duration)
+	}
+	blocks := []block{
+		{"futex", unix.SYS_FUTEX, futexWait},
+		{"nanosleep", unix.SYS_CLOCK_NANOSLEEP, func(d time.Duration) {
+			ts := unix.NsecToTimespec(int64(d))
+			_ = unix.ClockNanosleep(unix.CLOCK_MONOTONIC, 0, &ts, nil)
+		}},
+		{"poll", unix.SYS_PPOLL, func(d time.Duration) {
+			ts := unix.NsecToTimespec(int64(d))
+			_, _ = unix.Ppoll(nil, &ts, nil)
+		}},
+	}
+	for _, b := range blocks {
+		for _, d := range []time.Duration{25 * time.Millisecond, 80 * time.Millisecond, 210 * time.Millisecond} {
+			drop(w)
+			runtime.LockOSThread()
+			tid := uint32(unix.Gettid())
+			began := kernel.Now()
+			b.do(d)
+			ended := kernel.Now()
+			runtime.UnlockOSThread()
+			var told time.Duration
+			var nr int32
+			w.Drain(1e6, func(x *Wait) {
+				if x.TID == tid && x.Kind == Slept && x.Began+1e6 > uint64(began) {
+					told += time.Duration(x.Ended - x.Began)
+					nr = x.Syscall
+				}
+			})
+			if diff := told - ended.Sub(began); diff < -time.Millisecond || diff > time.Millisecond {
+				t.Errorf("%s of %v took %v: BPF told %v", b.name, d, ended.Sub(began), told)
+			}
+			if nr != b.nr {
+				t.Errorf("%s: told to be in system call %d, want %d", b.name, nr, b.nr)
+			}
+		}
+	}
+}
+
+func drop(w *Waits) { w.Drain(1e6, func(*Wait) {}) }
+
+func futexWait(d time.Duration) {
+	var word uint32
+	ts := unix.NsecToTimespec(int64(d))
+	_, _, _ = unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(&word)), 0, 0, uintptr(unsafe.Pointer(&ts)), 0, 0)
+}
