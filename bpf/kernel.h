@@ -145,7 +145,7 @@ struct task_struct {
 	struct task_struct *real_parent;
 	struct files_struct *files;
 	char comm[TASK_COMM_LEN];
-	__u64 start_boottime;
+	__u64 start_boottime; /* since Linux 5.5 */
 } READS;
 
 struct task_struct___before_5_14 {
