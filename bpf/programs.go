@@ -24,6 +24,8 @@ type Options struct {
 	Off bool
 	// Without lists families that are not to be loaded.
 	Without []string
+	// Budget is how much of one CPU all programs together may take (see Guard).
+	Budget float64
 }
 
 // Programs is what was loaded. A nil *Programs is a kernel without BPF: every

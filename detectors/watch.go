@@ -157,6 +157,7 @@ func Start(o Options) (*Watch, error) {
 		})
 	}
 	go w.loop(ctx)
+	go w.bpf.Guard(ctx, o.BPF.Budget)
 	return w, nil
 }
 
