@@ -233,7 +233,7 @@ func (t *Tracker) adjoining(stall freezeframe.Span, now freezeframe.Instant) fre
 }
 
 const (
-	edgeOwn = iota
+	edgeOwn   = iota
 	edgeStuck // a process that does not get on: who waits for it is not known
 	edgeRefused
 	edgeWait
