@@ -289,7 +289,7 @@ func (im *image) name(r, dr io.ReaderAt, off uint64) string {
 	}
 	if im.gotab != nil {
 		if s := im.gotab.name(r, at); s != "" {
-			return printable(s)
+			return shown(s)
 		}
 	}
 	if im.dynsym != nil {
@@ -304,7 +304,7 @@ func (im *image) name(r, dr io.ReaderAt, off uint64) string {
 // which an @ or a leading _Z would mean nothing.
 func (im *image) readable(s string) string {
 	if im.gotab != nil && bytes.ContainsAny([]byte(s), ".") && !bytes.HasPrefix([]byte(s), []byte("_Z")) {
-		return printable(s)
+		return shown(s)
 	}
 	return symbolName(s)
 }

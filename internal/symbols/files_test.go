@@ -516,7 +516,7 @@ func FuzzGoTable(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte, at, count, pairs, funcs, names, width uint64) {
 		g := &goTable{size: uint64(len(b)), order: binary.LittleEndian, count: 1 + count%4096, width: 4 << (width & 1),
 			pairs: pairs % uint64(len(b)+1), funcs: funcs % uint64(len(b)+1), names: names % uint64(len(b)+1)}
-		checkName(t, printable(g.name(bytes.NewReader(b), at)))
+		checkName(t, shown(g.name(bytes.NewReader(b), at)))
 	})
 }
 

@@ -222,7 +222,7 @@ func FuzzReadKernel(f *testing.F) {
 // checkName fails where a name could spoil a terminal or a report.
 func checkName(t *testing.T, s string) {
 	t.Helper()
-	if s != printable(s) || len(s) > maxName {
+	if s != shown(s) || len(s) > maxName {
 		t.Fatalf("%q is not fit to be shown", s)
 	}
 }

@@ -130,10 +130,10 @@ func (m *mapping) base() string {
 
 func baseName(file string) string {
 	if strings.HasPrefix(file, "[") || strings.HasPrefix(file, "//") {
-		return printable(file)
+		return shown(file)
 	}
 	if file == "" {
 		return Unknown
 	}
-	return printable(path.Base(strings.TrimSuffix(file, " (deleted)")))
+	return shown(path.Base(strings.TrimSuffix(file, " (deleted)")))
 }

@@ -213,7 +213,7 @@ func (r *Resolver) need(kind string, n freezeframe.Need) {
 func (r *Resolver) failed(err error) {
 	if kernel.IsForbidden(err) {
 		r.need("user", freezeframe.Need{What: "open what processes have mapped", Lost: "the names of their functions in stacks",
-			Fix: "run as root with CAP_SYS_ADMIN and CAP_SYS_PTRACE", Err: printable(err.Error())})
+			Fix: "run as root with CAP_SYS_ADMIN and CAP_SYS_PTRACE", Err: shown(err.Error())})
 	}
 }
 
