@@ -18,8 +18,8 @@ func Pprof(w io.Writer, in []Stack, start time.Time, length time.Duration) error
 		TimeNanos: start.UnixNano(), DurationNanos: int64(length),
 		SampleType: []*profile.ValueType{{Type: "samples", Unit: "count"}},
 		Mapping: []*profile.Mapping{
-			{ID: 1, File: "[kernel.kallsyms]", HasFunctions: true},
-			{ID: 2, File: "[user]", HasFunctions: true},
+			{ID: 1, File: "[user]", HasFunctions: true}, // the first is taken for the program
+			{ID: 2, File: "[kernel.kallsyms]", HasFunctions: true},
 		},
 	}
 	merged := Merge(in, PerThread)
@@ -54,9 +54,9 @@ func Pprof(w io.Writer, in []Stack, start time.Time, length time.Duration) error
 			l := locations[key]
 			if l == nil {
 				fn := &profile.Function{ID: uint64(len(p.Function) + 1), Name: f, SystemName: f}
-				l = &profile.Location{ID: fn.ID, Mapping: p.Mapping[1], Line: []profile.Line{{Function: fn}}}
+				l = &profile.Location{ID: fn.ID, Mapping: p.Mapping[0], Line: []profile.Line{{Function: fn}}}
 				if key.kernel {
-					l.Mapping = p.Mapping[0]
+					l.Mapping = p.Mapping[1]
 				}
 				locations[key] = l
 				p.Function = append(p.Function, fn)

@@ -162,7 +162,7 @@ func (r *Resolver) exeID(pid int) kernel.FileID {
 // open opens a mapped file: the very inode through map_files (which takes
 // CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE) or exe, or what now has its path in
 // the process's root, or on the host when the process is gone, if it is the
-// same by its inode or its build id.
+// same by its build id, or without one by its inode.
 func (r *Resolver) open(at place) (*os.File, kernel.FileID, error) {
 	if !r.alive(at.key) {
 		if at.buildID == (BuildID{}) {
@@ -170,21 +170,33 @@ func (r *Resolver) open(at place) (*os.File, kernel.FileID, error) {
 		}
 		return r.openPath(r.host, at)
 	}
-	name := fmt.Sprintf("map_files/%x-%x", at.start, at.end)
+	// The links are the mapping's own; overlayfs shows another inode than maps.
+	linked := at
+	linked.ino = 0
 	if at.end == 0 {
-		name = "exe"
+		return r.openAs(linked, func() (*os.File, error) { return kernel.OpenRegular(r.pidPath(at.key.pid, "exe")) })
 	}
-	f, err := kernel.OpenRegular(r.pidPath(at.key.pid, name))
+	f, id, err := r.openAs(linked, func() (*os.File, error) {
+		return kernel.OpenRegular(r.pidPath(at.key.pid, fmt.Sprintf("map_files/%x-%x", at.start, at.end)))
+	})
+	if err == nil {
+		return f, id, nil
+	}
+	if f, id, err := r.openAs(at, func() (*os.File, error) { return kernel.OpenRegular(r.pidPath(at.key.pid, "exe")) }); err == nil {
+		return f, id, nil
+	}
+	if f, id, err := r.openPath(r.pidPath(at.key.pid, "root"), at); err == nil {
+		return f, id, nil
+	}
+	return nil, kernel.FileID{}, err
+}
+
+// openAs opens a file and holds it against what was seen mapped.
+func (r *Resolver) openAs(at place, open func() (*os.File, error)) (*os.File, kernel.FileID, error) {
+	f, err := open()
 	if err != nil {
-		if at.end != 0 {
-			if f, id, err := r.openPath(r.pidPath(at.key.pid, "root"), at); err == nil {
-				return f, id, nil
-			}
-		}
 		return nil, kernel.FileID{}, err
 	}
-	// The link is the mapping's own; overlayfs shows another inode than maps.
-	at.ino = 0
 	id, err := kernel.IDOf(f)
 	if err == nil && !r.same(f, id, at) {
 		err = errReplaced
@@ -204,19 +216,7 @@ func (r *Resolver) openPath(root string, at place) (*os.File, kernel.FileID, err
 		return nil, kernel.FileID{}, errReplaced
 	}
 	file = strings.ReplaceAll(file, `\012`, "\n") // as the kernel writes it
-	f, err := kernel.OpenRegularIn(root, file, true)
-	if err != nil {
-		return nil, kernel.FileID{}, err
-	}
-	id, err := kernel.IDOf(f)
-	if err == nil && !r.same(f, id, at) {
-		err = errReplaced
-	}
-	if err != nil {
-		f.Close()
-		return nil, kernel.FileID{}, err
-	}
-	return f, id, nil
+	return r.openAs(at, func() (*os.File, error) { return kernel.OpenRegularIn(root, file, true) })
 }
 
 // same tells whether a file is what was seen mapped. The inode alone would not

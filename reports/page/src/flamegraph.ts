@@ -115,8 +115,8 @@ export function flamegraph(stacks: Stacks, graph: Graph, title: string): HTMLEle
 }
 
 const titles: Record<string, [string, string]> = {
-  on_cpu: ["What used the CPUs", "time in which threads ran, by what they were in; every box rests on what called it, above it"],
-  off_cpu: ["What threads waited in", "time in which threads did not run, by what they were in; every box rests on what called it, above it"],
+  on_cpu: ["What used the CPUs", "time in which threads ran, by what they were in; each box hangs below what called it"],
+  off_cpu: ["What threads waited in", "time in which threads did not run, by what they were in; each box hangs below what called it"],
 };
 
 // flamegraphs is a section for each graph that the page has.
