@@ -27,7 +27,7 @@ func saveAll(dir string, r freezeframe.Report, i detectors.Incident) (saved []st
 		}
 	}
 	keep(base+".json", recorder.SaveFile(base+".json", func(w io.Writer) error { return reports.JSON(w, r) }))
-	keep(base+".html", recorder.SaveFile(base+".html", func(w io.Writer) error { return reports.HTML(w, r, i.Window) }))
+	keep(base+".html", recorder.SaveFile(base+".html", func(w io.Writer) error { return reports.HTML(w, r, i.Window, nil) }))
 	keep(base+".frz", recorder.WriteFile(base+".frz", i.Recording))
 	return saved, errors.Join(errs...)
 }

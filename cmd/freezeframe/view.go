@@ -147,7 +147,7 @@ func judgeAgain(rec *recorder.Recording) viewed {
 // for, the others that name with a number.
 func (a *app) viewHTML(v viewed, path string) error {
 	if v.single != nil {
-		return recorder.SaveFile(path, func(w io.Writer) error { return reports.HTML(w, *v.single, nil) })
+		return recorder.SaveFile(path, func(w io.Writer) error { return reports.HTML(w, *v.single, nil, nil) })
 	}
 	if len(v.diagnosis.Reports) == 0 {
 		return errors.New("no HTML was written: the file holds no stall")
@@ -169,7 +169,7 @@ func (a *app) viewHTML(v viewed, path string) error {
 			ext := filepath.Ext(path)
 			name = fmt.Sprintf("%s-%d%s", strings.TrimSuffix(path, ext), n+1, ext)
 		}
-		if err := recorder.SaveFile(name, func(w io.Writer) error { return reports.HTML(w, v.diagnosis.Reports[i], window) }); err != nil {
+		if err := recorder.SaveFile(name, func(w io.Writer) error { return reports.HTML(w, v.diagnosis.Reports[i], window, nil) }); err != nil {
 			return err
 		}
 		fmt.Fprintf(a.stderr, "saved %s\n", name)
