@@ -33,7 +33,8 @@ type Options struct {
 type Programs struct {
 	// Waits tells the waits of threads; nil where it could not be had. The same
 	// holds for the other families.
-	Waits *Waits
+	Waits   *Waits
+	Profile *Profile
 
 	mu     sync.Mutex
 	loaded []*loaded
@@ -53,6 +54,7 @@ type family struct {
 // line here.
 var families = []family{
 	waitsFamily,
+	profileFamily,
 }
 
 // Names returns the names of all families, in order.
@@ -70,7 +72,8 @@ type loaded struct {
 	programs []*ebpf.Program
 	links    []link.Link
 	closers  []io.Closer
-	shed     string // why it was taken out again; "" while it runs
+	stops    []func() // for what is no link: ends its running, keeps it readable
+	shed     string   // why it was taken out again; "" while it runs
 	last     Cost
 	lastAt   time.Time
 }
@@ -163,6 +166,9 @@ func (l *loading) trace(programs ...*ebpf.Program) error {
 
 // closing has c closed with the family, before its objects are.
 func (l *loading) closing(c io.Closer) { l.closers = append(l.closers, c) }
+
+// stopping has f called when the family is shed, beside closing its links.
+func (l *loading) stopping(f func()) { l.stops = append(l.stops, f) }
 
 func (l *loaded) close() {
 	for _, lk := range slices.Backward(l.links) {
@@ -284,7 +290,10 @@ func (p *Programs) Shed(name, why string) {
 		for _, lk := range l.links {
 			_ = lk.Close()
 		}
-		l.links = nil
+		for _, stop := range l.stops {
+			stop()
+		}
+		l.links, l.stops = nil, nil
 		p.needs = append(p.needs, freezeframe.Need{What: "BPF " + l.name + " (" + l.at + ")", Lost: l.lost, Err: why})
 		return
 	}

@@ -45,6 +45,7 @@ func known(p *bpf.Programs) []fromBPF {
 	names := &kernelNames{}
 	return []fromBPF{
 		{&waits{programs: p.Waits, names: names}, p.Waits != nil},
+		{&profile{programs: p.Profile, names: names}, p.Profile != nil},
 	}
 }
 
