@@ -15,6 +15,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 )
 
@@ -103,6 +104,9 @@ func Load(o Options) *Programs {
 		})
 		return p
 	}
+	// Before Linux 5.11 maps count as locked memory. Where the limit cannot be
+	// raised they may still fit.
+	_ = rlimit.RemoveMemlock()
 	for _, f := range families {
 		if slices.Contains(o.Without, f.name) {
 			p.need(freezeframe.Need{What: "BPF " + f.name, Lost: f.lost, Fix: "take it out of bpf.without in the configuration", Err: "switched off"})
