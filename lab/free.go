@@ -2,6 +2,7 @@ package lab
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -16,6 +17,8 @@ import (
 	"time"
 
 	"freezeframe/lab/victim"
+
+	"golang.org/x/sys/unix"
 )
 
 // Free lends a scene to a measurement that is no single fault. f starts what
@@ -66,6 +69,26 @@ func (s *Scene) Hold(length time.Duration, begin, end func()) (from, to int64) {
 	sleepThreadUntil(from + int64(length))
 	end()
 	return from, monotonic()
+}
+
+// Prefer gives the lab's session a nice value of its own until the scene ends,
+// where the kernel shares the CPU between sessions (autogroup, sched(7)): a
+// program's nice value says nothing to those of other sessions there.
+func (s *Scene) Prefer(nice int) {
+	leader, err := unix.Getsid(0)
+	s.Check(err)
+	path := fmt.Sprintf("/proc/%d/autogroup", leader)
+	have, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return // no autogroups, or the session's first process is gone
+	}
+	s.Check(err)
+	_, was, ok := strings.Cut(strings.TrimSpace(string(have)), "nice ")
+	if !ok {
+		return
+	}
+	s.lab.janitor.later("write", path, was)
+	s.Check(os.WriteFile(path, []byte(strconv.Itoa(nice)), 0))
 }
 
 // PIDs returns the processes of the program now: its own and what it started.

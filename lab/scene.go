@@ -80,6 +80,7 @@ type Scene struct {
 	bystander bool
 	noUsers   bool // nobody waits for anything in this run
 	names     int
+	disks     string // directory of the files behind loop devices; "": Dir
 	services  []*Service
 	clients   []*Proc
 	loads     []*Proc

@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"syscall"
 	"time"
 
@@ -68,6 +69,7 @@ func run() (ok bool, err error) {
 	bin := flag.String("bin", "bin/freezeframe", "the freezeframe binary; \"\" makes and measures the stalls only")
 	only := flag.String("only", ".", "make only the stalls whose name (server/family/stall) matches this expression")
 	repeat := flag.Int("repeat", 1, "times that each stall is made")
+	again := flag.Int("retry", 1, "times that invalid stalls are tried again")
 	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "of the stalls' lengths and order, and of the clients")
 	out := flag.String("out", "", "directory for the diagnoses and results.json")
 	list := flag.Bool("list", false, "list the stalls, and what does not make sense and why")
@@ -138,8 +140,21 @@ func run() (ok bool, err error) {
 	var extra []said
 	for range *repeat {
 		for _, b := range batches(match) {
-			rows, beyond := b.run(l, random.Uint64(), os.Stdout)
-			all, extra = append(all, rows...), append(extra, beyond...)
+			for left := *again; ; left-- {
+				rows, beyond := b.run(l, random.Uint64(), os.Stdout)
+				extra = append(extra, beyond...)
+				b.keep(func(st stall) bool {
+					return left > 0 && slices.ContainsFunc(rows, func(r row) bool { return r.Stall == st.name && r.Invalid != "" })
+				})
+				for _, r := range rows {
+					if left == 0 || r.Invalid == "" {
+						all = append(all, r)
+					}
+				}
+				if len(b.stalls) == 0 {
+					break
+				}
+			}
 		}
 	}
 	t := total(all, extra)

@@ -94,10 +94,14 @@ type row struct {
 	WorstMs  float64 // of the symptom of the right target with the longest wait
 	DiffMs   float64 // WorstMs − ClientMs, where there is such a symptom
 	Within   bool
-	Named    bool    // a process of the server is a victim of such a symptom
-	StartMs  float64 // edges, report − clients
-	EndMs    float64
-	Said     []said // all of them
+	// SpanMs is the longest wait of a client within the reports' span: longer
+	// than ClientMs where a report has more than this stall in it.
+	SpanMs  float64
+	InSpan  bool    // WorstMs is as long as SpanMs
+	Named   bool    // a process of the server is a victim of such a symptom
+	StartMs float64 // edges, report − clients
+	EndMs   float64
+	Said    []said // all of them
 }
 
 // said is a report in short.
@@ -132,7 +136,7 @@ func score(made []event, waits []victim.Wait, reports []report, watched bool) (r
 	for i := range rows {
 		r := &rows[i]
 		if r.Invalid == "" {
-			r.judge(reports, claimed)
+			r.judge(reports, claimed, waits)
 		}
 	}
 	for j := range reports {
@@ -171,8 +175,6 @@ func (r *row) measure(waits []victim.Wait) {
 		r.Invalid = fmt.Sprintf("%d requests failed", r.Failed)
 	case r.ClientMs < feltMs:
 		r.Invalid = fmt.Sprintf("no client waited: %.1f ms", r.ClientMs)
-	case r.From < r.Start-int64(feltMs*1e6/2):
-		r.Invalid = fmt.Sprintf("they waited from %.0f ms before it", ms(r.Start-r.From))
 	}
 }
 
@@ -180,7 +182,7 @@ func (r *row) overlaps(rep *report) bool {
 	return r.To > 0 && rep.start < r.To && rep.end > r.From
 }
 
-func (r *row) judge(reports []report, claimed []int) {
+func (r *row) judge(reports []report, claimed []int, waits []victim.Wait) {
 	start, end := int64(math.MaxInt64), int64(0)
 	for j := range reports {
 		rep := &reports[j]
@@ -208,6 +210,13 @@ func (r *row) judge(reports []report, claimed []int) {
 	if r.Probe != "" {
 		r.DiffMs = r.WorstMs - r.ClientMs
 		r.Within = within(r.WorstMs, r.ClientMs)
+		r.SpanMs = r.ClientMs
+		for _, w := range waits {
+			if w.Sent < end && w.Done > start {
+				r.SpanMs = max(r.SpanMs, ms(w.Done-w.Sent))
+			}
+		}
+		r.InSpan = within(r.WorstMs, r.SpanMs)
 	}
 }
 
@@ -218,12 +227,12 @@ func within(reported, measured float64) bool {
 
 // pidOf returns the process of "comm (pid)"; a comm may have parentheses too.
 func pidOf(victim string) int {
-	i := strings.LastIndexByte(victim, '(')
-	if i < 0 {
+	text, closed := strings.CutSuffix(victim, ")")
+	i := strings.LastIndexByte(text, '(')
+	if !closed || i < 0 {
 		return 0
 	}
-	text, _, _ := strings.Cut(strings.TrimSuffix(victim[i+1:], ")"), "/")
-	pid, _ := strconv.Atoi(text)
+	pid, _ := strconv.Atoi(text[i+1:])
 	return pid
 }
 
@@ -232,6 +241,17 @@ func felt(waits []victim.Wait, rep *report) bool {
 	return slices.ContainsFunc(waits, func(w victim.Wait) bool {
 		return (ms(w.Done-w.Sent) >= feltMs || w.Err != "") && rep.start < w.Done && rep.end > w.Sent
 	})
+}
+
+// elsewhere counts the waits that were felt outside of the stalls that were
+// made: what else goes on on the machine.
+func elsewhere(rows []row, waits []victim.Wait) (n int) {
+	for _, w := range waits {
+		if ms(w.Done-w.Sent) >= feltMs && !slices.ContainsFunc(rows, func(r row) bool { return w.Sent < r.End && w.Done > r.Start }) {
+			n++
+		}
+	}
+	return n
 }
 
 func (rep *report) short() said {
@@ -315,14 +335,14 @@ type results struct {
 }
 
 // tally counts stalls.
-type tally struct{ Valid, Reported, Symptom, Within, Named int }
+type tally struct{ Valid, Reported, Symptom, Within, InSpan, Named int }
 
 func (t *tally) add(r *row) {
 	t.Valid++
 	for _, c := range []struct {
 		is bool
 		n  *int
-	}{{r.Reported, &t.Reported}, {r.Probe != "", &t.Symptom}, {r.Within, &t.Within}, {r.Named, &t.Named}} {
+	}{{r.Reported, &t.Reported}, {r.Probe != "", &t.Symptom}, {r.Within, &t.Within}, {r.InSpan, &t.InSpan}, {r.Named, &t.Named}} {
 		if c.is {
 			*c.n++
 		}
@@ -420,6 +440,7 @@ func (t *totals) write(w io.Writer, watched bool) (met bool) {
 		}
 		fmt.Fprintf(w, "  %-36s %3d, should be %3d  %s\n", c.what, c.n, c.of, mark)
 	}
+	fmt.Fprintf(w, "  %-36s %3d of %3d: the longest wait in the report's span, of whichever stall\n", "worst_ms right for its report", t.InSpan, t.Symptom)
 	fmt.Fprintf(w, "  %-36s median %.1f, largest %.1f\n", "|worst_ms − client's|, ms", t.MedianMs, t.WorstMs)
 	fmt.Fprintf(w, "  %-36s %3d of %3d reported (for information)\n", "one slow request among others", t.AloneSaid, t.Alone)
 	return met

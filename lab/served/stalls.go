@@ -65,6 +65,9 @@ type stall struct {
 	name  string
 	about string
 	begin func(b *batch, length time.Duration) (end func())
+	// atLeast is how long it must be for a client to wait: whoever already
+	// waits for a connection takes one more.
+	atLeast time.Duration
 }
 
 // itself tells the server to do something for so long, which ends by itself.
@@ -80,16 +83,16 @@ func itself(what string) func(*batch, time.Duration) func() {
 }
 
 var stalls = []stall{
-	{"stopped", "SIGSTOP, and SIGCONT", func(b *batch, _ time.Duration) func() {
+	{name: "stopped", about: "SIGSTOP, and SIGCONT", begin: func(b *batch, _ time.Duration) func() {
 		b.scene.Check(unix.Kill(-b.server.PID, unix.SIGSTOP))
 		return func() { b.scene.Check(unix.Kill(-b.server.PID, unix.SIGCONT)) }
 	}},
-	{"sleep", "every handler sleeps until the end of it", itself("sleep")},
-	{"fsync", "the filesystem of the record that each request syncs is frozen", func(b *batch, _ time.Duration) func() {
+	{name: "sleep", about: "every handler sleeps until the end of it", begin: itself("sleep")},
+	{name: "fsync", about: "the filesystem of the record that each request syncs is frozen", begin: func(b *batch, _ time.Duration) func() {
 		return b.scene.Freeze(b.disk.Mount)
 	}},
-	{"mutex", "a thread of the server sleeps holding the lock that each request takes", itself("hold")},
-	{"flock", "another process holds the file lock that each request takes", func(b *batch, _ time.Duration) func() {
+	{name: "mutex", about: "a thread of the server sleeps holding the lock that each request takes", begin: itself("hold")},
+	{name: "flock", about: "another process holds the file lock that each request takes", begin: func(b *batch, _ time.Duration) func() {
 		got, err := b.locker.Ask("take", 10*time.Second)
 		b.scene.Check(err)
 		if got != "taken" {
@@ -97,8 +100,8 @@ var stalls = []stall{
 		}
 		return func() { b.scene.Check(b.locker.Say("release")) }
 	}},
-	{"compute", "every handler computes until the end of it", itself("compute")},
-	{"stolen", "the server is pinned to one CPU, and a real-time thread takes that", func(b *batch, _ time.Duration) func() {
+	{name: "compute", about: "every handler computes until the end of it", begin: itself("compute")},
+	{name: "stolen", about: "the server is pinned to one CPU, and a real-time thread takes that", begin: func(b *batch, _ time.Duration) func() {
 		last := runtime.NumCPU() - 1
 		b.pin(last)
 		b.scene.Check(b.hog.Say("go"))
@@ -107,20 +110,20 @@ var stalls = []stall{
 			b.pin(-1)
 		}
 	}},
-	{"gc", "a collection of its whole heap stops the server", func(b *batch, _ time.Duration) func() {
+	{name: "gc", about: "a collection of its whole heap stops the server", begin: func(b *batch, _ time.Duration) func() {
 		b.scene.Check(b.server.Say("gc"))
 		return func() {}
 	}},
-	{"pipe", "the reader of the pipe that each request logs to is stopped", func(b *batch, _ time.Duration) func() {
+	{name: "pipe", about: "the reader of the pipe that each request logs to is stopped", begin: func(b *batch, _ time.Duration) func() {
 		b.scene.Check(b.reader.Signal(syscall.SIGSTOP))
 		return func() { b.scene.Check(b.reader.Signal(syscall.SIGCONT)) }
 	}},
-	{"upstream", "another service that each request asks sleeps", func(b *batch, length time.Duration) func() {
+	{name: "upstream", about: "another service that each request asks sleeps", begin: func(b *batch, length time.Duration) func() {
 		b.scene.Check(b.upstream.Say("sleep " + length.String()))
 		return func() {}
 	}},
-	{"accept", "the thread that accepts (each worker, before it does) is busy with something else", itself("accept")},
-	{"deadlock", "a thread holds one lock and wants the other, a request the other way round; the thread gives up in the end", itself("deadlock")},
+	{name: "accept", about: "the thread that accepts (each worker, before it does) is busy with something else", begin: itself("accept"), atLeast: 500 * time.Millisecond},
+	{name: "deadlock", about: "a thread holds one lock and wants the other, a request the other way round; the thread gives up in the end", begin: itself("deadlock")},
 }
 
 // batch is the stalls of one server, with everything that they need.
@@ -156,6 +159,11 @@ func batches(match *regexp.Regexp) []*batch {
 		}
 	}
 	return all
+}
+
+// keep keeps the stalls that are wanted.
+func (b *batch) keep(wanted func(stall) bool) {
+	b.stalls = slices.DeleteFunc(b.stalls, func(s stall) bool { return !wanted(s) })
 }
 
 func (b *batch) name(stall string) string { return b.shape.name + "/" + b.family + "/" + stall }
@@ -197,15 +205,24 @@ const (
 	longestGC = 600 * time.Millisecond
 )
 
+// serverNice puts the servers and what they need before ordinary programs, so
+// that what else runs on the machine makes no stalls beside those that are made.
+const serverNice = -15
+
+var first = lab.Place{Nice: serverNice}
+
 // setUp starts everything but the clients.
 func (b *batch) setUp(s *lab.Scene, gc time.Duration) {
 	b.scene = s
+	// In memory: what else uses the machine's disk must not delay a request.
+	s.DisksIn("/dev/shm")
+	s.Prefer(serverNice)
 	b.disk = s.LoopFS(32)
 	fifo := s.Fifo("log.fifo")
 	lock := filepath.Join(s.Dir, "lock")
-	b.reader = s.Start(lab.Cmd{Name: "logshipper", Role: "drain", Args: []string{fifo}})
-	b.locker = s.Start(lab.Cmd{Name: "backup", Role: "locker", Args: []string{lock}})
-	b.upstream = s.Serve(victim.Spec{Name: "prices", Kind: victim.Go, Work: []string{"till"}}, lab.Place{})
+	b.reader = s.Start(lab.Cmd{Name: "logshipper", Role: "drain", Args: []string{fifo}, Place: first})
+	b.locker = s.Start(lab.Cmd{Name: "backup", Role: "locker", Args: []string{lock}, Place: first})
+	b.upstream = s.Serve(victim.Spec{Name: "prices", Kind: victim.Go, Work: []string{"till"}}, first)
 	works := map[string][]string{ // what makes a stall felt
 		"sleep": {"till"}, "compute": {"till"}, "mutex": {"lock"}, "deadlock": {"pair"},
 		"flock": {"flock:" + lock}, "fsync": {"fsync:" + b.disk.Path("records")},
@@ -237,7 +254,7 @@ func (b *batch) setUp(s *lab.Scene, gc time.Duration) {
 		}
 		spec.Work = append(spec.Work, "heap:"+arg)
 	}
-	b.server = s.Serve(spec, lab.Place{})
+	b.server = s.Serve(spec, first)
 	s.Check(unix.SchedGetaffinity(b.server.PID, &b.every))
 }
 
