@@ -98,7 +98,7 @@ func (b *batch) run(l *lab.Lab, seed uint64, w io.Writer) (rows []row, extra []s
 func (b *batch) meter(seed uint64) *lab.Proc {
 	stay, fresh := 3, 2
 	if b.shape.fresh {
-		stay, fresh = 0, 6
+		stay, fresh = 0, 4
 	}
 	m := b.scene.Start(lab.Cmd{Name: "client", Role: "meter", Place: lab.Place{RR: 80},
 		Args: []string{"-stay", strconv.Itoa(stay), "-fresh", strconv.Itoa(fresh), "-seed", strconv.FormatUint(seed, 10), b.server.Address}})

@@ -46,7 +46,7 @@ var ownRoles = map[string]func(args []string){
 	"rush":    rush,
 }
 
-// quietFlag is a duration that may be left out: -quiet is an hour.
+// quietFlag is a duration that may be left out: then it is an hour.
 type quietFlag time.Duration
 
 func (q *quietFlag) String() string   { return time.Duration(*q).String() }
@@ -73,13 +73,17 @@ func run() (ok bool, err error) {
 	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "of the stalls' lengths and order, and of the clients")
 	out := flag.String("out", "", "directory for the diagnoses and results.json")
 	list := flag.Bool("list", false, "list the stalls, and what does not make sense and why")
-	flag.Var(&quiet, "quiet", "no stall: services that wait by design for so long (-quiet=2m; an hour alone); any report is wrong")
+	flag.Var(&quiet, "quiet", "no stall: services that wait by design for so long (-quiet 2m; an hour if it says nothing); any report is wrong")
 	throughput := flag.Bool("throughput", false, "no stall: requests per second of a busy service with and without freezeframe beside it")
 	rounds := flag.Int("rounds", 7, "of -throughput, each with and without")
 	each := flag.Duration("each", 3*time.Second, "length of a part of a round of -throughput")
 	flag.Parse()
-	if flag.NArg() > 0 {
-		return false, fmt.Errorf("what is %q? see -help (-quiet wants its time after an =)", flag.Arg(0))
+	rest := flag.Args()
+	if quiet > 0 && len(rest) > 0 && quiet.Set(rest[0]) == nil { // -quiet 2m
+		rest = rest[1:]
+	}
+	if len(rest) > 0 {
+		return false, fmt.Errorf("what is %q? see -help (-quiet and its time come last, or -quiet=2m)", rest[0])
 	}
 	match, err := regexp.Compile(*only)
 	if err != nil {

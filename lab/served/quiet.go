@@ -510,6 +510,12 @@ func rareClient(g *guest) {
 	}
 }
 
+// quietReport is a report, and which client waited meanwhile, if one did.
+type quietReport struct {
+	said
+	Felt string
+}
+
 // stayQuiet lets freezeframe watch all of them at once for so long; any report
 // is wrong.
 func stayQuiet(l *lab.Lab, length time.Duration, seed uint64, w io.Writer) (ok bool, err error) {
@@ -572,6 +578,7 @@ func stayQuiet(l *lab.Lab, length time.Duration, seed uint64, w io.Writer) (ok b
 		}
 	}
 	fmt.Fprintf(w, "%d reports in %v, should be 0\n", len(reports), length)
+	all := []quietReport{}
 	for i := range reports {
 		r := &reports[i]
 		felt := ""
@@ -585,7 +592,17 @@ func stayQuiet(l *lab.Lab, length time.Duration, seed uint64, w io.Writer) (ok b
 			}
 		}
 		short := r.short()
+		all = append(all, quietReport{short, felt})
 		fmt.Fprintf(w, "    %s %s%s\n", short.Span, short, felt)
+	}
+	if l.Out != "" {
+		text, err := json.MarshalIndent(map[string]any{"Length": length.String(), "Reports": all, "Visits": seen}, "", "  ")
+		if err == nil {
+			err = os.WriteFile(filepath.Join(l.Out, "quiet.json"), text, 0o644)
+		}
+		if err != nil {
+			return false, err
+		}
 	}
 	return ok, nil
 }

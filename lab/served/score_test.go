@@ -281,3 +281,11 @@ func TestEveryStallIsMadeOrHasAReason(t *testing.T) {
 		t.Errorf("%d combinations, want %d", n, want)
 	}
 }
+
+func TestEveryQuietServiceIsWhole(t *testing.T) {
+	for _, c := range customs {
+		if (c.handle == nil) == (c.speak == nil) || c.visit == nil || c.clients == 0 {
+			t.Errorf("%s: needs one of handle and speak, and clients", c.name)
+		}
+	}
+}

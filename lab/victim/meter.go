@@ -21,8 +21,8 @@ import (
 // Meter is a client that measures its own waits to the microsecond, and is all
 // the traffic that a service has, so that no request waits unmeasured. Each of
 // its threads has one request at a time: on a connection that stays, every 50
-// to 150 ms, or on a new one for each, every 100 to 300 ms, which counts from
-// the connect. It tells the waits (Intended is Sent) when told to "report".
+// to 150 ms, or on a new one for each, every 100 to 300 ms (50 to 150 where
+// there are no others), which counts from the connect. It tells the waits (Intended is Sent) when told to "report".
 //
 // Its arguments: -stay N -fresh N -seed N ADDRESS. The threads wait in plain
 // blocking calls; memory is locked, and whoever starts it gives it real-time
@@ -35,7 +35,7 @@ func Meter(args []string) {
 	_ = flags.Parse(args)
 	debug.SetGCPercent(-1)
 	runtime.GOMAXPROCS(*stay + *fresh + 2)
-	m := &meter{address: flags.Arg(0), waits: make([][]Wait, *stay+*fresh)}
+	m := &meter{address: flags.Arg(0), mixed: *stay > 0, waits: make([][]Wait, *stay+*fresh)}
 	for i := range m.waits {
 		m.waits[i] = make([]Wait, 0, 1<<14) // half an hour
 	}
@@ -68,6 +68,7 @@ func Meter(args []string) {
 
 type meter struct {
 	address string
+	mixed   bool // there are connections that stay
 	stop    atomic.Bool
 	wg      sync.WaitGroup
 	waits   [][]Wait // each thread has its own
@@ -77,7 +78,7 @@ func (m *meter) ask(i int, fresh bool, random *rand.Rand) {
 	runtime.LockOSThread()
 	c := Client{Address: m.address}
 	rest, spread := 50*time.Millisecond, 100*time.Millisecond
-	if fresh {
+	if fresh && m.mixed {
 		rest, spread = 2*rest, 2*spread
 	}
 	for !m.stop.Load() {

@@ -99,14 +99,16 @@ const holder = !process.argv.includes("lock") ? null : new threads.Worker(`
     Atomics.notify(lock, 0);
   });`, { eval: true, workerData: { lock, nobody } });
 
-process.stdin.setEncoding("utf8").on("data", (lines) => {
-  for (const line of lines.trim().split("\n")) {
-    const [what, arg] = line.split(" ");
-    if (what === "hold") holder.postMessage(Number(arg));
-    else if (what === "gc") gc();
-    else until[what] = now() + Number(arg);
-  }
-}).on("error", () => {});
+if (process.argv.includes("till")) {
+  process.stdin.setEncoding("utf8").on("data", (lines) => {
+    for (const line of lines.trim().split("\n")) {
+      const [what, arg] = line.split(" ");
+      if (what === "hold") holder.postMessage(Number(arg));
+      else if (what === "gc") gc();
+      else until[what] = now() + Number(arg);
+    }
+  });
+}
 
 const host = process.argv[2];
 if (host.startsWith("unix:")) {

@@ -350,7 +350,8 @@ def listen():
 
 def ready(s):
     print("ready " + (HOST if s.family == socket.AF_UNIX else "%s:%d" % s.getsockname()[:2]), flush=True)
-    threading.Thread(target=control, daemon=True).start()
+    if KIND == "threads" or "till" in sys.argv[7:]:
+        threading.Thread(target=control, daemon=True).start()
 
 
 def threads():
