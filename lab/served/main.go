@@ -71,6 +71,7 @@ func run() (ok bool, err error) {
 	repeat := flag.Int("repeat", 1, "times that each stall is made")
 	again := flag.Int("retry", 1, "times that invalid stalls are tried again")
 	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "of the stalls' lengths and order, and of the clients")
+	realtime := flag.Bool("realtime", false, "give the servers real-time priority: for a machine that others use too")
 	out := flag.String("out", "", "directory for the diagnoses and results.json")
 	list := flag.Bool("list", false, "list the stalls, and what does not make sense and why")
 	flag.Var(&quiet, "quiet", "no stall: services that wait by design for so long (-quiet 2m; an hour if it says nothing); any report is wrong")
@@ -143,7 +144,7 @@ func run() (ok bool, err error) {
 	var all []row
 	var extra []said
 	for range *repeat {
-		for _, b := range batches(match) {
+		for _, b := range batches(match, *realtime) {
 			for left := *again; ; left-- {
 				rows, beyond := b.run(l, random.Uint64(), os.Stdout)
 				extra = append(extra, beyond...)

@@ -262,7 +262,7 @@ func TestMedianAndRatios(t *testing.T) {
 // Every combination either is made or has a reason, and there are enough.
 func TestEveryStallIsMadeOrHasAReason(t *testing.T) {
 	n := 0
-	for _, b := range batches(regexp.MustCompile(".")) {
+	for _, b := range batches(regexp.MustCompile("."), false) {
 		n += len(b.stalls)
 	}
 	reasons := 0

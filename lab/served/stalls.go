@@ -29,7 +29,8 @@ type shape struct {
 	ms    bool // it is told times as plain milliseconds
 	// alone is the path of a request that takes 200 ms while others are
 	// answered; empty where one request holds up all others.
-	alone string
+	alone    string
+	parallel bool // it computes on as many CPUs as there are
 	// heap says that a collection of its heap stops it.
 	heap bool
 	// cannot says which stalls make no sense at it, and why.
@@ -44,11 +45,11 @@ const (
 // shapes are the servers, in order: threads per connection, pools, event loops.
 var shapes = []shape{
 	{name: "threads", kind: victim.Threads, about: "Python, a thread per connection", alone: "/sleep/0.2", heap: true},
-	{name: "goroutines", kind: victim.Go, about: "Go net/http, a goroutine per connection", alone: "/wait/200ms",
+	{name: "goroutines", kind: victim.Go, about: "Go net/http, a goroutine per connection", parallel: true, alone: "/wait/200ms",
 		cannot: map[string]string{"gc": noCollector}},
-	{name: "prefork", kind: victim.Pool, about: "Python, six pre-forked workers, a connection at a time", alone: "/sleep/0.2", fresh: true,
+	{name: "prefork", kind: victim.Pool, about: "Python, six pre-forked workers, a connection at a time", parallel: true, alone: "/sleep/0.2", fresh: true,
 		cannot: map[string]string{"gc": "each worker has a heap of its own", "mutex": "its workers share no memory: see flock"}},
-	{name: "javapool", kind: victim.Workers, about: "Java, a pool of 16 threads", alone: "/wait/200", heap: true, ms: true},
+	{name: "javapool", kind: victim.Workers, about: "Java, a pool of 16 threads", parallel: true, alone: "/wait/200", heap: true, ms: true},
 	{name: "asyncio", kind: victim.Loop, about: "Python asyncio, one thread", heap: true,
 		cannot: map[string]string{"accept": oneThread}},
 	{name: "node", kind: victim.Node, about: "Node, one thread and its pool", alone: "/wait/200", heap: true, ms: true,
@@ -131,6 +132,7 @@ type batch struct {
 	shape  *shape
 	family string
 	stalls []stall
+	place  lab.Place
 
 	scene    *lab.Scene
 	server   *lab.Service
@@ -143,12 +145,19 @@ type batch struct {
 }
 
 // batches returns what matches, a batch for each server.
-func batches(match *regexp.Regexp) []*batch {
+func batches(match *regexp.Regexp, realtime bool) []*batch {
+	place := lab.Place{Nice: serverNice}
+	if realtime {
+		place = lab.Place{RR: serverPriority}
+	}
 	var all []*batch
 	for i := range shapes {
 		for _, family := range families {
-			b := &batch{shape: &shapes[i], family: family}
+			b := &batch{shape: &shapes[i], family: family, place: place}
 			for _, s := range stalls {
+				if realtime && s.name == "compute" && b.shape.parallel {
+					continue // it would take every CPU, from everybody
+				}
 				if match.MatchString(b.name(s.name)) && b.shape.why(s.name) == "" {
 					b.stalls = append(b.stalls, s)
 				}
@@ -209,7 +218,9 @@ const (
 // that what else runs on the machine makes no stalls beside those that are made.
 const serverNice = -15
 
-var first = lab.Place{Nice: serverNice}
+// serverPriority does so against any number of them (-realtime): above ordinary
+// programs, below what the stalls need, freezeframe and the clients.
+const serverPriority = 10
 
 // setUp starts everything but the clients.
 func (b *batch) setUp(s *lab.Scene, gc time.Duration) {
@@ -220,9 +231,9 @@ func (b *batch) setUp(s *lab.Scene, gc time.Duration) {
 	b.disk = s.LoopFS(32)
 	fifo := s.Fifo("log.fifo")
 	lock := filepath.Join(s.Dir, "lock")
-	b.reader = s.Start(lab.Cmd{Name: "logshipper", Role: "drain", Args: []string{fifo}, Place: first})
-	b.locker = s.Start(lab.Cmd{Name: "backup", Role: "locker", Args: []string{lock}, Place: first})
-	b.upstream = s.Serve(victim.Spec{Name: "prices", Kind: victim.Go, Work: []string{"till"}}, first)
+	b.reader = s.Start(lab.Cmd{Name: "logshipper", Role: "drain", Args: []string{fifo}, Place: b.place})
+	b.locker = s.Start(lab.Cmd{Name: "backup", Role: "locker", Args: []string{lock}, Place: b.place})
+	b.upstream = s.Serve(victim.Spec{Name: "prices", Kind: victim.Go, Work: []string{"till"}}, b.place)
 	works := map[string][]string{ // what makes a stall felt
 		"sleep": {"till"}, "compute": {"till"}, "mutex": {"lock"}, "deadlock": {"pair"},
 		"flock": {"flock:" + lock}, "fsync": {"fsync:" + b.disk.Path("records")},
@@ -254,7 +265,7 @@ func (b *batch) setUp(s *lab.Scene, gc time.Duration) {
 		}
 		spec.Work = append(spec.Work, "heap:"+arg)
 	}
-	b.server = s.Serve(spec, first)
+	b.server = s.Serve(spec, b.place)
 	s.Check(unix.SchedGetaffinity(b.server.PID, &b.every))
 }
 
