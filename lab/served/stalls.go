@@ -239,6 +239,11 @@ func (b *batch) setUp(s *lab.Scene, gc time.Duration) {
 		"flock": {"flock:" + lock}, "fsync": {"fsync:" + b.disk.Path("records")},
 		"pipe": {"pipe:" + fifo}, "upstream": {"call:" + b.upstream.Address},
 	}
+	if b.place.RR > 0 {
+		// The threads of the loop device are ordinary ones, that others delay;
+		// a write waits for a frozen filesystem as well.
+		works["fsync"] = []string{"append:" + b.disk.Path("records")}
+	}
 	if b.shape.kind == victim.Pool {
 		works["deadlock"] = []string{"pair:" + filepath.Join(s.Dir, "pair")}
 	}
