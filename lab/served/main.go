@@ -143,6 +143,7 @@ func run() (ok bool, err error) {
 
 	var all []row
 	var extra []said
+	var t totals
 	for range *repeat {
 		for _, b := range batches(match, *realtime) {
 			for left := *again; ; left-- {
@@ -160,18 +161,25 @@ func run() (ok bool, err error) {
 					break
 				}
 			}
-		}
-	}
-	t := total(all, extra)
-	if *out != "" {
-		text, err := json.MarshalIndent(results{Seed: *seed, Rows: all, Extra: extra, Totals: t}, "", "  ")
-		if err == nil {
-			err = os.WriteFile(filepath.Join(*out, "results.json"), text, 0o644)
-		}
-		if err != nil {
-			return false, err
+			// Each time: a run that is interrupted has something to show.
+			t = total(all, extra)
+			if err := save(*out, results{Seed: *seed, Rows: all, Extra: extra, Totals: t}); err != nil {
+				return false, err
+			}
 		}
 	}
 	fmt.Println()
 	return t.write(os.Stdout, *bin != ""), nil
+}
+
+// save writes what is known into the directory, if there is one.
+func save(dir string, r results) error {
+	if dir == "" {
+		return nil
+	}
+	text, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "results.json"), text, 0o644)
 }
