@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -521,12 +522,14 @@ type quietReport struct {
 func stayQuiet(l *lab.Lab, length time.Duration, seed uint64, w io.Writer) (ok bool, err error) {
 	var reports []report
 	seen := map[string]map[string]*visits{}
+	pids := map[int]bool{} // of the services
 	err = l.Free(seed, func(s *lab.Scene) {
 		s.Prefer(serverNice)
 		clients := map[string]*lab.Proc{}
 		for _, c := range customs {
 			path := filepath.Join(s.Dir, c.name+".sock")
 			server := s.Start(lab.Cmd{Name: c.name, Role: "patient", Args: []string{c.name, path}, Place: lab.Place{RR: 5}})
+			pids[server.PID] = true
 			clients[c.name] = s.Start(lab.Cmd{Name: "guest", Role: "guests", Place: lab.Place{RR: 80},
 				Args: []string{"-seed", strconv.FormatUint(s.Rand.Uint64(), 10), c.name, server.Ready, path}})
 		}
@@ -581,7 +584,12 @@ func stayQuiet(l *lab.Lab, length time.Duration, seed uint64, w io.Writer) (ok b
 	all := []quietReport{}
 	for i := range reports {
 		r := &reports[i]
-		felt := ""
+		felt := " (none of these services: something else on this machine)"
+		for _, sy := range r.Stall.Symptoms {
+			if slices.ContainsFunc(sy.Victims, func(v string) bool { return pids[pidOf(v)] }) {
+				felt = ""
+			}
+		}
 		for _, c := range customs {
 			for _, family := range families {
 				for _, v := range seen[c.name][family].Late {

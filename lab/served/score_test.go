@@ -254,7 +254,7 @@ func TestMedianAndRatios(t *testing.T) {
 	}
 	r := rates{With: []float64{90, 80, 100, 70}, Without: []float64{100, 100, 100, 100}}
 	r.compare()
-	if r.Ratio != 0.85 || r.Low != 0.8 || r.High != 0.9 {
+	if r.Ratio != 0.85 || r.Round != 0.85 || r.Low != 0.8 || r.High != 0.9 {
 		t.Errorf("%+v", r)
 	}
 }

@@ -74,7 +74,8 @@ type rates struct {
 	Family        string
 	With, Without []float64
 	Ratio         float64 // of the medians
-	Low, High     float64 // of the rounds' own ratios, quartiles
+	Round         float64 // median of the rounds' own ratios
+	Low, High     float64 // and their quartiles
 }
 
 // measureThroughput compares a busy service with freezeframe beside it and
@@ -138,11 +139,11 @@ func measureThroughput(l *lab.Lab, rounds int, each time.Duration, w io.Writer) 
 		return false, err
 	}
 	fmt.Fprintf(w, "%d connections ask one thread around epoll_wait, %d rounds of %v, medians\n", busyConnections, rounds, each)
-	fmt.Fprintf(w, "%-6s %14s %14s %8s %s\n", "", "requests/s", "with", "ratio", "  of the rounds, quartiles")
+	fmt.Fprintf(w, "%-6s %14s %14s %8s %s\n", "", "requests/s", "with", "ratio", "  of the rounds: median, quartiles")
 	for i := range all {
 		r := &all[i]
 		r.compare()
-		fmt.Fprintf(w, "%-6s %14.0f %14.0f %8.3f   %.3f to %.3f\n", r.Family, median(r.Without), median(r.With), r.Ratio, r.Low, r.High)
+		fmt.Fprintf(w, "%-6s %14.0f %14.0f %8.3f   %.3f, %.3f to %.3f\n", r.Family, median(r.Without), median(r.With), r.Ratio, r.Round, r.Low, r.High)
 	}
 	fmt.Fprintf(w, "freezeframe used %.2f %% of a CPU (median, by its own account)\n", median(cpu))
 	if l.Out != "" {
@@ -164,6 +165,7 @@ func (r *rates) compare() {
 		each = append(each, r.With[i]/r.Without[i])
 	}
 	slices.Sort(each)
+	r.Round = median(each)
 	r.Low, r.High = each[len(each)/4], each[len(each)-1-len(each)/4]
 }
 
