@@ -252,9 +252,9 @@ func TestMedianAndRatios(t *testing.T) {
 	if m := median([]float64{4, 1, 3, 9}); m != 3.5 {
 		t.Error(m)
 	}
-	r := rates{With: []float64{90, 80, 100, 70}, Without: []float64{100, 100, 100, 100}}
+	r := rates{With: []float64{75, 50, 100, 25}, Without: []float64{100, 100, 100, 100}}
 	r.compare()
-	if r.Ratio != 0.85 || r.Round != 0.85 || r.Low != 0.8 || r.High != 0.9 {
+	if r.Ratio != 0.625 || r.Round != 0.625 || r.Low != 0.5 || r.High != 0.75 {
 		t.Errorf("%+v", r)
 	}
 }
