@@ -27,9 +27,21 @@ func (s *Scene) file(what string) string {
 	return filepath.Join(s.Dir, what+strconv.Itoa(s.names))
 }
 
+// DisksIn puts the files of the loop devices that are made from now on into a
+// directory of their own below dir: /dev/shm for disks in memory.
+func (s *Scene) DisksIn(dir string) {
+	at, err := os.MkdirTemp(dir, Prefix+strconv.Itoa(os.Getpid())+"-")
+	s.Check(err)
+	s.lab.janitor.later("rm", at)
+	s.disks = at
+}
+
 // Loop makes a loop device over a new sparse file. flags go to losetup.
 func (s *Scene) Loop(megabytes int, flags ...string) *LoopFS {
 	l := &LoopFS{File: s.file("disk")}
+	if s.disks != "" {
+		l.File = filepath.Join(s.disks, filepath.Base(l.File))
+	}
 	f, err := os.Create(l.File)
 	s.Check(err)
 	s.Check(f.Truncate(int64(megabytes) << 20))
