@@ -122,6 +122,14 @@ def step(spec):
             with LOCK:
                 pass
         return critical
+    if what == "locked":
+        # Another step, by one thread at a time.
+        inner = step(arg)
+
+        def locked():
+            with LOCK:
+                inner()
+        return locked
     if what == "token":
         # A login that is good for so long, by the wall clock, and takes so long.
         good, login = map(seconds, arg.split(","))

@@ -42,6 +42,7 @@ type Spec struct {
 	//	wall:TIME     wait for a rate limit that reckons in wall-clock time
 	//	till           what its standard input said: sleep or compute till then
 	//	lock           take and release a lock that standard input can have held
+	//	locked:WORK    other work, by one thread at a time (Threads, Loop and Pool)
 	//	pair           two locks, in order; pair:PATH those of two files (Python)
 	//	heap:TIME      nothing, but keep objects whose collection takes so long
 	// The Python kinds know append, fsync, pipe, flock, compute, sleep, call,
