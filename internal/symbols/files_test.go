@@ -264,6 +264,46 @@ func TestGoTableAgreesWithGosym(t *testing.T) {
 	}
 }
 
+// Where a program does not say where Go's code begins, its names are given only
+// if that is certain.
+func TestGoTextThatIsNotSaid(t *testing.T) {
+	forget := func(path string) *image {
+		t.Helper()
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := elf.NewFile(bytes.NewReader(b))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := f.Section(".go.module")
+		if s == nil {
+			t.Fatal("no .go.module")
+		}
+		clear(b[s.Offset+22*8 : s.Offset+23*8])
+		im, err := readImage(bytes.NewReader(b))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return im
+	}
+	path := goProgram(t, "-ldflags=-s -w")
+	_, whole := openImageFile(t, path)
+	if im := forget(path); im.gotab == nil || im.gotab.text != whole.gotab.text {
+		t.Errorf("the start of .text was not taken: %+v", im.gotab)
+	}
+	run(t, "gcc", "--version")
+	t.Setenv("CGO_ENABLED", "1")
+	path = goProgram(t, "-ldflags=-s -w -linkmode=external -extldflags=-no-pie")
+	if _, whole = openImageFile(t, path); whole.gotab == nil {
+		t.Fatal("no line table")
+	}
+	if im := forget(path); im.gotab != nil {
+		t.Errorf("with C in front of Go's code it was guessed: %#x, it is %#x", im.gotab.text, whole.gotab.text)
+	}
+}
+
 // The tables of Go 1.2 to 1.17 are not made any more: these are made by hand,
 // and debug/gosym must read the same out of them.
 func TestOldGoTables(t *testing.T) {
