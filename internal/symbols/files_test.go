@@ -86,7 +86,8 @@ ffffffffff600000-ffffffffff601000 0 0 [vsyscall] false
 
 func TestPerfMap(t *testing.T) {
 	text := "7f0000000000 100 old_code\n7f0000000200 40 Function:~handle /srv/app.js:12\n0x7f0000000300 0x10 py::loop:/a.py\n" +
-		"7f0000000080 100 new_code\nnot a line\n7f0000000400 0 empty\n7f0000000500 20 evil\x1b[31m;name\n7f0000000200 40 LazyCompile:*handle /srv/app.js:12\nffffffffffffffff1 10 x"
+		"7f0000000080 100 new_code\nnot a line\n7f0000000400 0 empty\n7f0000000500 20 evil\x1b[31m;name\n7f0000000200 40 LazyCompile:*handle /srv/app.js:12\n" +
+		"7f0000000740 40 thrown_away\n7f0000000700 100 newer_and_longer\nffffffffffffffff1 10 x"
 	m, err := readPerfMap(strings.NewReader(text), int64(len(text)))
 	if err != nil {
 		t.Fatal(err)
@@ -103,6 +104,8 @@ func TestPerfMap(t *testing.T) {
 		0x7f0000000310: "",
 		0x7f0000000400: "",
 		0x7f0000000510: "evil?[31m;name",
+		0x7f0000000750: "newer_and_longer",
+		0x7f00000007ff: "newer_and_longer",
 		0:              "",
 	} {
 		if got := m.name(at); got != want {
@@ -115,16 +118,31 @@ func TestPerfMap(t *testing.T) {
 		fmt.Fprintf(&large, "%x 40 function_%d_with_a_name_that_is_as_long_as_some\n", 0x1000+i*64, i)
 	}
 	last := bytes.Count(large.Bytes(), []byte("\n")) - 1
-	m, err = readPerfMap(bytes.NewReader(large.Bytes()), int64(large.Len()))
+	in := &counted{r: bytes.NewReader(large.Bytes())}
+	m, err = readPerfMap(in, int64(large.Len()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got, want := m.name(uint64(0x1000+last*64)), fmt.Sprintf("function_%d_with_a_name_that_is_as_long_as_some", last); got != want {
 		t.Errorf("the last function is %q, want %q", got, want)
 	}
+	if in.n > maxPerfMap {
+		t.Errorf("%d bytes of it were read", in.n)
+	}
 	if m.name(0x1000) != "" || m.bytes() > jitBytes {
 		t.Errorf("a map of %d MiB was kept whole, %d bytes", large.Len()>>20, m.bytes())
 	}
+}
+
+type counted struct {
+	r io.ReaderAt
+	n int
+}
+
+func (c *counted) ReadAt(p []byte, off int64) (int, error) {
+	n, err := c.r.ReadAt(p, off)
+	c.n += n
+	return n, err
 }
 
 func TestParseStatus(t *testing.T) {
@@ -243,6 +261,46 @@ func TestGoTableAgreesWithGosym(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// Where a program does not say where Go's code begins, its names are given only
+// if that is certain.
+func TestGoTextThatIsNotSaid(t *testing.T) {
+	forget := func(path string) *image {
+		t.Helper()
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := elf.NewFile(bytes.NewReader(b))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := f.Section(".go.module")
+		if s == nil {
+			t.Fatal("no .go.module")
+		}
+		clear(b[s.Offset+22*8 : s.Offset+23*8])
+		im, err := readImage(bytes.NewReader(b))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return im
+	}
+	path := goProgram(t, "-ldflags=-s -w")
+	_, whole := openImageFile(t, path)
+	if im := forget(path); im.gotab == nil || im.gotab.text != whole.gotab.text {
+		t.Errorf("the start of .text was not taken: %+v", im.gotab)
+	}
+	run(t, "gcc", "--version")
+	t.Setenv("CGO_ENABLED", "1")
+	path = goProgram(t, "-ldflags=-s -w -linkmode=external -extldflags=-no-pie")
+	if _, whole = openImageFile(t, path); whole.gotab == nil {
+		t.Fatal("no line table")
+	}
+	if im := forget(path); im.gotab != nil {
+		t.Errorf("with C in front of Go's code it was guessed: %#x, it is %#x", im.gotab.text, whole.gotab.text)
 	}
 }
 
@@ -452,8 +510,11 @@ func tiny() []byte {
 	sym(1, 0x1100, 0x20)
 	sym(6, 0x1100, 0x20)
 	sym(14, 0x1200, 0)
+	sym(24, 0x1300, 0x100)
+	sym(30, 0x1340, 0x10)
+	sym(30, 0x1360, 0)
 	strs := uint64(len(b))
-	b = append(b, "\x00work\x00__work2\x00_ZN1a1bEv\x00"...)
+	b = append(b, "\x00work\x00__work2\x00_ZN1a1bEv\x00outer\x00inner\x00"...)
 	link := uint64(len(b))
 	b = append(b, "x.debug\x00\x01\x02\x03\x04"...)
 	names := uint64(len(b))
@@ -488,9 +549,30 @@ func TestTinyELF(t *testing.T) {
 	if im.buildID != "abcdefghijklmnopqrst" || im.debug.name != "x.debug" || im.debug.crc != 0x04030201 {
 		t.Errorf("build id %q, debug link %+v", im.buildID, im.debug)
 	}
-	for off, want := range map[uint64]string{0x100: "work", 0x11f: "work", 0x120: "", 0x210: "a::b", 0x50: "", 0x1000: ""} {
-		if got := im.name(bytes.NewReader(b), nil, off); got != want {
-			t.Errorf("offset %#x is %q, want %q", off, got, want)
+	// The same whether the table is kept or searched where it stands.
+	large := *im
+	table := *im.symtab
+	table.funcs, table.tooMany = nil, true
+	large.symtab = &table
+	for off, want := range map[uint64]string{
+		0x100: "work", 0x11f: "work", 0x120: "", 0x210: "a::b", 0x50: "", 0x1000: "",
+		0x2ff: "a::b", 0x300: "outer", 0x340: "inner", 0x34f: "inner", 0x350: "outer", 0x360: "inner", 0x3ff: "inner", 0x500: "inner",
+	} {
+		for name, im := range map[string]*image{"kept": im, "in place": &large} {
+			if got := im.name(bytes.NewReader(b), nil, off); got != want {
+				t.Errorf("%s: offset %#x is %q, want %q", name, off, got, want)
+			}
+		}
+	}
+}
+
+func TestAddressOfAnOffset(t *testing.T) {
+	im := image{segments: []segment{
+		{off: 0, size: 0x1234, vaddr: 0x400000}, {off: 0x1000, size: 0x1000, vaddr: 0x501000, exec: true}, {off: 0x2000, size: 0x100, vaddr: 0x702000, exec: true},
+	}}
+	for off, want := range map[uint64]uint64{0x10: 0x400010, 0x1010: 0x501010, 0x1fff: 0x501fff, 0x2000: 0x702000, 0x20ff: 0x7020ff, 0x2100: 0} {
+		if got, ok := im.vaddr(off); got != want || ok != (want != 0) {
+			t.Errorf("offset %#x is at %#x, want %#x", off, got, want)
 		}
 	}
 }

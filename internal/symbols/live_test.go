@@ -66,6 +66,13 @@ func start(t testing.TB, path string, attr *syscall.SysProcAttr) target {
 	return p
 }
 
+// patient is a context for what must succeed, however busy the machine is.
+func patient(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
 // names resolves the target's addresses, and the same by build id.
 func (p target) names(t testing.TB, r *Resolver, what ...string) string {
 	t.Helper()
@@ -77,7 +84,7 @@ func (p target) names(t testing.TB, r *Resolver, what ...string) string {
 		// Two bytes in: frames of callers are looked up one byte before.
 		frames = append(frames, Frame{IP: p.at[w] + 2})
 	}
-	return strings.Join(r.User(t.Context(), p.pid, 0, frames), " ")
+	return strings.Join(r.User(patient(t), p.pid, 0, frames), " ")
 }
 
 // byBuildID turns an address into what bpf_get_stack gives for it.
@@ -114,7 +121,7 @@ func TestNativePrograms(t *testing.T) {
 			if got := p.names(t, r, "code"); got != "[anon]" {
 				t.Errorf("code in no file: %q", got)
 			}
-			if got := r.User(t.Context(), p.pid, 0, []Frame{{IP: 16}}); got[0] != Unknown {
+			if got := r.User(patient(t), p.pid, 0, []Frame{{IP: 16}}); got[0] != Unknown {
 				t.Errorf("an address in no mapping: %q", got)
 			}
 			if name == "without an id" {
@@ -124,14 +131,14 @@ func TestNativePrograms(t *testing.T) {
 			// once somebody has been seen to have it mapped.
 			r = New("/proc")
 			frames := []Frame{p.byBuildID(t, r, p.at["outer"]+2), p.byBuildID(t, r, p.at["hidden"]+2)}
-			if got := strings.Join(r.User(t.Context(), p.pid, 0, frames), " "); got != "outer_work hidden_work" {
+			if got := strings.Join(r.User(patient(t), p.pid, 0, frames), " "); got != "outer_work hidden_work" {
 				t.Errorf("by build id: %q", got)
 			}
 			if r.processes.used != 0 {
 				t.Error("the mappings were read though the build id said it")
 			}
 			frames = append(frames, p.byBuildID(t, r, p.at["fsync"]+2), Frame{BuildID: BuildID{1, 2, 3}, Offset: 99})
-			if got := strings.Join(r.User(t.Context(), p.pid, 0, frames), " "); got != "outer_work hidden_work fsync [unknown]" {
+			if got := strings.Join(r.User(patient(t), p.pid, 0, frames), " "); got != "outer_work hidden_work fsync [unknown]" {
 				t.Errorf("by build id with a library: %q", got)
 			}
 		})
@@ -154,10 +161,10 @@ func TestCallersAreLookedUpBeforeTheReturn(t *testing.T) {
 		off++
 	}
 	end := off - m.off + m.start
-	if got := r.User(t.Context(), p.pid, 0, []Frame{{IP: p.at["fsync"]}, {IP: end}}); got[1] != "outer_work" {
+	if got := r.User(patient(t), p.pid, 0, []Frame{{IP: p.at["fsync"]}, {IP: end}}); got[1] != "outer_work" {
 		t.Errorf("a return address at the end of outer_work is %q", got[1])
 	}
-	if got := r.User(t.Context(), p.pid, 0, []Frame{{IP: end}}); got[0] == "outer_work" {
+	if got := r.User(patient(t), p.pid, 0, []Frame{{IP: end}}); got[0] == "outer_work" {
 		t.Error("the innermost address was moved too")
 	}
 }
@@ -228,8 +235,14 @@ func TestDebugLink(t *testing.T) {
 func TestGoPrograms(t *testing.T) {
 	for name, args := range map[string][]string{
 		"with symbols": nil, "stripped": {"-ldflags=-s -w"}, "stripped PIE": {"-ldflags=-s -w", "-buildmode=pie"},
+		// As with cgo: gcc puts its own code in front of Go's.
+		"stripped, linked by gcc": {"-ldflags=-s -w -linkmode=external -extldflags=-no-pie"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			if strings.Contains(name, "gcc") {
+				run(t, "gcc", "--version")
+				t.Setenv("CGO_ENABLED", "1")
+			}
 			p := start(t, goProgram(t, args...), nil)
 			if got := p.names(t, New("/proc"), "outer", "method"); got != "main.outerWork main.(*worker).run" {
 				t.Errorf("%q", got)
@@ -267,20 +280,20 @@ func TestProcessThatIsGone(t *testing.T) {
 		}
 		began = key.start
 		frames = []Frame{p.byBuildID(t, r, p.at["outer"]+2), {IP: p.at["hidden"] + 2}}
-		if err := r.Snapshot(t.Context(), pid, began); err != nil {
+		if err := r.Snapshot(patient(t), pid, began); err != nil {
 			t.Fatal(err)
 		}
 	})
-	if got := strings.Join(r.User(t.Context(), pid, began, frames), " "); got != "outer_work hidden_work" {
+	if got := strings.Join(r.User(patient(t), pid, began, frames), " "); got != "outer_work hidden_work" {
 		t.Errorf("after its end: %q", got)
 	}
-	if err := r.Snapshot(t.Context(), pid, began); err == nil {
+	if err := r.Snapshot(patient(t), pid, began); err == nil {
 		t.Error("the mappings of a process that is gone were read")
 	}
 	// Another program under its path now.
 	run(t, "gcc", "-O0", "-Wl,--build-id", "-o", path, "testdata/target.c")
 	r.names = newCache[nameKey, string](nameBytes)
-	if got := r.User(t.Context(), pid, began, frames[:1]); !strings.HasPrefix(got[0], "target+0x") && got[0] != Unknown {
+	if got := r.User(patient(t), pid, began, frames[:1]); !strings.HasPrefix(got[0], "target+0x") && got[0] != Unknown {
 		t.Errorf("of a file that was replaced: %q", got)
 	}
 }
@@ -292,10 +305,10 @@ func TestAnotherProcessUnderThePid(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := r.User(t.Context(), p.pid, key.start+1, []Frame{{IP: p.at["outer"]}}); got[0] != Unknown {
+	if got := r.User(patient(t), p.pid, key.start+1, []Frame{{IP: p.at["outer"]}}); got[0] != Unknown {
 		t.Errorf("a process with another start has the name %q", got)
 	}
-	if err := r.Snapshot(t.Context(), p.pid, key.start+1); !errors.Is(err, os.ErrProcessDone) {
+	if err := r.Snapshot(patient(t), p.pid, key.start+1); !errors.Is(err, os.ErrProcessDone) {
 		t.Errorf("a process with another start: %v", err)
 	}
 }
@@ -447,7 +460,7 @@ func TestStalledProcess(t *testing.T) {
 	}
 	frames := []Frame{{IP: 0x1234}, own}
 	want := Unknown + " freezeframe/internal/symbols.TestStalledProcess"
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	if got := strings.Join(r.User(ctx, 10, 777, frames), " "); got != want {
 		t.Errorf("of a stalled process: %q, want %q", got, want)
@@ -490,7 +503,7 @@ func TestStalledProcess(t *testing.T) {
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
-	if got := r.User(t.Context(), 10, 777, frames[:1]); got[0] != "[vdso]" {
+	if got := r.User(patient(t), 10, 777, frames[:1]); got[0] != "[vdso]" {
 		t.Errorf("after the stall: %q", got)
 	}
 }
