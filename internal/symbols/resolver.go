@@ -32,11 +32,11 @@ const (
 
 // How many bytes are kept of what.
 const (
-	imageBytes   = 8 << 20
-	processBytes = 2 << 20
-	jitBytes     = 12 << 20
-	nameBytes    = 2 << 20
-	placeBytes   = 1 << 20
+	imageBytes   = 3 << 20
+	processBytes = 512 << 10
+	jitBytes     = 4 << 20
+	nameBytes    = 1 << 20
+	placeBytes   = 256 << 10
 	idBytes      = 512 << 10
 )
 
