@@ -37,6 +37,9 @@ enum {
 	BPF_MAP_TYPE_TASK_STORAGE = 29,
 };
 
+/* For maps that the reader maps into its own memory. */
+enum { BPF_F_MMAPABLE = 1 << 10 };
+
 enum {
 	BPF_ANY = 0,
 	BPF_NOEXIST = 1,
@@ -66,6 +69,7 @@ enum bpf_func_id___5_15 { BPF_FUNC_task_pt_regs___5_15 = 175 };
 #define TASK_TRACED 0x0008
 #define TASK_NOLOAD 0x0400
 #define TASK_FROZEN 0x8000
+#define PF_WQ_WORKER 0x00000020
 #define PF_KTHREAD 0x00200000
 
 #define TASK_COMM_LEN 16
@@ -150,6 +154,20 @@ struct task_struct {
 
 struct task_struct___before_5_14 {
 	volatile long state;
+} READS;
+
+/* kernel/kthread.c, kernel/workqueue_internal.h: what a kworker is at work on. */
+struct kthread {
+	void *data; /* of a kworker: its struct worker */
+} READS;
+
+struct worker {
+	char desc[32]; /* the queue's name, or what the work itself says */
+} READS;
+
+struct task_struct___kthread {
+	void *worker_private; /* since Linux 5.17; before, set_child_tid was used for it */
+	void *set_child_tid;
 } READS;
 
 /* Registers of a task in the kernel (arch/.../include/asm/ptrace.h). */

@@ -32,6 +32,7 @@ type Programs struct {
 	// Waits tells the waits of threads; nil where it could not be had. The same
 	// holds for the other families.
 	Waits *Waits
+	Block *Block
 
 	mu     sync.Mutex
 	loaded []*loaded
@@ -51,6 +52,7 @@ type family struct {
 // line here.
 var families = []family{
 	waitsFamily,
+	blockFamily,
 }
 
 // Names returns the names of all families, in order.
@@ -106,6 +108,9 @@ func Load(o Options) *Programs {
 		l := &loaded{family: f}
 		if err := l.tryLoad(p, kernel); err != nil {
 			l.close()
+			if errors.Is(err, errUnused) {
+				continue
+			}
 			p.need(freezeframe.Need{What: "BPF " + f.name + " (" + f.at + ")", Lost: f.lost, Fix: fixFor(err), Err: brief(err)})
 			continue
 		}
@@ -149,6 +154,9 @@ func (l *loading) collection(spec *ebpf.CollectionSpec, constants map[string]any
 // trace attaches programs to the BTF tracepoints that their sections name.
 func (l *loading) trace(programs ...*ebpf.Program) error {
 	for _, prog := range programs {
+		if prog.Type() == ebpf.SocketFilter {
+			continue // stands for one that this kernel has no tracepoint for
+		}
 		lk, err := link.AttachTracing(link.TracingOptions{Program: prog})
 		if err != nil {
 			return fmt.Errorf("attach %s: %w", prog, err)
