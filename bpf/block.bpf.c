@@ -11,12 +11,11 @@
  * looking at the next few; nothing is ever locked. Two CPUs that take the same
  * free slot in the same few nanoseconds lose one request, and it is counted.
  *
- * Whose a request is: the task that made it. What a kernel thread makes is
- * somebody else's:
+ * Whose a request is: the task that made it, but
  *
- *   a kworker of a loop device      the last who used that device
- *   data written back from memory   who made its inode dirty
- *   else                            the kernel thread
+ *   data written back from memory   who made its inode dirty, whoever has it
+ *                                   written: a kworker, a sync of everything
+ *   a kworker of a loop device      who uses that device most, of late
  */
 #include "kernel.h"
 
@@ -26,6 +25,10 @@
 #define OWNERS 4096
 #define TRIES 8
 #define BUCKETS 128 /* of a quarter of a power of two each, from 1 us to 67 s; the last are spare */
+
+/* Who used a device most needs no more than so many bytes of another to be
+ * forgotten for him. */
+#define USER_MOST (4 << 20)
 
 /* An issuer that was quiet for so long gives its slot up. */
 #define FORGET_NS 30000000000ULL
@@ -108,7 +111,8 @@ struct request___before_5_17 {
 
 struct device {
 	__u32 dev; /* major << 20 | minor; 0: free */
-	__u32 last; /* issuer of the last request of a process */
+	__u32 user; /* issuer of most of the latest bytes */
+	__u64 votes; /* by how many bytes it is ahead of the others */
 	char name[32];
 	__u64 issued, done, errors;
 	__u64 read_bytes, write_bytes;
@@ -159,6 +163,7 @@ struct {
 /* Who made an inode dirty that was clean. */
 struct owner {
 	__u32 tgid;
+	__u32 loop; /* the device whose kworker it was; DEVICES: none */
 	char comm[TASK_COMM_LEN];
 };
 
@@ -174,22 +179,10 @@ volatile const __u32 queue_first = 0;  /* before 5.11 the queue stands before th
 volatile const __u32 has_io_start = 0; /* since 6.5 a tracepoint tells of each request as it is made */
 volatile const __u32 preflush = 0, fua = 0;
 
-/* within keeps an index in a table of a power of two, where the verifier sees
- * it: the compiler would leave out what it knows itself. */
-#define within(x, size) ({ \
-	__u64 __x = (x); \
-	asm volatile("%0 &= %1" : "+r"(__x) : "i"((size) - 1)); \
-	__x; })
-
 static __always_inline struct block *state(void)
 {
 	__u32 zero = 0;
 	return bpf_map_lookup_elem(&blocks, &zero);
-}
-
-static __always_inline __u32 hash(__u64 x)
-{
-	return (__u32)((x * 0x9E3779B97F4A7C15ULL) >> 40);
 }
 
 static __always_inline struct gendisk *disk_of(struct request *rq)
@@ -234,8 +227,6 @@ static __always_inline __u32 issuer_for(struct block *b, __u32 dev, __u32 tgid, 
 		__u32 at = within(hash((__u64)dev << 32 | tgid) + i, ISSUERS);
 		struct issuer *s = &b->issuers[at];
 		if (s->dev == dev && s->tgid == tgid && s->last_ns) {
-			if (via == DIRECT && s->via != DIRECT)
-				s->via = DIRECT;
 			return at;
 		}
 		__u64 quiet = s->last_ns ? now - s->last_ns : ~0ULL;
@@ -274,21 +265,27 @@ static __always_inline bool desc_of(struct task_struct *p, char desc[32])
 	return w && bpf_probe_read_kernel_str(desc, 32, w->desc) > 1;
 }
 
-/* loop_user is the last who used the loop device that a kworker works for. */
-static __always_inline struct issuer *loop_user(struct block *b, const char desc[32])
+/* loop_of is the loop device that a kworker works for. */
+static __always_inline __u32 loop_of(struct block *b, const char desc[32])
 {
-	__u32 n = 0, at;
+	__u32 n = 0;
 	if (desc[0] != 'l' || desc[1] != 'o' || desc[2] != 'o' || desc[3] != 'p')
-		return NULL;
+		return DEVICES;
 	for (int i = 4; i < 9; i++) {
 		if (desc[i] < '0' || desc[i] > '9')
 			break;
 		n = n * 10 + (desc[i] - '0');
 	}
-	at = device_of(b, 7 << 20 | n);
-	if (at >= DEVICES)
+	return device_of(b, 7 << 20 | n);
+}
+
+/* user_of is who uses a device most. */
+static __always_inline struct issuer *user_of(struct block *b, __u32 device)
+{
+	__u32 at;
+	if (device >= DEVICES)
 		return NULL;
-	at = b->devices[within(at, DEVICES)].last;
+	at = b->devices[within(device, DEVICES)].user;
 	struct issuer *s = &b->issuers[within(at, ISSUERS)];
 	return s->last_ns ? s : NULL;
 }
@@ -319,14 +316,6 @@ static __always_inline struct inode *inode_of(struct bio *bio)
 	return BPF_CORE_READ(mapping, host);
 }
 
-/* address is a pointer as a number: the verifier wants no sums with pointers. */
-static __always_inline __u64 address(const void *p)
-{
-	__u64 n = 0;
-	bpf_probe_read_kernel(&n, sizeof(n), &p);
-	return n;
-}
-
 static __always_inline struct flight *flight_of(struct block *b, __u64 key)
 {
 	for (int i = 0; i < TRIES; i++) {
@@ -335,6 +324,22 @@ static __always_inline struct flight *flight_of(struct block *b, __u64 key)
 			return f;
 	}
 	return NULL;
+}
+
+/* vote keeps the issuer of most of the bytes of late: each byte of another
+ * takes one away, and who has none left gives way. */
+static __always_inline void vote(struct device *d, __u32 issuer, __u64 bytes)
+{
+	__u64 votes = d->votes;
+	if (d->user == issuer) {
+		votes += bytes;
+		d->votes = votes < USER_MOST ? votes : USER_MOST;
+	} else if (votes > bytes) {
+		d->votes = votes - bytes;
+	} else {
+		d->user = issuer;
+		d->votes = bytes;
+	}
 }
 
 static __noinline int made(struct request *rq, __u64 key)
@@ -348,7 +353,7 @@ static __noinline int made(struct request *rq, __u64 key)
 	struct owner *o;
 	char desc[32] = {}, comm[TASK_COMM_LEN] = {};
 	__u32 device, issuer = ISSUERS, tgid, via = DIRECT, op, dev;
-	__u64 now;
+	__u64 now, inode = 0;
 	if (!b || !rq)
 		return 0;
 	disk = disk_of(rq);
@@ -365,18 +370,26 @@ static __noinline int made(struct request *rq, __u64 key)
 	bio = rq->bio;
 	tgid = p->tgid;
 	bpf_probe_read_kernel(comm, sizeof(comm), p->group_leader->comm);
-	if (p->flags & PF_KTHREAD) {
-		__u64 inode = op == REQ_OP_WRITE ? address(inode_of(bio)) : 0;
+	if (p->flags & PF_KTHREAD)
 		via = KERNEL;
-		if (inode && (o = bpf_map_lookup_elem(&owners, &inode))) {
-			via = WRITEBACK;
-			tgid = o->tgid;
-			__builtin_memcpy(comm, o->comm, sizeof(comm));
-		} else if (desc_of(p, desc) && (s = loop_user(b, desc))) {
+	if (op == REQ_OP_WRITE)
+		inode = address(inode_of(bio));
+	if (inode && (o = bpf_map_lookup_elem(&owners, &inode))) {
+		if ((s = user_of(b, o->loop))) {
 			via = LOOP;
 			tgid = s->tgid;
 			__builtin_memcpy(comm, s->comm, sizeof(comm));
-		} else if (desc[0]) {
+		} else if (o->tgid != tgid) {
+			via = WRITEBACK;
+			tgid = o->tgid;
+			__builtin_memcpy(comm, o->comm, sizeof(comm));
+		}
+	} else if (via == KERNEL && desc_of(p, desc)) {
+		if ((s = user_of(b, loop_of(b, desc)))) {
+			via = LOOP;
+			tgid = s->tgid;
+			__builtin_memcpy(comm, s->comm, sizeof(comm));
+		} else {
 			__builtin_memcpy(comm, desc, sizeof(comm));
 			comm[TASK_COMM_LEN - 1] = 0;
 		}
@@ -389,8 +402,9 @@ static __noinline int made(struct request *rq, __u64 key)
 		s->last_ns = now;
 		if (bio && BPF_CORE_READ(bio, bi_blkg))
 			s->cgroup = BPF_CORE_READ(bio, bi_blkg, blkcg, css.cgroup, kn, id);
+		s->via = via;
 		if (via != KERNEL)
-			b->devices[within(device, DEVICES)].last = issuer;
+			vote(&b->devices[within(device, DEVICES)], issuer, rq->__data_len + 512);
 	}
 	for (int i = 0; i < TRIES; i++) {
 		struct flight *g = &b->flights[within(hash(key) + i, FLIGHTS)];
@@ -609,21 +623,17 @@ int dirtied(__u64 *ctx)
 {
 	struct task_struct *p = bpf_get_current_task_btf();
 	struct block *b = state();
-	struct issuer *s;
 	struct owner o = {};
 	char desc[32] = {};
 	__u64 key = address((void *)ctx[0]);
 	if (!b)
 		return 0;
 	o.tgid = p->tgid;
-	if (p->flags & PF_KTHREAD) {
-		if (!desc_of(p, desc) || !(s = loop_user(b, desc)))
-			return 0;
-		o.tgid = s->tgid;
-		__builtin_memcpy(o.comm, s->comm, sizeof(o.comm));
-	} else {
+	o.loop = DEVICES;
+	if (!(p->flags & PF_KTHREAD))
 		bpf_probe_read_kernel(o.comm, sizeof(o.comm), p->group_leader->comm);
-	}
+	else if (!desc_of(p, desc) || (o.loop = loop_of(b, desc)) >= DEVICES)
+		return 0;
 	bpf_map_update_elem(&owners, &key, &o, BPF_ANY);
 	return 0;
 }

@@ -35,7 +35,8 @@ const blockBuckets = 128
 // the programs were loaded.
 type BlockDevice struct {
 	Dev                     uint32 // major<<20 | minor; 0: a free slot
-	Last                    uint32
+	_                       uint32
+	_                       uint64 // who uses it most, and by how much
 	NameBytes               [32]byte
 	Issued, Done, Errors    uint64
 	ReadBytes, WriteBytes   uint64

@@ -290,7 +290,7 @@ func TestOldestRequestIsSeen(t *testing.T) {
 }
 
 func TestBlockLayout(t *testing.T) {
-	if n := unsafe.Sizeof(BlockDevice{}); n != 1144 {
+	if n := unsafe.Sizeof(BlockDevice{}); n != 1152 {
 		t.Errorf("BlockDevice has %d bytes", n)
 	}
 	from, width := BucketNanos(0)

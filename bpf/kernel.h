@@ -197,4 +197,25 @@ static __always_inline bool idle_kthread(__u32 state)
 	return (state & TASK_NOLOAD) != 0;
 }
 
+/* Tables that the reader maps: a slot is looked for at its hash and behind it. */
+static __always_inline __u32 hash(__u64 x)
+{
+	return (__u32)((x * 0x9E3779B97F4A7C15ULL) >> 40);
+}
+
+/* within keeps an index in a table of a power of two, where the verifier sees
+ * it: the compiler would leave out what it knows itself. */
+#define within(x, size) ({ \
+	__u64 __x = (x); \
+	asm volatile("%0 &= %1" : "+r"(__x) : "i"((size) - 1)); \
+	__x; })
+
+/* address is a pointer as a number: the verifier wants no sums with pointers. */
+static __always_inline __u64 address(const void *p)
+{
+	__u64 n = 0;
+	bpf_probe_read_kernel(&n, sizeof(n), &p);
+	return n;
+}
+
 #endif

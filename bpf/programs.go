@@ -31,8 +31,9 @@ type Options struct {
 type Programs struct {
 	// Waits tells the waits of threads; nil where it could not be had. The same
 	// holds for the other families.
-	Waits *Waits
-	Block *Block
+	Waits   *Waits
+	Block   *Block
+	Reclaim *Reclaims
 
 	mu     sync.Mutex
 	loaded []*loaded
@@ -53,6 +54,7 @@ type family struct {
 var families = []family{
 	waitsFamily,
 	blockFamily,
+	reclaimFamily,
 }
 
 // Names returns the names of all families, in order.

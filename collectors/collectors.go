@@ -12,13 +12,44 @@ func All(programs *bpf.Programs) []freezeframe.Collector {
 	return append(plain(), known(programs)...)
 }
 
-// known lists what is read from BPF programs.
+// Sources returns what every collector yields, those that BPF programs are read
+// for too, whether or not this machine takes them.
+func Sources() []freezeframe.Source {
+	var out []freezeframe.Source
+	for _, c := range plain() {
+		out = append(out, c.Source())
+	}
+	for _, k := range fromBPF(&bpf.Programs{}) {
+		out = append(out, k.Source())
+	}
+	return out
+}
+
+// known lists what is read from the BPF programs that there are.
 func known(programs *bpf.Programs) []freezeframe.Collector {
 	var out []freezeframe.Collector
 	if programs == nil {
 		return out
 	}
+	for _, k := range fromBPF(programs) {
+		if k.have {
+			out = append(out, k.Collector)
+		}
+	}
 	return out
+}
+
+type conditional struct {
+	freezeframe.Collector
+	have bool // its programs are loaded
+}
+
+// fromBPF lists every collector that reads BPF programs.
+func fromBPF(p *bpf.Programs) []conditional {
+	return []conditional{
+		{&block{from: p.Block}, p.Block != nil},
+		{&blockIssuers{from: p.Block}, p.Block != nil},
+	}
 }
 
 // plain lists what needs no BPF.
