@@ -31,9 +31,11 @@ type Options struct {
 type Programs struct {
 	// Waits tells the waits of threads; nil where it could not be had. The same
 	// holds for the other families.
-	Waits   *Waits
-	Block   *Block
-	Reclaim *Reclaims
+	Waits    *Waits
+	Block    *Block
+	Reclaim  *Reclaims
+	Journal  *Journals
+	Teardown *Teardowns
 
 	mu     sync.Mutex
 	loaded []*loaded
@@ -55,6 +57,8 @@ var families = []family{
 	waitsFamily,
 	blockFamily,
 	reclaimFamily,
+	journalFamily,
+	teardownFamily,
 }
 
 // Names returns the names of all families, in order.
@@ -82,6 +86,7 @@ type loading struct {
 	*Programs
 	*loaded
 	kernel *btf.Spec
+	more   []*btf.Spec // types of modules, for those that attach there
 }
 
 // Load loads and attaches every family that this machine takes. It never
@@ -143,7 +148,7 @@ func (l *loading) collection(spec *ebpf.CollectionSpec, constants map[string]any
 			return fmt.Errorf("set the constant %s: %w", name, err)
 		}
 	}
-	opts := &ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{KernelTypes: l.kernel}}
+	opts := &ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{KernelTypes: l.kernel, ExtraRelocationTargets: l.more}}
 	if err := spec.LoadAndAssign(objs, opts); err != nil {
 		return fmt.Errorf("load %s: %w", l.name, err)
 	}
