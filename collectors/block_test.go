@@ -27,7 +27,7 @@ func programs(t *testing.T, family string) *bpf.Programs {
 // TestBPFReadsWithoutAllocation holds every collector that reads BPF to what
 // the conformance suite asks of the others.
 func TestBPFReadsWithoutAllocation(t *testing.T) {
-	for _, name := range []string{"block"} {
+	for _, name := range []string{"block", "reclaim", "journal", "teardown"} {
 		p := programs(t, name)
 		list := known(p)
 		if len(list) == 0 {

@@ -49,6 +49,12 @@ func fromBPF(p *bpf.Programs) []conditional {
 	return []conditional{
 		{&block{from: p.Block}, p.Block != nil},
 		{&blockIssuers{from: p.Block}, p.Block != nil},
+		{&reclaim{from: p.Reclaim}, p.Reclaim != nil},
+		{&reclaimIntervals{from: p.Reclaim}, p.Reclaim != nil},
+		{&journal{from: p.Journal}, p.Journal != nil},
+		{&journalCommits{from: p.Journal}, p.Journal != nil},
+		{&journalUsers{from: p.Journal}, p.Journal != nil},
+		{&teardown{from: p.Teardown}, p.Teardown != nil},
 	}
 }
 
