@@ -131,7 +131,8 @@ struct issuer {
 	__u64 queue_ns, device_ns, flush_ns;
 	char comm[TASK_COMM_LEN];
 	__u32 via;
-	__u32 free_to_use;
+	__u32 spare;
+	__u64 since_ns; /* from when on it is counted */
 };
 
 struct flight {
@@ -243,6 +244,7 @@ static __always_inline __u32 issuer_for(struct block *b, __u32 dev, __u32 tgid, 
 	s->tgid = tgid;
 	s->via = via;
 	s->last_ns = now;
+	s->since_ns = now;
 	__builtin_memcpy(s->comm, comm, TASK_COMM_LEN);
 	return oldest;
 }

@@ -62,6 +62,7 @@ type BlockIssuer struct {
 	CommBytes                 [16]byte
 	Via                       uint32
 	_                         uint32
+	SinceNanos                uint64 // from when on it is counted
 }
 
 // Comm is the process's name, or what the kernel thread was at work on.

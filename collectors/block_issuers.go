@@ -15,6 +15,7 @@ const (
 	issuerComm
 	issuerVia
 	issuerCgroup
+	issuerSince
 	issuerReads
 	issuerWrites
 	issuerReadBytes
@@ -45,7 +46,7 @@ func (c *blockIssuers) Source() freezeframe.Source {
 	s := freezeframe.Source{
 		Name: "block_issuers", From: "BPF: block_io_start, block_rq_complete, writeback_dirty_inode_enqueue", Key: "issuer",
 		Every: time.Second, Stalled: 100 * time.Millisecond, Lane: freezeframe.Fast,
-		Columns: append(gauges("dev", "device", "pid", "comm", "via", "cgroup"), counters("reads", "writes", "read_bytes", "write_bytes",
+		Columns: append(gauges("dev", "device", "pid", "comm", "via", "cgroup", "since"), counters("reads", "writes", "read_bytes", "write_bytes",
 			"flushes", "discards", "errors", "queue_ns", "device_ns", "flush_ns")...),
 	}
 	s.Columns = append(s.Columns, gauges("in_flight")...)
@@ -96,7 +97,7 @@ func (c *blockIssuers) Collect(t *freezeframe.Table) error {
 		if int(s.Via) < len(c.via) {
 			row[issuerVia] = c.via[s.Via]
 		}
-		row[issuerCgroup] = s.Cgroup
+		row[issuerCgroup], row[issuerSince] = s.Cgroup, s.SinceNanos
 		row[issuerReads], row[issuerWrites] = s.Reads, s.Writes
 		row[issuerReadBytes], row[issuerWriteBytes] = s.ReadBytes, s.WriteBytes
 		row[issuerFlushes], row[issuerDiscards], row[issuerErrors] = s.Flushes, s.Discards, s.Errors

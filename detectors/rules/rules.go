@@ -45,6 +45,8 @@ func All() []freezeframe.Rule {
 		memForkCOW(),
 
 		ioDeviceSaturated(),
+		ioDeviceSlow(),
+		ioDeviceHung(),
 		ioFlushStorm(),
 		ioCgroupThrottled(),
 		ioDeviceError(),
