@@ -34,6 +34,8 @@ func All() []lab.Fault {
 		memCgroupOOMKill,
 		memForkCOW,
 		ioDeviceSaturated,
+		ioDeviceHung,
+		ioDeviceSlow,
 		ioFlushStorm,
 		ioCgroupThrottled,
 		fsDirtyThrottled,
