@@ -97,7 +97,7 @@ type loads struct {
 	pids   []int // most bytes first
 }
 
-// share returns the part of all that value gives, of one.
+// shareOf returns the part that one has of what value gives of all.
 func shareOf(all []issuer, one *loads, value func(*issuer) uint64) float64 {
 	var sum uint64
 	for i := range all {
@@ -134,6 +134,9 @@ func largest(all []issuer, not []int, value func(*issuer) uint64) *loads {
 	}
 	return best
 }
+
+// inDevice is how long an issuer's requests were in the device, added up.
+func inDevice(i *issuer) uint64 { return uint64(i.device) }
 
 // culprit blames the one that did most.
 func (l *loads) culprit() freezeframe.Culprit {

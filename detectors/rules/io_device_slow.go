@@ -72,13 +72,14 @@ func judgeDeviceSlow(w freezeframe.Window) []freezeframe.Finding {
 			continue
 		}
 		// Somebody else's work may weigh more than its number and size say.
-		if p, _ := moverOf(w, s, writeBehind, b.moments, d.bytes); p != nil && d.queue >= deepQueue && !slices.Contains(b.pids(), p.pid) && 2*p.moved() > d.bytes {
-			continue
-		}
-		inDevice := func(i *issuer) uint64 { return uint64(i.device) }
-		issuers := issuersOn(w, around(s), d.name)
-		if who := largest(issuers, b.pids(), inDevice); who != nil && d.queue >= deepQueue && shareOf(issuers, who, inDevice) > 0.5 {
-			continue
+		if d.queue >= deepQueue {
+			if issuers := issuersOn(w, around(s), d.name); len(issuers) > 0 {
+				if who := largest(issuers, b.pids(), inDevice); who != nil && shareOf(issuers, who, inDevice) > 0.5 {
+					continue
+				}
+			} else if p, _ := moverOf(w, s, writeBehind, b.moments, d.bytes); p != nil && !slices.Contains(b.pids(), p.pid) && 2*p.moved() > d.bytes {
+				continue
+			}
 		}
 		f := freezeframe.Finding{
 			Culprit: freezeframe.Culprit{Kind: freezeframe.CulpritDevice, Device: d.name}, Explains: claim, Confidence: seen, Chain: story(b.moments),

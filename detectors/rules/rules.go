@@ -42,7 +42,9 @@ func All() []freezeframe.Rule {
 		memCgroupMax(),
 		memOOMKill(),
 		memCgroupOOMKill(),
+		memCompaction(),
 		memForkCOW(),
+		memTeardown(),
 
 		ioDeviceSaturated(),
 		ioDeviceSlow(),

@@ -152,6 +152,11 @@ func device(w *window, name string, dev int, l load) {
 	})
 }
 
+// spell is a stretch of a thread's time in getting memory, as BPF tells it.
+func spell(w *window, n int, kind string, pid int, from, to time.Duration, device string) {
+	w.Row("reclaim_intervals", to+20*ms, n, v{"began": windowtest.At(from), "ended": windowtest.At(to), "tid": pid, "pid": pid, "comm": "orders", "kind": kind, "device": device})
+}
+
 // timed writes vda with so many requests a second, of so many bytes, that take
 // so long: before the stall and in it.
 func timed(w *window, was, wasBytes float64, wasTook time.Duration, done, bytes float64, took time.Duration) {
@@ -637,6 +642,31 @@ func scenes() map[freezeframe.Cause]scene {
 				})
 			},
 			culprit: process(service),
+		},
+		"mem.compaction": {
+			fire: func(w *window) {
+				w.Suffers(service, "orders", wait{Class: freezeframe.OnCPU})
+				proc(w, service, "orders", nil)
+				spell(w, 1, "compaction", service, stallFrom, stallTo-10*ms, "")
+				vmstat(w, map[string]float64{"compact_stall": 200})
+			},
+			miss: func(w *window) { // another process was
+				w.Suffers(service, "orders", wait{Class: freezeframe.OnCPU})
+				proc(w, service, "orders", nil)
+				spell(w, 1, "compaction", hog, stallFrom, stallTo-10*ms, "")
+			},
+			culprit: process(service),
+		},
+		"mem.teardown": {
+			fire: func(w *window) {
+				held(w, wait{Class: freezeframe.FileLock, Syscall: "flock", File: "/run/x.lock"}, wait{Class: freezeframe.OnCPU})
+				w.Row("teardown", stallTo+100*ms, 1, v{"began": windowtest.At(stallFrom), "ended": windowtest.At(stallTo), "pid": hog, "comm": "backup", "rss_bytes": 3 << 30, "by_pid": hog})
+			},
+			miss: func(w *window) { // who holds it is not the one that ends
+				held(w, wait{Class: freezeframe.FileLock, Syscall: "flock", File: "/run/x.lock"}, wait{Class: freezeframe.OnCPU})
+				w.Row("teardown", stallTo+100*ms, 1, v{"began": windowtest.At(stallFrom), "ended": windowtest.At(stallTo), "pid": hog + 1, "comm": "other", "rss_bytes": 3 << 30, "by_pid": hog + 1})
+			},
+			culprit: process(hog),
 		},
 		"io.device_saturated": {
 			fire: func(w *window) {
