@@ -1,6 +1,8 @@
 package rules_test
 
 import (
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -101,6 +103,14 @@ func TestTeardownWithoutBPF(t *testing.T) {
 	}
 }
 
+// TestTeardownThatWantsACPU: who ends may itself have to wait for a CPU.
+func TestTeardownThatWantsACPU(t *testing.T) {
+	verdict(t, build(func(w *window) {
+		held(w, wait{Class: freezeframe.FileLock, Syscall: "flock", File: "/run/x.lock"}, wait{Class: freezeframe.Runnable})
+		w.Row("teardown", stallTo+100*ms, 1, v{"began": windowtest.At(stallFrom), "ended": windowtest.At(stallTo), "pid": hog, "comm": "backup", "rss_bytes": 3 << 30, "by_pid": hog})
+	}), "mem.teardown", process(hog))
+}
+
 // TestUnmapping: a service that gives memory back itself, and one whose memory
 // was taken.
 func TestUnmapping(t *testing.T) {
@@ -124,4 +134,79 @@ func TestUnmapping(t *testing.T) {
 			t.Errorf("memory swapped out: %s", f.Summary)
 		}
 	}
+}
+
+// TestWhoAsksForFlushes: each flush is told with who asked for it, also when no
+// sample caught him in a sync.
+func TestWhoAsksForFlushes(t *testing.T) {
+	scene := func(via string) *window {
+		return build(func(w *window) {
+			asleep(w, wait{Class: freezeframe.DeviceWait, Stack: "submit_bio_wait<-blkdev_issue_flush<-ext4_sync_file<-do_fsync", File: "/srv/data"})
+			device(w, "vda", 1<<20, load{busy: 1, queue: 5, done: 300, flushes: 200, flushing: 0.8, bytes: 1e6, inFlight: 5})
+			w.Rows("block_issuers", 100*ms, freezeframe.Key(1<<52|hog), func(at time.Duration) v {
+				return v{"dev": 1 << 20, "device": "vda", "pid": hog, "comm": "import", "via": via, "flushes": w.Ran(at, 1, 190), "flush_ns": w.Ran(at, 0, 8e8),
+					"writes": w.Ran(at, 1, 200), "write_bytes": w.Ran(at, 1, 1e6), "device_ns": w.Ran(at, 0, 3e8)}
+			})
+		})
+	}
+	verdict(t, scene(""), "io.flush_storm", process(hog))
+	for _, f := range detectors.Judge(scene("kernel"), rules.All()).Findings {
+		if f.Cause == "io.flush_storm" {
+			t.Errorf("a journal's own flushes: %s", f.Summary)
+		}
+	}
+}
+
+// TestWhoFillsAJournal: nobody is seen to write much, and one process makes the
+// changes.
+func TestWhoFillsAJournal(t *testing.T) {
+	w := build(func(w *window) {
+		asleep(w, wait{Class: freezeframe.FilesystemWait, Wchan: "jbd2_log_wait_commit", Stack: journalStack, File: "/srv/data", Syscall: "fsync"})
+		for pid, rate := range map[int]float64{service: 10, hog: 2000} {
+			w.Rows("journal_users", 100*ms, freezeframe.Key(1<<52|pid), func(at time.Duration) v {
+				return v{"dev": 1 << 20, "pid": pid, "comm": map[int]string{service: "orders", hog: "unpack"}[pid], "handles": w.Ran(at, 0, rate), "blocks": w.Ran(at, 0, 2*rate)}
+			})
+		}
+		w.Row("journal_commits", stallTo+100*ms, 1, v{"dev": 1 << 20, "transaction": 77, "began": windowtest.At(stallFrom), "ended": windowtest.At(stallTo),
+			"locking_ns": 1e6, "flushing_ns": 15e8, "logging_ns": 5e8, "logged_blocks": 900})
+	})
+	verdict(t, w, "fs.journal_commit", process(hog))
+	f := detectors.Judge(w, rules.All()).Findings[0]
+	if !slices.ContainsFunc(f.Evidence, func(e freezeframe.Evidence) bool { return strings.Contains(e.Text, "commit 77 took 2.0 s") }) {
+		t.Errorf("evidence %+v", f.Evidence)
+	}
+}
+
+// TestPausesWithoutStacks: the stack could not be read, and each pause is told.
+func TestPausesWithoutStacks(t *testing.T) {
+	scene := func(kind string) *window {
+		return build(func(w *window) {
+			w.Suffers(service, "orders", wait{Class: freezeframe.Unseen})
+			proc(w, service, "orders", nil)
+			vmstat(w, map[string]float64{"nr_dirty": 9000})
+			writing(w, hog, "export", 40e6)
+			for i := range 10 {
+				from := stallFrom + time.Duration(i)*200*ms
+				spell(w, i+1, kind, service, from, from+195*ms, "254:0")
+			}
+		})
+	}
+	verdict(t, scene("dirty"), "fs.dirty_throttled", process(hog))
+	for _, f := range detectors.Judge(scene("cgroup"), rules.All()).Findings {
+		if f.Cause == "fs.dirty_throttled" {
+			t.Errorf("another kind of spell: %s", f.Summary)
+		}
+	}
+}
+
+// TestWhoPushedItOut: who needed the pages that others lost, not who is largest.
+func TestWhoPushedItOut(t *testing.T) {
+	verdict(t, build(func(w *window) {
+		asleep(w, wait{Class: freezeframe.SwapIn, Stack: "folio_wait_bit_common<-filemap_fault<-__do_fault<-do_read_fault", Syscall: ""})
+		vmstat(w, map[string]float64{"workingset_refault_file": 5000, "pgmajfault": 3000})
+		growing(w, hog+1, "cache", 8<<30, "")
+		w.Rows("reclaim", 100*ms, freezeframe.Key(hog), func(at time.Duration) v {
+			return v{"pid": hog, "comm": "scan", "pages": w.Ran(at, 0, 50000), "direct_ns": w.Ran(at, 0, 5e8)}
+		})
+	}), "mem.file_thrash", process(hog))
 }

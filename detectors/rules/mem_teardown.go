@@ -93,22 +93,51 @@ func teardowns(w freezeframe.Window, s freezeframe.Span) []teardown {
 	return out
 }
 
-// heldBy tells whether a moment is one of waiting for a process.
-func heldBy(w freezeframe.Window, m *moment, pid int) bool {
-	if h := m.wait.Holder; h != nil {
-		return h.PID == pid
+// heldUp returns the moments in which victims waited for a process, directly or
+// through others. Whether it had a CPU meanwhile is beside the point: it was not
+// done.
+func heldUp(w freezeframe.Window, pid int) moments {
+	ledger := w.Ledger()
+	var out moments
+	for i := range ledger.Accounts {
+		a := &ledger.Accounts[i]
+		if a.Weight <= 0 || a.Victim.PID == pid {
+			continue
+		}
+		behind := freezeframe.Spans(nil) // when the chain leads to it
+		for j := range a.Chain {
+			if a.Chain[j].Party.PID == pid && j > 0 {
+				var spans []freezeframe.Span
+				for k := range a.Chain[j-1].Waits {
+					if h := a.Chain[j-1].Waits[k].Holder; h != nil && h.PID == pid {
+						spans = append(spans, a.Chain[j-1].Waits[k].Span)
+					}
+				}
+				behind = freezeframe.Union(spans...)
+			}
+		}
+		for j := range a.Waits {
+			own := &a.Waits[j]
+			m := moment{Span: own.Span, account: a, own: own, wait: own, who: victim(a)}
+			switch {
+			case own.Holder != nil && own.Holder.PID == pid, own.Class == freezeframe.FileLock && own.Holder == nil && lockHolder(w, &m).PID == pid:
+				out = append(out, m)
+			case own.Holder != nil:
+				for _, s := range behind.Within(own.Span) {
+					m.Span = s
+					out = append(out, m)
+				}
+			}
+		}
 	}
-	if m.depth > 0 && m.who.PID == pid || m.own.Holder != nil && m.own.Holder.PID == pid {
-		return true
-	}
-	return m.wait.Class == freezeframe.FileLock && lockHolder(w, m).PID == pid
+	return out
 }
 
 func judgeTeardown(w freezeframe.Window) []freezeframe.Finding {
 	stall := w.Stall()
 	var out []freezeframe.Finding
 	for _, t := range teardowns(w, stall.Span) {
-		held := roots(w, func(m *moment) bool { return m.who.PID != t.pid && heldBy(w, m, t.pid) })
+		held := heldUp(w, t.pid)
 		claim := worth(w, held.spans().Within(t.Span))
 		if claim == nil {
 			continue

@@ -105,3 +105,35 @@ func freers(w freezeframe.Window, s freezeframe.Span) []freer {
 	slices.SortStableFunc(out, func(a, b freer) int { return cmp.Compare(b.pages, a.pages) })
 	return out
 }
+
+// spent tells, as BPF does, how long the victims were in reclaim of a kind, and
+// who freed most pages.
+func spent(w freezeframe.Window, ms moments, s freezeframe.Span, kind, what string) []freezeframe.Evidence {
+	var out []freezeframe.Evidence
+	if told := spelled(ms, spells(w, ms.hull(), kind)); len(told) > 0 {
+		out = append(out, evidence("reclaim_intervals", "began", "the victims %s %d times for a millisecond or more, %s in all", what, len(told), length(told.spans().Length())))
+	}
+	if all := freers(w, around(s)); len(all) > 0 && all[0].pages > 0 {
+		out = append(out, evidence("reclaim", "pages", "%s freed most: %d pages, in %s", named(all[0].comm, all[0].pid), all[0].pages, length(all[0].spent["direct"]+all[0].spent["cgroup"])))
+	}
+	return out
+}
+
+// pusher is who, the victims left out, freed most of the pages that were freed
+// by processes: what he needed pushed out what others had. pid 0: nobody in
+// particular, or no BPF.
+func pusher(w freezeframe.Window, s freezeframe.Span, victims []int) (pid int, comm string, share float64) {
+	var sum uint64
+	var best *freer
+	all := freers(w, around(s))
+	for i := range all {
+		sum += all[i].pages
+		if best == nil && !slices.Contains(victims, all[i].pid) {
+			best = &all[i]
+		}
+	}
+	if best == nil || 2*best.pages < sum || best.pages == 0 {
+		return 0, "", 0
+	}
+	return best.pid, best.comm, ratio(float64(best.pages), float64(sum))
+}

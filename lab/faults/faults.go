@@ -33,6 +33,7 @@ func All() []lab.Fault {
 		memSwapThrash,
 		memCgroupOOMKill,
 		memForkCOW,
+		memTeardown,
 		ioDeviceSaturated,
 		ioDeviceHung,
 		ioDeviceSlow,
