@@ -94,6 +94,7 @@ struct bvec_iter {
 struct bio {
 	struct bio_vec *bi_io_vec;
 	struct bvec_iter bi_iter;
+	unsigned int bi_opf;
 	struct blkcg_gq *bi_blkg;
 } READS;
 
@@ -428,7 +429,9 @@ static __noinline int made(struct request *rq, __u64 key)
 	f->issuer = issuer;
 	f->tgid = tgid;
 	f->bytes = 0;
-	f->flags = rq->cmd_flags;
+	/* What was asked for: the block layer takes flags from the request that
+	 * it sees to itself, before some kernels tell of it. */
+	f->flags = rq->cmd_flags | (bio ? BPF_CORE_READ(bio, bi_opf) : 0);
 	f->op = op;
 	f->rq = key;
 	return 0;

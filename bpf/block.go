@@ -116,9 +116,12 @@ func loadBlockFamily(l *loading) error {
 	lacks := attachable(spec, l.kernel)
 	for _, name := range lacks {
 		switch name {
-		case "block_io_start", "block_rq_merge":
-			// Insert and issue tell nearly the same; a merged request's slot is
-			// used again with the request.
+		case "block_io_start":
+			// Insert and issue tell nearly the same, but not of those that the
+			// block layer holds back for a flush.
+			l.need(freezeframe.Need{What: "BPF tracepoint " + name, Lost: "who asks a disk to write out its cache, other than a journal", Fix: "Linux 6.5 or newer", Err: "this kernel has no such tracepoint"})
+		case "block_rq_merge":
+			// A merged request's slot is used again with the request.
 		case "writeback_dirty_inode_enqueue":
 			l.need(freezeframe.Need{What: "BPF tracepoint " + name, Lost: "whose data the kernel writes back from memory", Err: "this kernel has no such tracepoint"})
 		default:

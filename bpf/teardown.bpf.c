@@ -13,8 +13,12 @@ struct percpu_counter {
 	__s64 count;
 } READS;
 
+typedef struct {
+	__s64 counter;
+} atomic64_t;
+
 struct mm_rss_stat___before_6_2 {
-	long count[4];
+	atomic64_t count[4];
 } READS;
 
 struct mm_struct___before_6_2 {
@@ -66,7 +70,7 @@ static __always_inline __u64 resident(struct mm_struct *mm)
 	__s64 n = 0;
 	if (bpf_core_type_exists(struct mm_rss_stat___before_6_2)) {
 		struct mm_struct___before_6_2 *old = (void *)mm;
-		n = BPF_CORE_READ(old, rss_stat.count[0]) + BPF_CORE_READ(old, rss_stat.count[1]) + BPF_CORE_READ(old, rss_stat.count[3]);
+		n = BPF_CORE_READ(old, rss_stat.count[0].counter) + BPF_CORE_READ(old, rss_stat.count[1].counter) + BPF_CORE_READ(old, rss_stat.count[3].counter);
 	} else {
 		n = BPF_CORE_READ(mm, rss_stat[0].count) + BPF_CORE_READ(mm, rss_stat[1].count) + BPF_CORE_READ(mm, rss_stat[3].count);
 	}
