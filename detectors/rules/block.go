@@ -135,6 +135,21 @@ func largest(all []issuer, not []int, value func(*issuer) uint64) *loads {
 	return best
 }
 
+// ourPIDs are the processes of our own probes, which ask a disk for something
+// only to see how long it takes.
+func ourPIDs(w freezeframe.Window) []int {
+	stall := w.Stall()
+	var out []int
+	for i := range stall.Symptoms {
+		if sy := &stall.Symptoms[i]; sy.Own {
+			for _, v := range sy.Victims {
+				out = append(out, v.PID)
+			}
+		}
+	}
+	return out
+}
+
 // inDevice is how long an issuer's requests were in the device, added up.
 func inDevice(i *issuer) uint64 { return uint64(i.device) }
 

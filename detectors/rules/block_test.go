@@ -39,6 +39,15 @@ func TestWhoFillsADiskByItsRequests(t *testing.T) {
 	verdict(t, scene(func(*window) {}), "io.device_saturated", process(service))
 	// The kernel's own work has nobody to blame.
 	verdict(t, scene(func(w *window) { using(w, 77, "md_resync", "kernel", 400, 1<<18, 40*ms) }), "io.device_saturated", freezeframe.Culprit{Kind: freezeframe.CulpritDevice, Device: "vda"})
+	// Our own probe's requests are there to be timed.
+	for _, f := range detectors.Judge(scene(func(w *window) {
+		w.Symptom(freezeframe.Symptom{Probe: "fsync", Target: "/srv", Own: true, Victims: []freezeframe.Victim{{PID: 77, TID: 78, Comm: "ff-fsync"}}})
+		using(w, 77, "freezeframe", "", 400, 1<<18, 40*ms)
+	}), rules.All()).Findings {
+		if f.Culprit.PID == 77 {
+			t.Errorf("blames our own probe: %s", f.Summary)
+		}
+	}
 	// Of one that appeared in the stall, all that it has is of then.
 	verdict(t, scene(func(w *window) {
 		w.Rows("block_issuers", 100*ms, freezeframe.Key(1<<52|(hog+3)), func(at time.Duration) v {

@@ -160,14 +160,14 @@ func moverOn(w freezeframe.Window, s freezeframe.Span, ms moments, d *disk) (who
 	if len(issuers) == 0 {
 		return nil, false
 	}
-	best := largest(issuers, awaited(w, ms).pids(), inDevice)
+	best := largest(issuers, append(awaited(w, ms).pids(), ourPIDs(w)...), inDevice)
 	share := 0.0
 	if best != nil {
 		share = shareOf(issuers, best, inDevice)
 	}
 	if share < mainMover {
 		// Nobody else did much: those who wait may have filled it themselves.
-		if own := largest(issuers, nil, inDevice); own != nil && shareOf(issuers, own, inDevice) >= 0.5 {
+		if own := largest(issuers, ourPIDs(w), inDevice); own != nil && shareOf(issuers, own, inDevice) >= 0.5 {
 			best, share = own, shareOf(issuers, own, inDevice)
 		} else {
 			return nil, true

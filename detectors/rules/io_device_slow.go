@@ -74,7 +74,7 @@ func judgeDeviceSlow(w freezeframe.Window) []freezeframe.Finding {
 		// Somebody else's work may weigh more than its number and size say.
 		if d.queue >= deepQueue {
 			if issuers := issuersOn(w, around(s), d.name); len(issuers) > 0 {
-				if who := largest(issuers, b.pids(), inDevice); who != nil && shareOf(issuers, who, inDevice) > 0.5 {
+				if who := largest(issuers, append(b.pids(), ourPIDs(w)...), inDevice); who != nil && shareOf(issuers, who, inDevice) > 0.5 {
 					continue
 				}
 			} else if p, _ := moverOf(w, s, writeBehind, b.moments, d.bytes); p != nil && !slices.Contains(b.pids(), p.pid) && 2*p.moved() > d.bytes {

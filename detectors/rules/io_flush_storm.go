@@ -107,7 +107,7 @@ func stormOn(w freezeframe.Window, s freezeframe.Span, ms moments, d *disk, all,
 	// asks for its own, whoever synced: then who was seen in a sync does.
 	issuers := issuersOn(w, around(s), flushed.name)
 	flushes := func(i *issuer) uint64 { return i.flushes }
-	asker := largest(issuers, ms.pids(), flushes)
+	asker := largest(issuers, append(ms.pids(), ourPIDs(w)...), flushes)
 	if asker != nil && shareOf(issuers, asker, flushes) < mainFlusher {
 		asker = nil
 	}
