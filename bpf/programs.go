@@ -34,8 +34,12 @@ type Options struct {
 type Programs struct {
 	// Waits tells the waits of threads; nil where it could not be had. The same
 	// holds for the other families.
-	Waits   *Waits
-	Profile *Profile
+	Waits    *Waits
+	Profile  *Profile
+	Block    *Block
+	Reclaim  *Reclaims
+	Journal  *Journals
+	Teardown *Teardowns
 
 	mu     sync.Mutex
 	loaded []*loaded
@@ -56,6 +60,10 @@ type family struct {
 var families = []family{
 	waitsFamily,
 	profileFamily,
+	blockFamily,
+	reclaimFamily,
+	journalFamily,
+	teardownFamily,
 }
 
 // Names returns the names of all families, in order.
@@ -84,6 +92,7 @@ type loading struct {
 	*Programs
 	*loaded
 	kernel *btf.Spec
+	more   []*btf.Spec // types of modules, for those that attach there
 }
 
 // Load loads and attaches every family that this machine takes. It never
@@ -115,6 +124,9 @@ func Load(o Options) *Programs {
 		l := &loaded{family: f}
 		if err := l.tryLoad(p, kernel); err != nil {
 			l.close()
+			if errors.Is(err, errUnused) {
+				continue
+			}
 			p.need(freezeframe.Need{What: "BPF " + f.name + " (" + f.at + ")", Lost: f.lost, Fix: fixFor(err), Err: brief(err)})
 			continue
 		}
@@ -145,7 +157,7 @@ func (l *loading) collection(spec *ebpf.CollectionSpec, constants map[string]any
 			return fmt.Errorf("set the constant %s: %w", name, err)
 		}
 	}
-	opts := &ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{KernelTypes: l.kernel}}
+	opts := &ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{KernelTypes: l.kernel, ExtraRelocationTargets: l.more}}
 	if err := spec.LoadAndAssign(objs, opts); err != nil {
 		return fmt.Errorf("load %s: %w", l.name, err)
 	}
@@ -158,6 +170,9 @@ func (l *loading) collection(spec *ebpf.CollectionSpec, constants map[string]any
 // trace attaches programs to the BTF tracepoints that their sections name.
 func (l *loading) trace(programs ...*ebpf.Program) error {
 	for _, prog := range programs {
+		if prog.Type() == ebpf.SocketFilter {
+			continue // stands for one that this kernel has no tracepoint for
+		}
 		lk, err := link.AttachTracing(link.TracingOptions{Program: prog})
 		if err != nil {
 			return fmt.Errorf("attach %s: %w", prog, err)

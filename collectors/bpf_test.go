@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -16,8 +17,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// programs loads the BPF programs, or says why this machine cannot.
-func programs(t *testing.T) *bpf.Programs {
+// programs loads one BPF family for a test, or skips it where this machine
+// takes none.
+func programs(t *testing.T, family string) *bpf.Programs {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("not root: BPF programs cannot be loaded")
@@ -25,7 +27,7 @@ func programs(t *testing.T) *bpf.Programs {
 	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); err != nil {
 		t.Skipf("this kernel has no BTF: %v", err)
 	}
-	p := bpf.Load(bpf.Options{})
+	p := bpf.Load(bpf.Options{Without: slices.DeleteFunc(bpf.Names(), func(n string) bool { return n == family })})
 	t.Cleanup(p.Close)
 	return p
 }
@@ -75,7 +77,7 @@ func TestWhatNeedsBPFSaysSoWithoutIt(t *testing.T) {
 func TestWaitsOfThreads(t *testing.T) {
 	h := live()
 	texts := h.Texts.(dictionary)
-	c := opened(t, programs(t), "waits", h)
+	c := opened(t, programs(t, "waits"), "waits", h)
 	var table freezeframe.Table
 	h.Focus.Suspect(kernel.Now().Add(time.Minute))
 	readNow(t, c, &table)
@@ -156,7 +158,7 @@ func TestWaitsOfThreads(t *testing.T) {
 func TestProfileNamesWhatRuns(t *testing.T) {
 	h := live()
 	texts := h.Texts.(dictionary)
-	c := opened(t, programs(t), "profile", h)
+	c := opened(t, programs(t, "profile"), "profile", h)
 	var table freezeframe.Table
 	h.Focus.Suspect(kernel.Now().Add(time.Minute))
 	readNow(t, c, &table)

@@ -46,6 +46,14 @@ func known(p *bpf.Programs) []fromBPF {
 	return []fromBPF{
 		{&waits{programs: p.Waits, names: names}, p.Waits != nil},
 		{&profile{programs: p.Profile, names: names}, p.Profile != nil},
+		{&block{from: p.Block}, p.Block != nil},
+		{&blockIssuers{from: p.Block}, p.Block != nil},
+		{&reclaim{from: p.Reclaim}, p.Reclaim != nil},
+		{&reclaimIntervals{from: p.Reclaim}, p.Reclaim != nil},
+		{&journal{from: p.Journal}, p.Journal != nil},
+		{&journalCommits{from: p.Journal}, p.Journal != nil},
+		{&journalUsers{from: p.Journal}, p.Journal != nil},
+		{&teardown{from: p.Teardown}, p.Teardown != nil},
 	}
 }
 

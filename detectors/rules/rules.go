@@ -42,9 +42,13 @@ func All() []freezeframe.Rule {
 		memCgroupMax(),
 		memOOMKill(),
 		memCgroupOOMKill(),
+		memCompaction(),
 		memForkCOW(),
+		memTeardown(),
 
 		ioDeviceSaturated(),
+		ioDeviceSlow(),
+		ioDeviceHung(),
 		ioFlushStorm(),
 		ioCgroupThrottled(),
 		ioDeviceError(),
