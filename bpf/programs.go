@@ -32,6 +32,8 @@ type Programs struct {
 	// Waits tells the waits of threads; nil where it could not be had. The same
 	// holds for the other families.
 	Waits *Waits
+	// Life tells who starts processes and who sends signals.
+	Life *Life
 
 	mu     sync.Mutex
 	loaded []*loaded
@@ -51,6 +53,7 @@ type family struct {
 // line here.
 var families = []family{
 	waitsFamily,
+	lifeFamily,
 }
 
 // Names returns the names of all families, in order.
