@@ -1,6 +1,8 @@
 package collectors
 
 import (
+	"slices"
+
 	"freezeframe"
 	"freezeframe/bpf"
 )
@@ -17,6 +19,22 @@ func known(programs *bpf.Programs) []freezeframe.Collector {
 	var out []freezeframe.Collector
 	if programs == nil {
 		return out
+	}
+	if programs.Life != nil {
+		out = append(out, &signals{life: programs.Life}, &parents{life: programs.Life})
+	}
+	return out
+}
+
+// Sources returns what every collector yields, as it is before it is opened:
+// those of BPF programs too, whatever this kernel takes.
+func Sources() []freezeframe.Source {
+	var out []freezeframe.Source
+	for _, c := range All(&bpf.Programs{Life: &bpf.Life{}}) {
+		out = append(out, c.Source())
+	}
+	if !slices.ContainsFunc(out, func(s freezeframe.Source) bool { return s.Name == "waits" }) {
+		out = append(out, waitsSource())
 	}
 	return out
 }

@@ -153,10 +153,9 @@ func TestSources(t *testing.T) {
 		word   = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_]*$`)
 		inside = regexp.MustCompile(`_(ns|us|ms|bytes|pages|ticks)_`)
 		seen   = map[string]bool{}
-		keys   = []string{"", "cpu", "task", "socket", "text", "lock", "mount", "connection"}
+		keys   = []string{"", "cpu", "task", "socket", "text", "lock", "mount", "connection", "record"}
 	)
-	for _, c := range All(nil) {
-		s := c.Source()
+	for _, s := range Sources() {
 		if !word.MatchString(s.Name) || s.Name != strings.ToLower(s.Name) || seen[s.Name] {
 			t.Errorf("%q: a name is lower case and the only one of its kind", s.Name)
 		}
