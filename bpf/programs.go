@@ -34,6 +34,8 @@ type Programs struct {
 	Waits *Waits
 	// Life tells who starts processes and who sends signals.
 	Life *Life
+	// Locks tells who holds the kernel's locks that others wait for.
+	Locks *Locks
 
 	mu     sync.Mutex
 	loaded []*loaded
@@ -54,6 +56,7 @@ type family struct {
 var families = []family{
 	waitsFamily,
 	lifeFamily,
+	locksFamily,
 }
 
 // Names returns the names of all families, in order.
