@@ -177,7 +177,7 @@ struct task_struct {
 	struct signal_struct *signal;
 	struct mm_struct *mm;
 	char comm[TASK_COMM_LEN];
-	__u64 start_boottime;
+	__u64 start_boottime; /* since Linux 5.5 */
 } READS;
 
 struct task_struct___before_5_14 {

@@ -25,6 +25,7 @@ enum { SLEPT = 1, QUEUED = 2, RAN = 3 };
 
 struct wait {
 	__u64 began, ended;
+	__u64 start; /* of the thread, CLOCK_BOOTTIME */
 	__u64 inode;
 	__u32 tid, tgid;
 	__u32 other_tid, other_tgid;
@@ -128,6 +129,7 @@ static __always_inline void who(struct wait *w, struct task_struct *p)
 {
 	w->tid = p->pid;
 	w->tgid = p->tgid;
+	w->start = p->start_boottime;
 	w->prio = p->prio;
 	bpf_probe_read_kernel(w->comm, sizeof(w->comm), p->comm);
 }
@@ -244,8 +246,12 @@ int BPF_PROG(waking, struct task_struct *p)
 	other(w, (struct task_struct *)bpf_get_current_task_btf());
 	where(w, p);
 	stack(w, p);
-	long n = bpf_get_stack(ctx, w->waker_stack, sizeof(w->waker_stack), 0);
-	w->waker_stack_bytes = n > 0 ? n : 0;
+	w->waker_stack_bytes = 0;
+	if (w->other_tid) {
+		/* It tells whether the waker meant it or was merely interrupted. */
+		long n = bpf_get_stack(ctx, w->waker_stack, sizeof(w->waker_stack), 0);
+		w->waker_stack_bytes = n > 0 ? n : 0;
+	}
 	bpf_ringbuf_submit(w, BPF_RB_NO_WAKEUP);
 	return 0;
 }

@@ -27,6 +27,7 @@ const (
 // CLOCK_MONOTONIC nanoseconds.
 type Wait struct {
 	Began, Ended    uint64
+	Start           uint64 // of the thread: CLOCK_BOOTTIME nanoseconds
 	Inode           uint64 // of the descriptor that the system call's first argument is
 	TID, TGID       uint32
 	OtherTID        uint32 // who woke it; who had the CPU before it; who got it after it

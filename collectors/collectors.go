@@ -1,42 +1,54 @@
 package collectors
 
 import (
-	"slices"
-
 	"freezeframe"
 	"freezeframe/bpf"
 )
 
-// All returns every collector, closed. A new one is one file and one line here.
-// The conformance tests range over this list. What BPF tells comes on top, as
-// far as programs has it; nil is a machine without.
+// All returns every collector, closed. A new one is one file and one line in
+// plain or known. The conformance tests range over these lists. What BPF tells
+// comes on top, as far as programs has it; nil is a machine without.
 func All(programs *bpf.Programs) []freezeframe.Collector {
-	return append(plain(), known(programs)...)
+	out := plain()
+	for _, k := range known(programs) {
+		if k.here {
+			out = append(out, k.Collector)
+		}
+	}
+	return out
+}
+
+// Sources returns what every collector yields, those that need BPF among them,
+// whatever this machine allows.
+func Sources() []freezeframe.Source {
+	var out []freezeframe.Source
+	for _, c := range plain() {
+		out = append(out, c.Source())
+	}
+	for _, k := range known(nil) {
+		out = append(out, k.Source())
+	}
+	return out
+}
+
+// fromBPF is a collector that reads a family of BPF programs.
+type fromBPF struct {
+	freezeframe.Collector
+	here bool // the family is loaded
 }
 
 // known lists what is read from BPF programs.
-func known(programs *bpf.Programs) []freezeframe.Collector {
-	var out []freezeframe.Collector
-	if programs == nil {
-		return out
+func known(p *bpf.Programs) []fromBPF {
+	if p == nil {
+		p = &bpf.Programs{}
 	}
-	if programs.Life != nil {
-		out = append(out, &signals{life: programs.Life}, &parents{life: programs.Life})
+	names := &kernelNames{}
+	return []fromBPF{
+		{&waits{programs: p.Waits, names: names}, p.Waits != nil},
+		{&contention{programs: p.Locks, names: names}, p.Locks != nil},
+		{&signals{life: p.Life}, p.Life != nil},
+		{&parents{life: p.Life}, p.Life != nil},
 	}
-	return out
-}
-
-// Sources returns what every collector yields, as it is before it is opened:
-// those of BPF programs too, whatever this kernel takes.
-func Sources() []freezeframe.Source {
-	var out []freezeframe.Source
-	for _, c := range All(&bpf.Programs{Life: &bpf.Life{}}) {
-		out = append(out, c.Source())
-	}
-	if !slices.ContainsFunc(out, func(s freezeframe.Source) bool { return s.Name == "waits" }) {
-		out = append(out, waitsSource())
-	}
-	return out
 }
 
 // plain lists what needs no BPF.

@@ -1,6 +1,7 @@
 package collectors
 
 import (
+	"fmt"
 	"time"
 
 	"freezeframe"
@@ -23,15 +24,13 @@ const (
 	parentsWidth
 )
 
-// userHZ is the unit of start times in /proc/PID/stat: 1/100 s on every
-// architecture that matters (sysconf(_SC_CLK_TCK)).
-const userHZ = 100
-
 // parents reads who started processes, counted by parent in the kernel: what
 // lived too briefly to be seen is in its parent's figures.
 type parents struct {
 	life  *bpf.Life
 	texts freezeframe.Texts
+	table *freezeframe.Table // of the reading that goes on
+	take  func(uint32, *bpf.Parent)
 }
 
 func (c *parents) Source() freezeframe.Source {
@@ -57,26 +56,35 @@ func (c *parents) Source() freezeframe.Source {
 }
 
 func (c *parents) Open(h freezeframe.Host) error {
+	if c.life == nil {
+		return fmt.Errorf("parents: the BPF programs are not loaded: %w", freezeframe.ErrNotHere)
+	}
 	c.texts = h.Texts
+	c.take = c.row // made once: a method value allocates
 	return nil
 }
 
 func (c *parents) Close() error { return nil }
 
 func (c *parents) Collect(t *freezeframe.Table) error {
-	return c.life.Parents(func(pid uint32, p *bpf.Parent) {
-		row := t.Row(freezeframe.TaskKey(int(pid), p.Start/(1e9/userHZ)), parentsWidth)
-		row[parentsPID] = uint64(pid)
-		row[parentsSince] = p.Since
-		row[parentsForks] = p.Forks
-		row[parentsThreads] = p.Clones
-		row[parentsExecs] = p.Execs
-		row[parentsExits] = p.Exits
-		row[parentsRun] = p.RanNS
-		row[parentsLived] = p.LivedNS
-		row[parentsComm] = c.texts.Intern(p.Comm())
-		row[parentsPPID] = uint64(p.PPID)
-		row[parentsParentComm] = c.texts.Intern(p.ParentComm())
-		row[parentsExec] = c.texts.Intern(p.Exec())
-	})
+	c.table = t
+	err := c.life.Parents(c.take)
+	c.table = nil
+	return err
+}
+
+func (c *parents) row(pid uint32, p *bpf.Parent) {
+	row := c.table.Row(freezeframe.TaskKey(int(pid), ticks(p.Start)), parentsWidth)
+	row[parentsPID] = uint64(pid)
+	row[parentsSince] = p.Since
+	row[parentsForks] = p.Forks
+	row[parentsThreads] = p.Clones
+	row[parentsExecs] = p.Execs
+	row[parentsExits] = p.Exits
+	row[parentsRun] = p.RanNS
+	row[parentsLived] = p.LivedNS
+	row[parentsComm] = c.texts.Intern(p.Comm())
+	row[parentsPPID] = uint64(p.PPID)
+	row[parentsParentComm] = c.texts.Intern(p.ParentComm())
+	row[parentsExec] = c.texts.Intern(p.Exec())
 }

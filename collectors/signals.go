@@ -1,6 +1,7 @@
 package collectors
 
 import (
+	"fmt"
 	"time"
 
 	"freezeframe"
@@ -36,6 +37,8 @@ type signals struct {
 	texts freezeframe.Texts
 	kinds [bpf.Thawed + 1]uint64
 	next  freezeframe.Key
+	table *freezeframe.Table // of the reading that goes on
+	take  func(*bpf.Deed)
 }
 
 func (c *signals) Source() freezeframe.Source {
@@ -64,7 +67,11 @@ func (c *signals) Source() freezeframe.Source {
 }
 
 func (c *signals) Open(h freezeframe.Host) error {
+	if c.life == nil {
+		return fmt.Errorf("signals: the BPF programs are not loaded: %w", freezeframe.ErrNotHere)
+	}
 	c.texts = h.Texts
+	c.take = c.row // made once: a method value allocates
 	c.kinds[bpf.Signalled] = h.Texts.Intern([]byte("signal"))
 	c.kinds[bpf.OOMVictim] = h.Texts.Intern([]byte("oom"))
 	c.kinds[bpf.Froze] = h.Texts.Intern([]byte("freeze"))
@@ -75,24 +82,28 @@ func (c *signals) Open(h freezeframe.Host) error {
 func (c *signals) Close() error { return nil }
 
 func (c *signals) Collect(t *freezeframe.Table) error {
-	c.life.Deeds(maxSignalRows, func(d *bpf.Deed) {
-		row := t.Row(c.next, signalsWidth)
-		c.next++
-		row[signalsAt] = d.At
-		if int(d.Kind) < len(c.kinds) {
-			row[signalsKind] = c.kinds[d.Kind]
-		}
-		row[signalsSignal] = uint64(d.Signal)
-		row[signalsCode] = uint64(int64(d.Code))
-		row[signalsResult] = uint64(d.Result)
-		row[signalsPID], row[signalsTID] = uint64(d.PID), uint64(d.TID)
-		row[signalsComm] = c.texts.Intern(d.Comm())
-		row[signalsFromPID], row[signalsFromTID] = uint64(d.FromPID), uint64(d.FromTID)
-		row[signalsFromComm] = c.texts.Intern(d.FromComm())
-		row[signalsFromPPID] = uint64(d.FromPPID)
-		row[signalsFromParentComm] = c.texts.Intern(d.FromParentComm())
-		row[signalsFromKernel] = uint64(d.FromKernel)
-		row[signalsCgroup] = c.texts.Intern(d.Cgroup())
-	})
+	c.table = t
+	c.life.Deeds(maxSignalRows, c.take)
+	c.table = nil
 	return nil
+}
+
+func (c *signals) row(d *bpf.Deed) {
+	row := c.table.Row(c.next, signalsWidth)
+	c.next++
+	row[signalsAt] = d.At
+	if int(d.Kind) < len(c.kinds) {
+		row[signalsKind] = c.kinds[d.Kind]
+	}
+	row[signalsSignal] = uint64(d.Signal)
+	row[signalsCode] = uint64(int64(d.Code))
+	row[signalsResult] = uint64(d.Result)
+	row[signalsPID], row[signalsTID] = uint64(d.PID), uint64(d.TID)
+	row[signalsComm] = c.texts.Intern(d.Comm())
+	row[signalsFromPID], row[signalsFromTID] = uint64(d.FromPID), uint64(d.FromTID)
+	row[signalsFromComm] = c.texts.Intern(d.FromComm())
+	row[signalsFromPPID] = uint64(d.FromPPID)
+	row[signalsFromParentComm] = c.texts.Intern(d.FromParentComm())
+	row[signalsFromKernel] = uint64(d.FromKernel)
+	row[signalsCgroup] = c.texts.Intern(d.Cgroup())
 }
