@@ -3,6 +3,7 @@ package collectors
 import (
 	"fmt"
 	"math/bits"
+	"strings"
 	"time"
 
 	"freezeframe"
@@ -163,8 +164,5 @@ func beyondTracing(n *kernelNames, stack []uint64) []uint64 {
 }
 
 func isTracing(name string) bool {
-	const program, trampoline, iterator = "bpf_prog_", "bpf_trace_run", "__traceiter_"
-	return hasPrefix(name, program) || hasPrefix(name, trampoline) || hasPrefix(name, iterator) || name == ""
+	return strings.HasPrefix(name, "bpf_prog_") || strings.HasPrefix(name, "bpf_trace_run") || strings.HasPrefix(name, "__traceiter_") || name == ""
 }
-
-func hasPrefix(s, prefix string) bool { return len(s) >= len(prefix) && s[:len(prefix)] == prefix }
