@@ -156,6 +156,30 @@ struct mm_struct {
 	struct rw_semaphore mmap_lock; /* mmap_sem before Linux 5.8 */
 } READS;
 
+struct in6_addr___kernel {
+	__u8 bytes[16];
+};
+
+struct sock_common {
+	__be32 skc_daddr;
+	__be32 skc_rcv_saddr;
+	__be16 skc_dport;
+	__u16 skc_num;
+	unsigned short skc_family;
+	volatile unsigned char skc_state;
+	struct in6_addr___kernel skc_v6_daddr;
+	struct in6_addr___kernel skc_v6_rcv_saddr;
+} READS;
+
+struct sock {
+	struct sock_common __sk_common;
+} READS;
+
+struct sk_buff {
+	__u16 network_header;
+	unsigned char *head;
+} READS;
+
 struct kernel_siginfo {
 	int si_signo;
 	int si_code;

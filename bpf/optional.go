@@ -86,3 +86,7 @@ func (c collection) Close() error {
 	c.Collection.Close()
 	return nil
 }
+
+func needOf(l *loading, at, lost string, err error) freezeframe.Need {
+	return freezeframe.Need{What: "BPF " + l.name + " (" + at + ")", Lost: lost, Fix: fixFor(err), Err: err.Error()}
+}

@@ -36,6 +36,8 @@ type Programs struct {
 	Life *Life
 	// Locks tells who holds the kernel's locks that others wait for.
 	Locks *Locks
+	// Packets counts what was dropped, sent again and reset, by whom.
+	Packets *Packets
 
 	mu     sync.Mutex
 	loaded []*loaded
@@ -57,6 +59,7 @@ var families = []family{
 	waitsFamily,
 	lifeFamily,
 	locksFamily,
+	packetsFamily,
 }
 
 // Names returns the names of all families, in order.
