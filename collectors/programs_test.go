@@ -1,6 +1,7 @@
 package collectors
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"testing"
@@ -100,8 +101,14 @@ func TestSignalsAndParents(t *testing.T) {
 	if err := child.Start(); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(100 * time.Millisecond)
 	pid := int64(child.Process.Pid)
+	for comm := ""; comm != "sleep\n"; time.Sleep(5 * time.Millisecond) {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		comm = string(b)
+	}
 	_ = child.Process.Signal(unix.SIGSTOP)
 	_ = child.Process.Kill()
 	_ = child.Wait()

@@ -70,6 +70,7 @@ func All() []freezeframe.Rule {
 		netSYNFlood(),
 		netPacketFlood(),
 		netPacketLoss(),
+		netFirewallDrop(),
 
 		runtimeJVMGC(),
 		appStopped(),

@@ -263,6 +263,27 @@ func conn(w *window, key int, more func(at time.Duration) v) {
 	})
 }
 
+// resending is a victim that waits for an answer on a connection whose request
+// is sent again.
+func resending(w *window) {
+	asleep(w, wait{Class: freezeframe.PeerWait, Wchan: "wait_woken", File: "socket:[4001]", Syscall: "recvfrom"})
+	conn(w, 1, func(at time.Duration) v {
+		if w.InStall(at) {
+			return v{"retransmits": 3, "total_retrans": 3, "sent_at": windowtest.At(stallFrom - 200*ms)}
+		}
+		return v{}
+	})
+}
+
+// lost writes what BPF counts of packets between two ends, so many a second in
+// the stall.
+func lost(w *window, key int, what, from string, fromPort int, to string, toPort int, rate float64) {
+	w.Rows("packets", 250*ms, key, func(at time.Duration) v {
+		return v{"what": what, "protocol": 6, "from_address": from, "from_port": fromPort, "to_address": to, "to_port": toPort, "packets": w.Ran(at, 0, rate),
+			"first_ns": windowtest.At(0), "last_ns": windowtest.At(min(at, stallTo))}
+	})
+}
+
 func listener(w *window, pid int, comm string, queue int, drops float64) {
 	w.Rows("listeners", 50*ms, 1, func(at time.Duration) v {
 		row := v{"address": "0.0.0.0:80", "port": 80, "pid": pid, "comm": comm, "backlog": 16, "drops": w.Ran(at, 0, drops)}
@@ -901,6 +922,19 @@ func scenes() map[freezeframe.Cause]scene {
 				conn(w, 1, func(at time.Duration) v { return v{} })
 			},
 			culprit: freezeframe.Culprit{Kind: freezeframe.CulpritAddress, Address: "10.0.0.9"},
+		},
+		"net.firewall_drop": {
+			fire: func(w *window) {
+				resending(w)
+				lost(w, 1, "netfilter_drop", "10.0.0.9", 5432, "10.0.0.1", 0, 20)
+				lost(w, 2, "netfilter_drop", "198.51.100.4", 0, "10.0.0.1", 23, 900)
+			},
+			miss: func(w *window) { // what it drops is a port scan
+				resending(w)
+				lost(w, 2, "netfilter_drop", "198.51.100.4", 0, "10.0.0.1", 23, 900)
+				lost(w, 3, "retransmit", "10.0.0.1", 0, "10.0.0.9", 5432, 3)
+			},
+			culprit: freezeframe.Culprit{Kind: freezeframe.CulpritAddress, Address: "10.0.0.1"},
 		},
 		"runtime.jvm_gc": {
 			fire: func(w *window) {
