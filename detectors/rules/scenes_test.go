@@ -263,6 +263,23 @@ func conn(w *window, key int, more func(at time.Duration) v) {
 	})
 }
 
+// atLock is four threads of the service that sleep in a futex until a fifth
+// wakes them, which meanwhile did the given; file is what they had waited on
+// before.
+func atLock(w *window, meanwhile freezeframe.Class, file string) {
+	holder := freezeframe.Party{PID: service, TID: service + 9, Comm: "flusher", Why: "woke it"}
+	i := w.Symptom(freezeframe.Symptom{Probe: "answer", Target: "0.0.0.0:80", Victims: []freezeframe.Victim{{PID: service}}})
+	for n := range 4 {
+		x := wait{Class: freezeframe.UserLock, Wchan: "futex_wait_queue", Syscall: "futex", Holder: &holder, Woken: &holder}
+		x.Chain = []freezeframe.Link{{Party: holder, Waits: w.Spread(wait{Class: meanwhile})}}
+		w.Account(i, freezeframe.Victim{PID: service, TID: service + n, Comm: "orders"}, x)
+		for at := s; at < stallFrom; at += s {
+			w.Row("waits", at, windowtest.Task(service+n), v{"pid": service, "kind": 1, "began_ns": windowtest.At(at - 60*ms), "ended_ns": windowtest.At(at - ms), "file": file})
+		}
+	}
+	proc(w, service, "orders", nil)
+}
+
 // resending is a victim that waits for an answer on a connection whose request
 // is sent again.
 func resending(w *window) {
@@ -1005,6 +1022,13 @@ func scenes() map[freezeframe.Cause]scene {
 			miss: func(w *window) { // the kernel is busy for it
 				w.Suffers(service, "orders", wait{Class: freezeframe.OnCPU})
 				running(w, service, "orders", 0.1, 0.9)
+			},
+			culprit: process(service),
+		},
+		"app.lock_contention": {
+			fire: func(w *window) { atLock(w, freezeframe.Sleeping, "socket:[4001]") },
+			miss: func(w *window) { // workers that wait for what one of them hands out
+				atLock(w, freezeframe.Idle, "socket:[4001]")
 			},
 			culprit: process(service),
 		},

@@ -52,6 +52,9 @@ func All() []lab.Fault {
 		timeStepped,
 		appBusyLoop,
 		appWorkerPoolExhausted,
+		appLockContention,
+		appDeadlock,
+		netFirewallDrop,
 		notMade,
 	)
 }

@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import errno
 import fcntl
+import hashlib
 import http.client
 import mmap
 import os
@@ -51,6 +52,17 @@ def step(spec):
             with open(arg, "a") as f:
                 fcntl.flock(f, fcntl.LOCK_EX)
         return lock
+    if what == "nested":
+        names = arg.split(",")
+
+        def nested():
+            held = []
+            for name in names:
+                held.append(open(name, "a"))
+                fcntl.flock(held[-1], fcntl.LOCK_EX)
+            for f in held:
+                f.close()
+        return nested
     if what == "record":
         fd = os.open(arg, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
@@ -188,6 +200,13 @@ def protect(want):
                 raise OSError(ctypes.get_errno(), "mprotect")
 
 
+def digest(want):
+    """Derive a key in one call, which gives up the interpreter's lock and computes."""
+    begin = time.perf_counter()
+    hashlib.pbkdf2_hmac("sha256", b"order", b"4711", 20_000)
+    hashlib.pbkdf2_hmac("sha256", b"order", b"4711", int(20_000 * want / (time.perf_counter() - begin)))
+
+
 leak = []
 
 
@@ -207,6 +226,9 @@ def special(path):
     elif what == "hold":
         with LOCK:
             time.sleep(float(arg))
+    elif what == "digest":
+        with LOCK:
+            digest(float(arg))
     elif what == "grow":
         while True:
             leak.append(bytearray(os.urandom(1 << 20)))
