@@ -84,6 +84,7 @@ func plain() []freezeframe.Collector {
 		&listeners{socketsUser: shared},
 		&connections{socketsUser: shared},
 		&ports{socketsUser: shared},
+		&udp{socketsUser: shared},
 		&locks{},
 		&mounts{},
 		&fuse{owners: shared.shared.owners},

@@ -280,6 +280,17 @@ func atLock(w *window, meanwhile freezeframe.Class, file string) {
 	proc(w, service, "orders", nil)
 }
 
+// asks is a socket that asks a name server.
+func asks(w *window, key, pid int, server string, from, to time.Duration) {
+	for at := from.Truncate(250 * ms); at <= to+250*ms; at += 250 * ms {
+		if at <= from || at >= to {
+			w.Row("udp", at, 999, v{"local": "127.0.0.1:9", "local_port": 9, "rqueue": 5})
+			continue
+		}
+		w.Row("udp", at, key, v{"pid": pid, "peer": server, "peer_port": 53, "local": "10.0.0.1:40000", "local_port": 40000, "inode": 7000 + key, "since_ns": windowtest.At(from + 250*ms)})
+	}
+}
+
 // resending is a victim that waits for an answer on a connection whose request
 // is sent again.
 func resending(w *window) {
@@ -1024,6 +1035,17 @@ func scenes() map[freezeframe.Cause]scene {
 				running(w, service, "orders", 0.1, 0.9)
 			},
 			culprit: process(service),
+		},
+		"dep.dns": {
+			fire: func(w *window) {
+				asleep(w, wait{Class: freezeframe.Idle, Wchan: "do_epoll_wait", Syscall: "epoll_wait"})
+				asks(w, 1, service, "10.0.0.53:53", stallFrom, stallTo)
+			},
+			miss: func(w *window) { // another process's questions
+				asleep(w, wait{Class: freezeframe.Idle, Wchan: "do_epoll_wait", Syscall: "epoll_wait"})
+				asks(w, 1, hog, "10.0.0.53:53", stallFrom, stallTo)
+			},
+			culprit: freezeframe.Culprit{Kind: freezeframe.CulpritAddress, Address: "10.0.0.53:53"},
 		},
 		"app.lock_contention": {
 			fire: func(w *window) { atLock(w, freezeframe.Sleeping, "socket:[4001]") },
