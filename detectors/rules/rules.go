@@ -20,6 +20,7 @@ func All() []freezeframe.Rule {
 		cpuCgroupThrottled(),
 		cpuRTStarvation(),
 		cpuAffinityHotspot(),
+		cpuLowWeight(),
 		cpuForkStorm(),
 
 		kernelSoftirqStorm(),

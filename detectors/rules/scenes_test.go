@@ -291,6 +291,35 @@ func asks(w *window, key, pid int, server string, from, to time.Duration) {
 	}
 }
 
+// outweighed is the victim, with more of its row, against so many threads that
+// compute.
+func outweighed(w *window, threads int, victim, rival v) {
+	w.Suffers(service, "orders", wait{Class: freezeframe.Runnable})
+	proc(w, service, "orders", func(time.Duration) v { return victim })
+	thread(w, service, service, "orders", func(at time.Duration) v {
+		row := v{"cpu": 0, "wait_ns": w.Ran(at, 0, 1e9), "state": 'R'}
+		if nice, ok := victim["nice"]; ok {
+			row["nice"] = nice
+		}
+		return row
+	})
+	stat(w, 20, 20, use{user: 1}, use{user: 1})
+	proc(w, hog, "render", func(at time.Duration) v {
+		row := v{"utime_us": w.Ran(at, 0, 1.9e6)}
+		for column, value := range rival {
+			row[column] = value
+		}
+		return row
+	})
+	for i := range threads {
+		more := v{"cpu": i % 2}
+		if nice, ok := rival["nice"]; ok {
+			more["nice"] = nice
+		}
+		spinning(w, hog+i, hog, "render", 1.9/float64(threads), more)
+	}
+}
+
 // resending is a victim that waits for an answer on a connection whose request
 // is sent again.
 func resending(w *window) {
@@ -399,6 +428,11 @@ func scenes() map[freezeframe.Cause]scene {
 				stat(w, 20, 20, use{user: 1}, use{user: 1})
 				spinning(w, hog, hog, "pinned", 0.7, v{"cpu": 0, "allowed_cpus": "0"})
 			},
+			culprit: process(hog),
+		},
+		"cpu.low_weight": {
+			fire:    func(w *window) { outweighed(w, 4, v{"nice": 19}, v{}) },
+			miss:    func(w *window) { outweighed(w, 40, v{"nice": 0}, v{}) },
 			culprit: process(hog),
 		},
 		"cpu.fork_storm": {

@@ -25,6 +25,7 @@ func All() []lab.Fault {
 		cpuCgroupThrottled,
 		cpuRTStarvation,
 		cpuAffinityHotspot,
+		cpuLowWeight,
 		cpuForkStorm,
 		kernelSoftirqStorm,
 		kernelMmapLock,
@@ -55,6 +56,7 @@ func All() []lab.Fault {
 		appLockContention,
 		appDeadlock,
 		netFirewallDrop,
+		depDNS,
 		notMade,
 	)
 }

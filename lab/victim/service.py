@@ -63,6 +63,22 @@ def step(spec):
             for f in held:
                 f.close()
         return nested
+    if what == "resolve":
+        host, _, port = arg.rpartition(":")
+
+        def resolve():
+            while True:
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+                    s.connect((host, int(port)))
+                    s.settimeout(1)
+                    ident = os.urandom(2)
+                    s.send(ident + b"\x01\0\0\x01\0\0\0\0\0\0\x02db\x07example\0\0\x01\0\x01")
+                    try:
+                        if s.recv(1500)[:2] == ident:
+                            return
+                    except TimeoutError:
+                        pass
+        return resolve
     if what == "record":
         fd = os.open(arg, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 

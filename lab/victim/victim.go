@@ -35,9 +35,12 @@ type Spec struct {
 	//	refault:KIB   touch and give back memory that stays mapped
 	//	compute:TIME  of CPU                      sleep:TIME
 	//	call:ADDRESS  GET / of another service    dial:ADDRESS the same, new connection
+	//	resolve:ADDRESS look up a name there, trying again every second
+	//	nested:A,B    take the flock of file A, then that of B (Python)
+	//	lock          take a lock of the program (Python)
 	//	fork:PROGRAM  run it, trying until it can be
 	//	wall:TIME     wait for a rate limit that reckons in wall-clock time
-	// The Python kinds know append, fsync, pipe, flock, compute, sleep, call and fork.
+	// The Python kinds know append, fsync, pipe, flock, compute, sleep, call, resolve and fork.
 	Work    []string
 	Set     int      // MiB of working set, for pages
 	Workers int      // of a Pool
