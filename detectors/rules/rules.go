@@ -72,6 +72,7 @@ func All() []freezeframe.Rule {
 		netPacketFlood(),
 		netPacketLoss(),
 		netFirewallDrop(),
+		netReceiveBufferFull(),
 
 		runtimeJVMGC(),
 		appStopped(),
@@ -90,7 +91,7 @@ func All() []freezeframe.Rule {
 // which then is the one to name.
 var carried = [...]freezeframe.Cause{
 	"fs.file_lock", "fs.pipe_full", "fs.log_socket_blocked", "kernel.mmap_lock", "kernel.lock_contention", "kernel.hung_task",
-	"app.deadlock", "app.lock_contention", "dep.dns", "dep.remote_unresponsive", "app.worker_pool_exhausted", "net.accept_queue_overflow",
+	"app.deadlock", "app.lock_contention", "net.receive_buffer_full", "dep.dns", "dep.remote_unresponsive", "app.worker_pool_exhausted", "net.accept_queue_overflow",
 }
 
 // bringsAbout returns what a cause subsumes that is not itself one of the

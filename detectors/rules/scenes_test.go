@@ -320,6 +320,12 @@ func outweighed(w *window, threads int, victim, rival v) {
 	}
 }
 
+// sending is a victim that has no room to send into.
+func sending(w *window) {
+	asleep(w, wait{Class: freezeframe.PeerWait, Wchan: "wait_woken", Stack: "wait_woken<-sk_stream_wait_memory<-tcp_sendmsg_locked<-tcp_sendmsg", File: "socket:[4001]", Syscall: "sendto"})
+	proc(w, hog, "collector", nil)
+}
+
 // resending is a victim that waits for an answer on a connection whose request
 // is sent again.
 func resending(w *window) {
@@ -984,6 +990,25 @@ func scenes() map[freezeframe.Cause]scene {
 				conn(w, 1, func(at time.Duration) v { return v{} })
 			},
 			culprit: freezeframe.Culprit{Kind: freezeframe.CulpritAddress, Address: "10.0.0.9"},
+		},
+		"net.receive_buffer_full": {
+			fire: func(w *window) {
+				sending(w)
+				conn(w, 1, func(at time.Duration) v { return v{"wqueue": 3 << 20, "probes": 2, "peer_pid": hog} })
+				conn(w, 2, func(at time.Duration) v {
+					return v{"local": "10.0.0.9:5432", "peer": "10.0.0.1:40000", "pid": hog, "rqueue": 2 << 20, "server": 1}
+				})
+			},
+			miss: func(w *window) { // what it sends gets lost
+				sending(w)
+				conn(w, 1, func(at time.Duration) v {
+					if !w.InStall(at) {
+						return v{}
+					}
+					return v{"wqueue": 3 << 20, "retransmits": 4, "total_retrans": 4, "unacked": 10, "sent_at": windowtest.At(stallFrom)}
+				})
+			},
+			culprit: process(hog),
 		},
 		"net.firewall_drop": {
 			fire: func(w *window) {

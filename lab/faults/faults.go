@@ -56,6 +56,7 @@ func All() []lab.Fault {
 		appLockContention,
 		appDeadlock,
 		netFirewallDrop,
+		netReceiveBufferFull,
 		depDNS,
 		notMade,
 	)

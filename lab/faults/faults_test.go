@@ -24,7 +24,7 @@ var causes = strings.Fields(`
 	io.device_saturated io.flush_storm io.cgroup_throttled
 	fs.dirty_throttled fs.journal_commit fs.frozen fs.fuse_unresponsive fs.full fs.file_lock fs.pipe_full
 	limit.process_fds limit.cgroup_pids limit.ephemeral_ports limit.conntrack
-	net.accept_queue_overflow net.syn_flood net.packet_loss net.firewall_drop
+	net.accept_queue_overflow net.syn_flood net.packet_loss net.firewall_drop net.receive_buffer_full
 	runtime.jvm_gc app.stopped app.frozen app.busy_loop app.lock_contention app.deadlock app.worker_pool_exhausted
 	dep.remote_unresponsive dep.dns time.stepped`)
 

@@ -37,6 +37,7 @@ type Spec struct {
 	//	call:ADDRESS  GET / of another service    dial:ADDRESS the same, new connection
 	//	resolve:ADDRESS look up a name there, trying again every second
 	//	nested:A,B    take the flock of file A, then that of B (Python)
+	//	send:ADDRESS  send 8 KiB on a connection that stays (Python)
 	//	lock          take a lock of the program (Python)
 	//	fork:PROGRAM  run it, trying until it can be
 	//	wall:TIME     wait for a rate limit that reckons in wall-clock time
