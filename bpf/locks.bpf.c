@@ -73,8 +73,10 @@ struct {
 volatile const __u64 least_ns = 1000000;
 volatile const __u64 told_most = 500; /* a second and CPU */
 
-/* How many wait: the end of a spin costs next to nothing while it is 0. */
-__s64 sleepers = 0;
+/* How many wait, by the low bits of their tid: the end of a spin, which is most
+ * of all ends, costs a load and a compare. */
+#define SLOTS 4096
+__s64 sleepers[SLOTS] = {};
 
 static __always_inline void holder(struct waiting *w, void *lock, __u32 flags)
 {
@@ -140,7 +142,7 @@ int BPF_PROG(contention_begins, void *lock, unsigned int flags)
 			t->lost++;
 		return 0;
 	}
-	__sync_fetch_and_add(&sleepers, 1);
+	__sync_fetch_and_add(&sleepers[tid & (SLOTS - 1)], 1);
 	return 0;
 }
 
@@ -154,9 +156,9 @@ int BPF_PROG(contention_ends, void *lock, int result)
 	__u32 tid;
 	long n;
 
-	if (sleepers == 0)
-		return 0;
 	tid = (__u32)bpf_get_current_pid_tgid();
+	if (sleepers[tid & (SLOTS - 1)] == 0)
+		return 0;
 	w = bpf_map_lookup_elem(&waiting, &tid);
 	/* An interrupt that spins meanwhile is not the end of the sleep. */
 	if (!w || w->lock != (__u64)lock)
@@ -190,7 +192,7 @@ int BPF_PROG(contention_ends, void *lock, int result)
 	bpf_ringbuf_submit(c, BPF_RB_NO_WAKEUP);
 out:
 	bpf_map_delete_elem(&waiting, &tid);
-	__sync_fetch_and_add(&sleepers, -1);
+	__sync_fetch_and_add(&sleepers[tid & (SLOTS - 1)], -1);
 	return 0;
 }
 

@@ -3,7 +3,6 @@ package bpf
 import (
 	"errors"
 	"fmt"
-	"strings"
 
 	"freezeframe"
 
@@ -51,25 +50,11 @@ func (l *loading) without(spec *ebpf.CollectionSpec, list ...optional) {
 // open loads an object of which programs may be missing, attaches what is left,
 // and returns its maps.
 func (l *loading) open(spec *ebpf.CollectionSpec, constants map[string]any) (map[string]*ebpf.Map, error) {
-	for name, value := range constants {
-		v := spec.Variables[name]
-		if v == nil {
-			return nil, fmt.Errorf("set the constant %s: the object has none", name)
-		}
-		if err := v.Set(value); err != nil {
-			return nil, fmt.Errorf("set the constant %s: %w", name, err)
-		}
-	}
-	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{KernelTypes: l.kernel}})
+	coll, err := l.plain(spec, constants)
 	if err != nil {
-		return nil, fmt.Errorf("load %s: %w", l.name, err)
+		return nil, err
 	}
-	l.closing(collection{coll})
 	for name, prog := range coll.Programs {
-		if !strings.HasPrefix(spec.Programs[name].SectionName, "tp_btf/") {
-			l.programs = append(l.programs, prog) // attached by who knows how
-			continue
-		}
 		lk, err := link.AttachTracing(link.TracingOptions{Program: prog})
 		if err != nil {
 			return nil, fmt.Errorf("attach %s: %w", name, err)
@@ -89,4 +74,23 @@ func (c collection) Close() error {
 
 func needOf(l *loading, at, lost string, err error) freezeframe.Need {
 	return freezeframe.Need{What: "BPF " + l.name + " (" + at + ")", Lost: lost, Fix: fixFor(err), Err: err.Error()}
+}
+
+// plain loads an object whose programs are attached by hand.
+func (l *loading) plain(spec *ebpf.CollectionSpec, constants map[string]any) (*ebpf.Collection, error) {
+	for name, value := range constants {
+		v := spec.Variables[name]
+		if v == nil {
+			return nil, fmt.Errorf("set the constant %s: the object has none", name)
+		}
+		if err := v.Set(value); err != nil {
+			return nil, fmt.Errorf("set the constant %s: %w", name, err)
+		}
+	}
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{KernelTypes: l.kernel}})
+	if err != nil {
+		return nil, fmt.Errorf("load %s: %w", l.name, err)
+	}
+	l.closing(collection{coll})
+	return coll, nil
 }

@@ -38,6 +38,8 @@ type Programs struct {
 	Locks *Locks
 	// Packets counts what was dropped, sent again and reset, by whom.
 	Packets *Packets
+	// Timers tells which CPUs were gone.
+	Timers *Timers
 
 	mu     sync.Mutex
 	loaded []*loaded
@@ -60,6 +62,7 @@ var families = []family{
 	lifeFamily,
 	locksFamily,
 	packetsFamily,
+	timersFamily,
 }
 
 // Names returns the names of all families, in order.

@@ -46,6 +46,7 @@ func known(p *bpf.Programs) []fromBPF {
 	return []fromBPF{
 		{&waits{programs: p.Waits, names: names}, p.Waits != nil},
 		{&contention{programs: p.Locks, names: names}, p.Locks != nil},
+		{&timers{programs: p.Timers, names: names}, p.Timers != nil},
 		{&packets{programs: p.Packets}, p.Packets != nil},
 		{&signals{life: p.Life}, p.Life != nil},
 		{&parents{life: p.Life}, p.Life != nil},

@@ -27,6 +27,7 @@ func All() []freezeframe.Rule {
 		kernelMmapLock(),
 		kernelLockContention(),
 		kernelHungTask(),
+		kernelIRQsOff(),
 		kernelSoftLockup(),
 		kernelRCUStall(),
 		kernelOops(),

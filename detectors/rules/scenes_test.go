@@ -326,6 +326,11 @@ func sending(w *window) {
 	proc(w, hog, "collector", nil)
 }
 
+// deaf is a CPU whose timer fired late.
+func deaf(w *window, cpu, pid int, comm, stack string, due, fired time.Duration) {
+	w.Row("timers", fired.Truncate(50*ms)+50*ms, cpu, v{"cpu": cpu, "due_ns": windowtest.At(due), "fired_ns": windowtest.At(fired), "pid": pid, "tid": pid, "comm": comm, "stack": stack})
+}
+
 // resending is a victim that waits for an answer on a connection whose request
 // is sent again.
 func resending(w *window) {
@@ -562,6 +567,18 @@ func scenes() map[freezeframe.Cause]scene {
 				stat(w, 20, 20, use{user: 0.9, steal: 0.05}, use{user: 0.9, steal: 0.05})
 			},
 			culprit: culprit(freezeframe.CulpritHypervisor),
+		},
+		"kernel.irqs_off": {
+			fire: func(w *window) {
+				runnable(w, "0-1")
+				deaf(w, 1, hog, "modprobe", "slow_loop<-do_init_module", stallFrom, stallTo)
+			},
+			miss: func(w *window) { // both at once: the machine was gone
+				runnable(w, "0-1")
+				deaf(w, 0, hog, "modprobe", "x", stallFrom, stallTo)
+				deaf(w, 1, 0, "", "", stallFrom, stallTo)
+			},
+			culprit: process(hog),
 		},
 		"virt.paused": {
 			fire: func(w *window) { asleep(w, wait{Class: freezeframe.MachineGone}) },
