@@ -64,9 +64,12 @@ func All() []freezeframe.Rule {
 		fsLogSocketBlocked(),
 
 		limitProcessFDs(),
+		limitSystemFDs(),
 		limitCgroupPIDs(),
+		limitSystemPIDs(),
 		limitEphemeralPorts(),
 		limitConntrack(),
+		limitNeighbourTable(),
 
 		netAcceptQueueOverflow(),
 		netSYNFlood(),

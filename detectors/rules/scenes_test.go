@@ -65,7 +65,9 @@ func fill(w *window) {
 	if !has("netstat") {
 		netstat(w, nil)
 	}
-	w.Rows("limits", s, 0, func(time.Duration) v { return v{"conntrack_count": 10, "conntrack_max": 65536} })
+	if !has("limits") {
+		w.Rows("limits", s, 0, func(time.Duration) v { return v{"conntrack_count": 10, "conntrack_max": 65536} })
+	}
 	clear(w.Accessed)
 }
 
@@ -324,6 +326,12 @@ func outweighed(w *window, threads int, victim, rival v) {
 func sending(w *window) {
 	asleep(w, wait{Class: freezeframe.PeerWait, Wchan: "wait_woken", Stack: "wait_woken<-sk_stream_wait_memory<-tcp_sendmsg_locked<-tcp_sendmsg", File: "socket:[4001]", Syscall: "sendto"})
 	proc(w, hog, "collector", nil)
+}
+
+// refusedLimit is what the limits probe says of work that was refused.
+func refusedLimit(w *window, target, err string) {
+	w.Symptom(freezeframe.Symptom{Probe: "limits", Target: target, Err: err})
+	proc(w, service, "orders", nil)
 }
 
 // deaf is a CPU whose timer fired late.
@@ -1007,6 +1015,41 @@ func scenes() map[freezeframe.Cause]scene {
 				conn(w, 1, func(at time.Duration) v { return v{} })
 			},
 			culprit: freezeframe.Culprit{Kind: freezeframe.CulpritAddress, Address: "10.0.0.9"},
+		},
+		"limit.system_fds": {
+			fire: func(w *window) {
+				refusedLimit(w, "file handles", "ENFILE")
+				w.Rows("limits", s, 0, func(time.Duration) v { return v{"files_allocated": 1000, "files_max": 1000} })
+				proc(w, hog, "leaky", func(time.Duration) v { return v{"fds": 700, "fds_max": 4096} })
+			},
+			miss: func(w *window) { // one process is at its own limit
+				refusedLimit(w, "descriptors of leaky[900]", "EMFILE")
+				w.Rows("limits", s, 0, func(time.Duration) v { return v{"files_allocated": 800, "files_max": 1000} })
+			},
+			culprit: process(hog),
+		},
+		"limit.system_pids": {
+			fire: func(w *window) {
+				refusedLimit(w, "threads", "EAGAIN")
+				w.Rows("limits", s, 0, func(time.Duration) v { return v{"threads": 32700, "threads_max": 100000, "pid_max": 32768} })
+				proc(w, hog, "spawner", func(time.Duration) v { return v{"threads": 30000} })
+			},
+			miss: func(w *window) {
+				refusedLimit(w, "pids limit of /x", "EAGAIN")
+				w.Rows("limits", s, 0, func(time.Duration) v { return v{"threads": 30700, "threads_max": 100000, "pid_max": 32768} })
+			},
+			culprit: process(hog),
+		},
+		"limit.neighbour_table": {
+			fire: func(w *window) {
+				refusedLimit(w, "neighbours", "neighbour table full")
+				w.Rows("limits", s, 0, func(at time.Duration) v { return v{"neigh_entries": 1024, "neigh_table_fulls": w.Ran(at, 0, 50)} })
+			},
+			miss: func(w *window) { // it was full yesterday
+				asleep(w, wait{Class: freezeframe.PeerWait, Syscall: "recvfrom", File: "socket:[4001]", Wchan: "wait_woken"})
+				w.Rows("limits", s, 0, func(time.Duration) v { return v{"neigh_entries": 900, "neigh_table_fulls": 5000} })
+			},
+			culprit: culprit(freezeframe.CulpritTable),
 		},
 		"net.receive_buffer_full": {
 			fire: func(w *window) {
