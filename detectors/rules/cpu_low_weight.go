@@ -56,11 +56,12 @@ func judgeLowWeight(w freezeframe.Window) []freezeframe.Finding {
 	}
 	users := crowds(w, s, func(p *process) bool { return slices.Contains(victims, p.pid) })
 	// Whoever ran: all together, and those who weigh more than the victim.
-	rivals, used := 0, 0.0
+	var loads []float64
+	used := 0.0
 	var winners []crowd
 	var how weighing
 	for _, c := range users {
-		rivals += rivalsIn(w, s, &c)
+		loads = append(loads, loadsIn(w, s, &c)...)
 		wg := weighs(cs, victim, c.members[0], nice)
 		if wg.ratio < outweighs {
 			continue
@@ -71,7 +72,8 @@ func judgeLowWeight(w freezeframe.Window) []freezeframe.Finding {
 			how = wg
 		}
 	}
-	if len(winners) == 0 || used < 0.5*total.busy*float64(n) || float64(n)/float64(rivals+1) < fairShare {
+	fair := fairPart(loads, float64(n))
+	if len(winners) == 0 || used < 0.5*total.busy*float64(n) || fair < fairShare {
 		return nil
 	}
 	top := winners[0]
@@ -82,20 +84,38 @@ func judgeLowWeight(w freezeframe.Window) []freezeframe.Finding {
 	f.Summary = fmt.Sprintf("%s weighs %.0f times as much as %s, used %s, and left it waiting for a CPU for %s.", orElse(top.comm, "another process"), how.ratio, named(orElse(victim.comm, long.Comm), victim.pid), cpusWorth(used, n), length(claim.Length()))
 	f.Evidence = []freezeframe.Evidence{
 		how.evidence,
-		evidence("tasks", "run_ns", "with equal weights it would have had %s of a CPU against %d threads", pct(math.Min(1, float64(n)/float64(rivals+1))), rivals),
+		evidence("tasks", "run_ns", "with equal weights it would have had %s of a CPU against the %d threads that ran", pct(fair), len(loads)),
 	}
 	return []freezeframe.Finding{f}
 }
 
-// rivalsIn is how many threads of a crowd wanted a CPU, by those that used one.
-func rivalsIn(w freezeframe.Window, s freezeframe.Span, c *crowd) int {
-	n := 0
+// loadsIn is what each thread of a crowd used, in CPUs.
+func loadsIn(w freezeframe.Window, s freezeframe.Span, c *crowd) []float64 {
+	var out []float64
 	for _, t := range threadsIn(w, s) {
 		if slices.ContainsFunc(c.members, func(p *process) bool { return p.pid == t.pid }) && t.load() >= leastLoad {
-			n++
+			out = append(out, t.load())
 		}
 	}
-	return max(n, len(c.members))
+	for len(out) < len(c.members) { // threads that were not sampled
+		out = append(out, c.used/float64(len(c.members)))
+	}
+	return out
+}
+
+// fairPart is what one more thread would get of so many CPUs if all weighed the
+// same: those who want less than their part leave it to the others.
+func fairPart(loads []float64, cpus float64) float64 {
+	slices.Sort(loads)
+	left, sharing := cpus, float64(len(loads)+1)
+	for _, l := range loads {
+		if l >= left/sharing {
+			break
+		}
+		left -= l
+		sharing--
+	}
+	return math.Min(1, left/sharing)
 }
 
 // niceValues returns the nice value of each process, as it was last read.
