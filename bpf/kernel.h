@@ -75,6 +75,14 @@ enum bpf_func_id___5_15 { BPF_FUNC_task_pt_regs___5_15 = 175 };
 #define TASK_COMM_LEN 16
 #define MAX_RT_PRIO 100
 
+typedef struct {
+	int counter;
+} READS atomic_t;
+
+typedef struct {
+	long counter;
+} READS atomic_long_t;
+
 struct rq {
 	__u64 clock;
 	__u64 clock_task;
@@ -135,6 +143,52 @@ struct files_struct {
 	struct fdtable *fdt;
 } READS;
 
+struct signal_struct {
+	atomic_t live; /* threads that are not dead */
+} READS;
+
+struct rw_semaphore {
+	atomic_long_t count;
+	atomic_long_t owner;
+} READS;
+
+struct mutex {
+	atomic_long_t owner;
+} READS;
+
+struct mm_struct {
+	struct rw_semaphore mmap_lock; /* mmap_sem before Linux 5.8 */
+} READS;
+
+struct in6_addr___kernel {
+	__u8 bytes[16];
+};
+
+struct sock_common {
+	__be32 skc_daddr;
+	__be32 skc_rcv_saddr;
+	__be16 skc_dport;
+	__u16 skc_num;
+	unsigned short skc_family;
+	volatile unsigned char skc_state;
+	struct in6_addr___kernel skc_v6_daddr;
+	struct in6_addr___kernel skc_v6_rcv_saddr;
+} READS;
+
+struct sock {
+	struct sock_common __sk_common;
+} READS;
+
+struct sk_buff {
+	__u16 network_header;
+	unsigned char *head;
+} READS;
+
+struct kernel_siginfo {
+	int si_signo;
+	int si_code;
+} READS;
+
 struct task_struct {
 	unsigned int __state; /* since Linux 5.14 */
 	unsigned int flags;
@@ -148,6 +202,8 @@ struct task_struct {
 	struct task_struct *group_leader;
 	struct task_struct *real_parent;
 	struct files_struct *files;
+	struct signal_struct *signal;
+	struct mm_struct *mm;
 	char comm[TASK_COMM_LEN];
 	__u64 start_boottime; /* since Linux 5.5 */
 } READS;

@@ -40,6 +40,14 @@ type Programs struct {
 	Reclaim  *Reclaims
 	Journal  *Journals
 	Teardown *Teardowns
+	// Life tells who starts processes and who sends signals.
+	Life *Life
+	// Locks tells who holds the kernel's locks that others wait for.
+	Locks *Locks
+	// Packets counts what was dropped, sent again and reset, by whom.
+	Packets *Packets
+	// Timers tells which CPUs were gone.
+	Timers *Timers
 
 	mu     sync.Mutex
 	loaded []*loaded
@@ -64,6 +72,10 @@ var families = []family{
 	reclaimFamily,
 	journalFamily,
 	teardownFamily,
+	lifeFamily,
+	locksFamily,
+	packetsFamily,
+	timersFamily,
 }
 
 // Names returns the names of all families, in order.

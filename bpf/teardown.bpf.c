@@ -25,22 +25,18 @@ struct mm_struct___before_6_2 {
 	struct mm_rss_stat___before_6_2 rss_stat;
 } READS;
 
-struct mm_struct {
+struct mm_struct___rss {
 	struct percpu_counter rss_stat[4]; /* MM_FILEPAGES, MM_ANONPAGES, MM_SWAPENTS, MM_SHMEMPAGES */
 } READS;
 
-typedef struct {
-	int counter;
-} atomic_t;
-
-struct signal_struct {
+struct signal_struct___rss {
 	atomic_t live;
 	unsigned long maxrss; /* pages */
 } READS;
 
 struct task_struct___mm {
-	struct mm_struct *mm;
-	struct signal_struct *signal;
+	struct mm_struct___rss *mm;
+	struct signal_struct___rss *signal;
 } READS;
 
 struct teardown {
@@ -65,7 +61,7 @@ struct {
 volatile const __u64 least_pages = 4096; /* smaller ones are felt by nobody */
 volatile const __u64 least_ns = 5000000;
 
-static __always_inline __u64 resident(struct mm_struct *mm)
+static __always_inline __u64 resident(struct mm_struct___rss *mm)
 {
 	__s64 n = 0;
 	if (bpf_core_type_exists(struct mm_rss_stat___before_6_2)) {
@@ -92,8 +88,8 @@ int exited(__u64 *ctx)
 	struct task_struct *p = (struct task_struct *)ctx[0];
 	struct task_struct___mm *q = (void *)p;
 	struct teardown t = {};
-	struct mm_struct *mm;
-	struct signal_struct *signal;
+	struct mm_struct___rss *mm;
+	struct signal_struct___rss *signal;
 	__u64 key;
 	if (p->flags & PF_KTHREAD)
 		return 0;

@@ -17,9 +17,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// programs loads one BPF family for a test, or skips it where this machine
-// takes none.
-func programs(t *testing.T, family string) *bpf.Programs {
+// programs loads the given families of BPF programs for a test, all without
+// any, or skips it where this machine takes none.
+func programs(t *testing.T, families ...string) *bpf.Programs {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("not root: BPF programs cannot be loaded")
@@ -27,7 +27,11 @@ func programs(t *testing.T, family string) *bpf.Programs {
 	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); err != nil {
 		t.Skipf("this kernel has no BTF: %v", err)
 	}
-	p := bpf.Load(bpf.Options{Without: slices.DeleteFunc(bpf.Names(), func(n string) bool { return n == family })})
+	var without []string
+	if len(families) > 0 {
+		without = slices.DeleteFunc(bpf.Names(), func(n string) bool { return slices.Contains(families, n) })
+	}
+	p := bpf.Load(bpf.Options{Without: without})
 	t.Cleanup(p.Close)
 	return p
 }

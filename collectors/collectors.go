@@ -54,6 +54,11 @@ func known(p *bpf.Programs) []fromBPF {
 		{&journalCommits{from: p.Journal}, p.Journal != nil},
 		{&journalUsers{from: p.Journal}, p.Journal != nil},
 		{&teardown{from: p.Teardown}, p.Teardown != nil},
+		{&contention{programs: p.Locks, names: names}, p.Locks != nil},
+		{&timers{programs: p.Timers, names: names}, p.Timers != nil},
+		{&packets{programs: p.Packets}, p.Packets != nil},
+		{&signals{life: p.Life}, p.Life != nil},
+		{&parents{life: p.Life}, p.Life != nil},
 	}
 }
 
@@ -89,6 +94,7 @@ func plain() []freezeframe.Collector {
 		&listeners{socketsUser: shared},
 		&connections{socketsUser: shared},
 		&ports{socketsUser: shared},
+		&udp{socketsUser: shared},
 		&locks{},
 		&mounts{},
 		&fuse{owners: shared.shared.owners},

@@ -2,6 +2,7 @@ package rules
 
 import (
 	"fmt"
+	"time"
 
 	"freezeframe"
 )
@@ -22,6 +23,8 @@ const (
 	// stormCPU is the share of all CPUs that short-lived children must have
 	// used for them to be what the others waited for.
 	stormCPU = 0.25
+	// longLife is how long the children of a storm live at most, on average.
+	longLife = 2 * time.Second
 )
 
 func cpuForkStorm() freezeframe.Rule {
@@ -29,12 +32,12 @@ func cpuForkStorm() freezeframe.Rule {
 		Cause: "cpu.fork_storm",
 		Title: "a swarm of short-lived processes",
 		Means: "Something started processes by the hundred each second. Each lives too short to be seen by top, and together they take the CPUs.",
-		Proof: "The fork counter of /proc/stat ran far faster than before, and the CPU time that no living process accounts for, or the parent's counter of its dead children's time, covers what the victims waited for.",
+		Proof: "The fork counter of /proc/stat ran far faster than before, and the CPU time that no living process accounts for, or the parent's counter of its dead children's time, covers what the victims waited for. With BPF every process is counted by its parent, also those that nobody saw alive.",
 		Remedy: []string{
 			"Now: stop the parent (`kill -STOP PID`), look at its children with `pstree -p PID`, then end it.",
 			"So that it does not come back: look for a loop that runs a command per line, a crash loop (`systemctl status`), or a health check gone wild; TasksMax= and StartLimitBurst= in the unit bound it.",
 		},
-		Reads:    []string{sourceLedger, "stat.processes", "stat.idle_us", "procs.cutime_us", "procs.cstime_us", "procs.ppid", "tasks.run_ns"},
+		Reads:    []string{sourceLedger, "stat.processes", "stat.idle_us", "procs.cutime_us", "procs.cstime_us", "procs.ppid", "tasks.run_ns", "parents.forks", "parents.exits", "parents.run_ns", "parents.lived_ns"},
 		Subsumes: bringsAbout("cpu.contention", "runtime.jvm_gc"),
 		Judge:    judgeForkStorm,
 	}
@@ -69,6 +72,20 @@ func judgeForkStorm(w freezeframe.Window) []freezeframe.Finding {
 	}
 	lost := max(0, total.busy*float64(n)-living)
 	parent, used, children := forkParent(ps, wide, load)
+	// The kernel's own count by parent (BPF) knows those that nobody saw.
+	var exact *breeder
+	if bred := breeders(w, wide); len(bred) > 0 {
+		var ended uint64
+		for _, b := range bred {
+			ended += b.ended.sum
+		}
+		exact = bred[0]
+		lost = max(lost, min(ratio(float64(ended)/1e9, s.Length().Seconds()), float64(n)))
+		used = max(used, min(ratio(float64(exact.ended.sum)/1e9, s.Length().Seconds()), float64(n)))
+		if exact.forks.sum < uint64(shortStorm*s.Length().Seconds()/4) || exact.life() > longLife {
+			exact = nil
+		}
+	}
 	spent := max(lost, used)
 	// The counter of a parent whose one long-lived child has ended jumps too; of
 	// children that live briefly most CPU time is nobody's.
@@ -84,7 +101,15 @@ func judgeForkStorm(w freezeframe.Window) []freezeframe.Finding {
 		},
 	}
 	what := "something"
-	if parent != nil {
+	if exact != nil {
+		f.Culprit, what = exact.culprit(), exact.String()
+		f.Confidence = proven
+		if !more {
+			f.Confidence = seen
+		}
+		f.Evidence = append(f.Evidence, evidence("parents", "forks", "%s started %d processes, the last of them %s; %d ended, after %s on average, and had used %s",
+			what, exact.forks.sum, orElse(exact.exec, exact.comm), exact.exits.sum, length(exact.life()), cpusWorth(used, n)))
+	} else if parent != nil {
 		f.Culprit, what = parent.culprit(), parent.String()
 		f.Confidence = seen
 		if more && used >= stormCPU*float64(n) {

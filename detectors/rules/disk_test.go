@@ -177,7 +177,7 @@ func TestJournalOnAFullDevice(t *testing.T) {
 }
 
 // verdict holds the first of the findings of all rules to what it must be.
-func verdict(t *testing.T, w *window, cause freezeframe.Cause, culprit freezeframe.Culprit) {
+func verdict(t *testing.T, w *window, cause freezeframe.Cause, culprit freezeframe.Culprit) freezeframe.Finding {
 	t.Helper()
 	found := detectors.Judge(w, rules.All()).Findings
 	if len(found) == 0 {
@@ -188,6 +188,7 @@ func verdict(t *testing.T, w *window, cause freezeframe.Cause, culprit freezefra
 	}
 	check(t, w, found[0])
 	sameCulprit(t, found[0].Culprit, culprit)
+	return found[0]
 }
 
 func TestPacedBehindALock(t *testing.T) {

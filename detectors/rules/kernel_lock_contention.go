@@ -12,12 +12,12 @@ func kernelLockContention() freezeframe.Rule {
 		Cause: "kernel.lock_contention",
 		Title: "a lock inside the kernel",
 		Means: "Threads stood at a mutex or semaphore of the kernel (of a directory, an inode, a device, a cgroup) that another thread held.",
-		Proof: "The victims' stacks end in a mutex or rwsem, asked for by something else than memory mapping. The holder is named where the chain or a thread at work on the same file shows it.",
+		Proof: "The victims' stacks end in a mutex or rwsem, asked for by something else than memory mapping. The holder is read from the lock itself (BPF, Linux 5.19), else named where the chain or a thread at work on the same file shows it.",
 		Remedy: []string{
 			"Now: look at the holder, `cat /proc/PID/task/TID/stack`, and at who else waits: `for t in /proc/[0-9]*/task/*; do grep -l rwsem_down $t/stack; done 2>/dev/null`.",
 			"So that it does not come back: split huge directories, write one file from one thread, keep agents from polling /proc, /sys and cgroup files.",
 		},
-		Reads:    []string{sourceLedger, "tasks.file", "tasks.stack", "tasks.state", "procs.comm", "procs.stime_us"},
+		Reads:    []string{sourceLedger, "tasks.file", "tasks.stack", "tasks.state", "procs.comm", "procs.stime_us", "contention.holder_pid", "contention.holder_tid"},
 		Subsumes: []freezeframe.Cause{"kernel.hung_task", "dep.remote_unresponsive", "app.worker_pool_exhausted", "net.accept_queue_overflow"},
 		Judge:    judgeLockContention,
 	}
@@ -44,7 +44,15 @@ func judgeLockContention(w freezeframe.Window) []freezeframe.Finding {
 		if long.wait.Stack != "" {
 			f.Evidence = append(f.Evidence, evidence("tasks", "stack", "waited in %s", quote(long.wait.Stack)))
 		}
-		if h := long.wait.Holder; h != nil && h.PID != 0 {
+		if held := holdings(w, b.moments); len(held) > 0 && 2*held[0].waited >= b.spans().Length() {
+			h := &held[0]
+			f.Culprit, f.Confidence = ps.blame(h.holder), proven
+			how := "had it when they began to wait"
+			if h.shared {
+				f.Confidence, how = seen, "was the last to take it for reading"
+			}
+			f.Evidence = append(f.Evidence, evidence("contention", "holder_pid", "%s, thread %d, %s (%s), for %s of the wait", named(f.Culprit.Comm, h.holder.PID), h.holder.TID, how, h.kind, length(h.waited)))
+		} else if h := long.wait.Holder; h != nil && h.PID != 0 {
 			f.Culprit, f.Confidence = ps.blame(*h), seen
 		} else if t := worksOn(w, core(claim), long, b.pids()); t != nil {
 			f.Culprit, f.Confidence = ps.blame(freezeframe.Party{PID: t.pid, Comm: orElse(ps.name(t.pid), t.comm)}), counted

@@ -32,12 +32,12 @@ func kernelMmapLock() freezeframe.Rule {
 		Cause: "kernel.mmap_lock",
 		Title: "a process's address-space lock",
 		Means: "All threads of a process share one lock over its memory map. While one of them changes the map (a big munmap, mprotect, fork) or fills it, the others stop at their next page fault or mmap; so do ps and others who look into that process.",
-		Proof: "The victims slept in a rwsem that was asked for by a page fault, mmap, munmap, mprotect or a reader of /proc/PID/maps. Told from other kernel locks by the caller that stands right above the lock.",
+		Proof: "The victims slept in a rwsem that was asked for by a page fault, mmap, munmap, mprotect or a reader of /proc/PID/maps. Told from other kernel locks by the caller that stands right above the lock. The thread that held it is read from the lock itself (BPF, Linux 5.19).",
 		Remedy: []string{
 			"Now: look at what the holder does, `cat /proc/PID/task/TID/stack`.",
 			"So that it does not come back: map and unmap in smaller pieces, use MADV_DONTNEED instead of munmap, an allocator with per-thread arenas, MAP_POPULATE at start only; keep monitoring from reading smaps of large processes.",
 		},
-		Reads:    []string{sourceLedger, "tasks.stack", "tasks.run_ns", "procs.comm", "procs.rss_bytes"},
+		Reads:    []string{sourceLedger, "tasks.stack", "tasks.run_ns", "procs.comm", "procs.rss_bytes", "contention.holder_tid", "contention.address_space_of"},
 		Subsumes: []freezeframe.Cause{"kernel.hung_task", "dep.remote_unresponsive", "app.worker_pool_exhausted", "net.accept_queue_overflow"},
 		Judge:    judgeMmapLock,
 	}
@@ -81,7 +81,17 @@ func judgeMmapLock(w freezeframe.Window) []freezeframe.Finding {
 				}
 			}
 		}
-		if holder != "" {
+		if held := holdings(w, b.moments); len(held) > 0 && held[0].addressSpaceOf == b.key {
+			h := &held[0]
+			f.Confidence = proven
+			what := fmt.Sprintf("thread %d (%s)", h.holder.TID, h.holder.Comm)
+			if h.holder.PID != b.key {
+				// It looks into the other's memory map, as ps and smaps do.
+				f.Culprit = ps.blame(h.holder)
+				what = named(f.Culprit.Comm, h.holder.PID)
+			}
+			f.Evidence = append(f.Evidence, evidence("contention", "holder_tid", "%s had the lock when they began to wait, for %s of it", what, length(h.waited)))
+		} else if holder != "" {
 			f.Confidence = proven
 			f.Evidence = append(f.Evidence, evidence("tasks", "run_ns", "meanwhile %s of that process worked on its memory map", holder))
 		}

@@ -24,7 +24,7 @@ func memOOMKill() freezeframe.Rule {
 			"Now: look at who was killed and who is the largest, `ps -eo pid,rss,comm --sort -rss | head`.",
 			"So that it does not come back: limit whoever grew (MemoryMax= in its unit); OOMScoreAdjust=-500 for what must live; some swap and MemoryHigh=, so that it gets slow before it dies.",
 		},
-		Reads:    []string{sourceLedger, sourceSymptoms, freezeframe.EventKernelLog, "vmstat.oom_kill", "procs.rss_bytes"},
+		Reads:    []string{sourceLedger, sourceSymptoms, freezeframe.EventKernelLog, "vmstat.oom_kill", "procs.rss_bytes", "signals.pid", "signals.from_pid"},
 		Subsumes: bringsAbout("mem.direct_reclaim", "mem.swap_thrash", "mem.file_thrash", "io.device_saturated", "runtime.jvm_gc"),
 		Judge: func(w freezeframe.Window) []freezeframe.Finding {
 			return judgeOOM(w, func(text string) bool { return strings.HasPrefix(text, ranOut) }, nil)
@@ -101,6 +101,12 @@ func judgeOOM(w freezeframe.Window, isKill func(string) bool, group func(*freeze
 	} else if p, how := taker(w, freezeframe.Span{Start: first.Add(-time.Second), End: first}, nil); p != nil && p.grown() >= muchMemory {
 		f.Culprit = p.culprit()
 		f.Evidence = append(f.Evidence, evidence("procs", "rss_bytes", "%s %s", p, how))
+	}
+	for _, d := range deeds(w, freezeframe.Span{Start: first.Add(-time.Second), End: last.Add(time.Second)}, "oom") {
+		if d.pid == k.pid && !d.fromKernel {
+			f.Evidence = append(f.Evidence, evidence("signals", "from_pid", "it was %s that asked for memory when none was left", named(d.from.Comm, d.from.PID)))
+			break
+		}
 	}
 	f.Summary = fmt.Sprintf("Memory ran out and the kernel killed %s.", named(k.comm, k.pid))
 	return []freezeframe.Finding{f}

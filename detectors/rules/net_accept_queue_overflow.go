@@ -17,7 +17,7 @@ func netAcceptQueueOverflow() freezeframe.Rule {
 			"Now: `ss -ltn` (Recv-Q against Send-Q), `cat /proc/PID/stack` of the owner.",
 			"So that it does not come back: more workers, or less work before accept; a longer queue helps against short bursts only: listen(…, 4096) and `sysctl net.core.somaxconn=4096`.",
 		},
-		Reads: []string{sourceSymptoms, "listeners.queue", "listeners.backlog", "listeners.drops", "listeners.pid", "listeners.comm", "listeners.address"},
+		Reads: []string{sourceSymptoms, "listeners.queue", "listeners.backlog", "listeners.drops", "listeners.pid", "listeners.comm", "listeners.address", "packets.what", "packets.packets"},
 		Judge: judgeAcceptQueue,
 	}
 }
@@ -86,8 +86,16 @@ func portOf(address string) string {
 
 func judgeAcceptQueue(w freezeframe.Window) []freezeframe.Finding {
 	var out []freezeframe.Finding
+	exact := packetsIn(w, w.Stall().Span, "tcp_listen_overflow")
 	for _, l := range listeners(w, w.Stall().Span) {
-		if !l.overflowed() {
+		// Counted by the kernel at the very moment, where BPF is.
+		var refused uint64
+		for i := range exact {
+			if exact[i].between(l.address, "") {
+				refused += exact[i].count.sum
+			}
+		}
+		if !l.overflowed() && refused == 0 {
 			continue
 		}
 		claim := worth(w, symptoms(w, func(sy *freezeframe.Symptom) bool { return l.of(sy) }))
@@ -102,6 +110,10 @@ func judgeAcceptQueue(w freezeframe.Window) []freezeframe.Finding {
 		if l.drops > 0 {
 			f.Confidence = counted
 			f.Evidence = append(f.Evidence, evidence("listeners", "drops", "%d connections dropped at %s", l.drops, l.address))
+		}
+		if refused > 0 {
+			f.Confidence = counted
+			f.Evidence = append(f.Evidence, evidence("packets", "packets", "%d packets for %s dropped because its queue was full", refused, l.address))
 		}
 		if l.pid != 0 {
 			f.Culprit = freezeframe.Culprit{Kind: freezeframe.CulpritProcess, PID: l.pid, Comm: l.comm}

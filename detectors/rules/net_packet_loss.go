@@ -27,7 +27,7 @@ func netPacketLoss() freezeframe.Rule {
 			"So that it does not come back: the cable, port, firewall or provider it points to; shorter timeouts and retries to another replica in the client.",
 		},
 		Reads: []string{sourceLedger, sourceSymptoms, "connections.retransmits", "connections.total_retrans", "connections.inode", "connections.peer", "connections.pid", "connections.peer_pid", "connections.state", "connections.unacked_at",
-			"netstat.TcpRetransSegs", "netstat.TcpOutSegs", "netstat.TcpExtTCPTimeouts", "netdev.rx_drop", "netdev.tx_drop", "netdev.rx_errs", "netdev.tx_errs", "listeners.queue", "listeners.address"},
+			"netstat.TcpRetransSegs", "netstat.TcpOutSegs", "netstat.TcpExtTCPTimeouts", "netdev.rx_drop", "netdev.tx_drop", "netdev.rx_errs", "netdev.tx_errs", "listeners.queue", "listeners.address", "packets.packets", "packets.to_address"},
 		Subsumes: []freezeframe.Cause{"dep.remote_unresponsive", "app.worker_pool_exhausted", "net.accept_queue_overflow"},
 		Judge:    judgePacketLoss,
 	}
@@ -167,6 +167,14 @@ func judgePacketLoss(w freezeframe.Window) []freezeframe.Finding {
 		f.Explains, f.Confidence = worth(w, network), inferred
 		f.Evidence = append(f.Evidence, evidence("netstat", "TcpRetransSegs", "%d of %d segments were sent again, after %d timeouts", again.sum, sent.sum, timeouts.sum))
 		f.Summary = "Packets got lost and were sent again"
+		// To whom, the kernel's own count by peer says (BPF).
+		for _, p := range packetsIn(w, stall.Span, "retransmit", "syn_retransmit") {
+			got.peers[p.to] += int(p.count.sum)
+			f.Evidence = append(f.Evidence, evidence("packets", "packets", "%d segments from %s were sent again", p.count.sum, p.String()))
+			if len(f.Evidence) > 3 {
+				break
+			}
+		}
 	}
 	if f.Explains == nil {
 		return nil

@@ -20,12 +20,14 @@ func All() []freezeframe.Rule {
 		cpuCgroupThrottled(),
 		cpuRTStarvation(),
 		cpuAffinityHotspot(),
+		cpuLowWeight(),
 		cpuForkStorm(),
 
 		kernelSoftirqStorm(),
 		kernelMmapLock(),
 		kernelLockContention(),
 		kernelHungTask(),
+		kernelIRQsOff(),
 		kernelSoftLockup(),
 		kernelRCUStall(),
 		kernelOops(),
@@ -66,14 +68,19 @@ func All() []freezeframe.Rule {
 		fsLogSocketBlocked(),
 
 		limitProcessFDs(),
+		limitSystemFDs(),
 		limitCgroupPIDs(),
+		limitSystemPIDs(),
 		limitEphemeralPorts(),
 		limitConntrack(),
+		limitNeighbourTable(),
 
 		netAcceptQueueOverflow(),
 		netSYNFlood(),
 		netPacketFlood(),
 		netPacketLoss(),
+		netFirewallDrop(),
+		netReceiveBufferFull(),
 
 		runtimeJVMGC(),
 		appStopped(),
@@ -81,8 +88,10 @@ func All() []freezeframe.Rule {
 		appCoreDump(),
 		appBusyLoop(),
 		appDeadlock(),
+		appLockContention(),
 		appWorkerPoolExhausted(),
 		depRemoteUnresponsive(),
+		depDNS(),
 	}
 }
 
@@ -90,7 +99,7 @@ func All() []freezeframe.Rule {
 // which then is the one to name.
 var carried = [...]freezeframe.Cause{
 	"fs.file_lock", "fs.pipe_full", "fs.log_socket_blocked", "kernel.mmap_lock", "kernel.lock_contention", "kernel.hung_task",
-	"app.deadlock", "dep.remote_unresponsive", "app.worker_pool_exhausted", "net.accept_queue_overflow",
+	"app.deadlock", "app.lock_contention", "net.receive_buffer_full", "dep.dns", "dep.remote_unresponsive", "app.worker_pool_exhausted", "net.accept_queue_overflow",
 }
 
 // bringsAbout returns what a cause subsumes that is not itself one of the

@@ -18,7 +18,7 @@ func runtimeJVMGC() freezeframe.Rule {
 			"So that it does not come back: a heap that fits the live data two to three times over (-Xmx), a collector with short pauses (-XX:+UseZGC, or G1 with -XX:MaxGCPauseMillis), no System.gc() (-XX:+DisableExplicitGC); keep -Xlog:gc*,safepoint.",
 		},
 		Reads:    []string{sourceLedger, sourceSymptoms, "jvm.in_gc", "jvm.in_safepoint", "jvm.safepoint_us", "jvm.safepoint_sync_us", "jvm.gc_count", "jvm.gc_us", "jvm.gc_entry_at", "jvm.gc_exit_at", "jvm.stop_the_world", "jvm.cause", "jvm.collector", "jvm.heap_used_bytes", "jvm.heap_max_bytes", "procs.comm"},
-		Subsumes: []freezeframe.Cause{"app.busy_loop", "app.deadlock", "dep.remote_unresponsive", "app.worker_pool_exhausted", "net.accept_queue_overflow"},
+		Subsumes: []freezeframe.Cause{"app.busy_loop", "app.deadlock", "app.lock_contention", "dep.remote_unresponsive", "app.worker_pool_exhausted", "net.accept_queue_overflow"},
 		Judge:    judgeJVMGC,
 	}
 }

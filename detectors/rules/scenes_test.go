@@ -66,7 +66,9 @@ func fill(w *window) {
 	if !has("netstat") {
 		netstat(w, nil)
 	}
-	w.Rows("limits", s, 0, func(time.Duration) v { return v{"conntrack_count": 10, "conntrack_max": 65536} })
+	if !has("limits") {
+		w.Rows("limits", s, 0, func(time.Duration) v { return v{"conntrack_count": 10, "conntrack_max": 65536} })
+	}
 	clear(w.Accessed)
 }
 
@@ -295,6 +297,101 @@ func conn(w *window, key int, more func(at time.Duration) v) {
 	})
 }
 
+// atLock is four threads of the service that sleep in a futex until a fifth
+// wakes them, which meanwhile did the given; file is what they had waited on
+// before.
+func atLock(w *window, meanwhile freezeframe.Class, file string) {
+	holder := freezeframe.Party{PID: service, TID: service + 9, Comm: "flusher", Why: "woke it"}
+	i := w.Symptom(freezeframe.Symptom{Probe: "answer", Target: "0.0.0.0:80", Victims: []freezeframe.Victim{{PID: service}}})
+	for n := range 4 {
+		x := wait{Class: freezeframe.UserLock, Wchan: "futex_wait_queue", Syscall: "futex", Holder: &holder, Woken: &holder}
+		x.Chain = []freezeframe.Link{{Party: holder, Waits: w.Spread(wait{Class: meanwhile})}}
+		w.Account(i, freezeframe.Victim{PID: service, TID: service + n, Comm: "orders"}, x)
+		for at := s; at < stallFrom; at += s {
+			w.Row("waits", at, windowtest.Task(service+n), v{"pid": service, "kind": 1, "began_ns": windowtest.At(at - 60*ms), "ended_ns": windowtest.At(at - ms), "file": file})
+		}
+	}
+	proc(w, service, "orders", nil)
+}
+
+// asks is a socket that asks a name server.
+func asks(w *window, key, pid int, server string, from, to time.Duration) {
+	for at := from.Truncate(250 * ms); at <= to+250*ms; at += 250 * ms {
+		if at <= from || at >= to {
+			w.Row("udp", at, 999, v{"local": "127.0.0.1:9", "local_port": 9, "rqueue": 5})
+			continue
+		}
+		w.Row("udp", at, key, v{"pid": pid, "peer": server, "peer_port": 53, "local": "10.0.0.1:40000", "local_port": 40000, "inode": 7000 + key, "since_ns": windowtest.At(from + 250*ms)})
+	}
+}
+
+// outweighed is the victim, with more of its row, against so many threads that
+// compute.
+func outweighed(w *window, threads int, victim, rival v) {
+	w.Suffers(service, "orders", wait{Class: freezeframe.Runnable})
+	proc(w, service, "orders", func(time.Duration) v { return victim })
+	thread(w, service, service, "orders", func(at time.Duration) v {
+		row := v{"cpu": 0, "wait_ns": w.Ran(at, 0, 1e9), "state": 'R'}
+		if nice, ok := victim["nice"]; ok {
+			row["nice"] = nice
+		}
+		return row
+	})
+	stat(w, 20, 20, use{user: 1}, use{user: 1})
+	proc(w, hog, "render", func(at time.Duration) v {
+		row := v{"utime_us": w.Ran(at, 0, 1.9e6)}
+		for column, value := range rival {
+			row[column] = value
+		}
+		return row
+	})
+	for i := range threads {
+		more := v{"cpu": i % 2}
+		if nice, ok := rival["nice"]; ok {
+			more["nice"] = nice
+		}
+		spinning(w, hog+i, hog, "render", 1.9/float64(threads), more)
+	}
+}
+
+// sending is a victim that has no room to send into.
+func sending(w *window) {
+	asleep(w, wait{Class: freezeframe.PeerWait, Wchan: "wait_woken", Stack: "wait_woken<-sk_stream_wait_memory<-tcp_sendmsg_locked<-tcp_sendmsg", File: "socket:[4001]", Syscall: "sendto"})
+	proc(w, hog, "collector", nil)
+}
+
+// refusedLimit is what the limits probe says of work that was refused.
+func refusedLimit(w *window, target, err string) {
+	w.Symptom(freezeframe.Symptom{Probe: "limits", Target: target, Err: err})
+	proc(w, service, "orders", nil)
+}
+
+// deaf is a CPU whose timer fired late.
+func deaf(w *window, cpu, pid int, comm, stack string, due, fired time.Duration) {
+	w.Row("timers", fired.Truncate(50*ms)+50*ms, cpu, v{"cpu": cpu, "due_ns": windowtest.At(due), "fired_ns": windowtest.At(fired), "pid": pid, "tid": pid, "comm": comm, "stack": stack})
+}
+
+// resending is a victim that waits for an answer on a connection whose request
+// is sent again.
+func resending(w *window) {
+	asleep(w, wait{Class: freezeframe.PeerWait, Wchan: "wait_woken", File: "socket:[4001]", Syscall: "recvfrom"})
+	conn(w, 1, func(at time.Duration) v {
+		if w.InStall(at) {
+			return v{"retransmits": 3, "total_retrans": 3, "sent_at": windowtest.At(stallFrom - 200*ms)}
+		}
+		return v{}
+	})
+}
+
+// lost writes what BPF counts of packets between two ends, so many a second in
+// the stall.
+func lost(w *window, key int, what, from string, fromPort int, to string, toPort int, rate float64) {
+	w.Rows("packets", 250*ms, key, func(at time.Duration) v {
+		return v{"what": what, "protocol": 6, "from_address": from, "from_port": fromPort, "to_address": to, "to_port": toPort, "packets": w.Ran(at, 0, rate),
+			"first_ns": windowtest.At(0), "last_ns": windowtest.At(min(at, stallTo))}
+	})
+}
+
 func listener(w *window, pid int, comm string, queue int, drops float64) {
 	w.Rows("listeners", 50*ms, 1, func(at time.Duration) v {
 		row := v{"address": "0.0.0.0:80", "port": 80, "pid": pid, "comm": comm, "backlog": 16, "drops": w.Ran(at, 0, drops)}
@@ -382,6 +479,11 @@ func scenes() map[freezeframe.Cause]scene {
 				stat(w, 20, 20, use{user: 1}, use{user: 1})
 				spinning(w, hog, hog, "pinned", 0.7, v{"cpu": 0, "allowed_cpus": "0"})
 			},
+			culprit: process(hog),
+		},
+		"cpu.low_weight": {
+			fire:    func(w *window) { outweighed(w, 4, v{"nice": 19}, v{}) },
+			miss:    func(w *window) { outweighed(w, 40, v{"nice": 0}, v{}) },
 			culprit: process(hog),
 		},
 		"cpu.fork_storm": {
@@ -505,6 +607,18 @@ func scenes() map[freezeframe.Cause]scene {
 				stat(w, 20, 20, use{user: 0.9, steal: 0.05}, use{user: 0.9, steal: 0.05})
 			},
 			culprit: culprit(freezeframe.CulpritHypervisor),
+		},
+		"kernel.irqs_off": {
+			fire: func(w *window) {
+				runnable(w, "0-1")
+				deaf(w, 1, hog, "modprobe", "slow_loop<-do_init_module", stallFrom, stallTo)
+			},
+			miss: func(w *window) { // both at once: the machine was gone
+				runnable(w, "0-1")
+				deaf(w, 0, hog, "modprobe", "x", stallFrom, stallTo)
+				deaf(w, 1, 0, "", "", stallFrom, stallTo)
+			},
+			culprit: process(hog),
 		},
 		"virt.paused": {
 			fire: func(w *window) { asleep(w, wait{Class: freezeframe.MachineGone}) },
@@ -990,6 +1104,73 @@ func scenes() map[freezeframe.Cause]scene {
 			},
 			culprit: freezeframe.Culprit{Kind: freezeframe.CulpritAddress, Address: "10.0.0.9"},
 		},
+		"limit.system_fds": {
+			fire: func(w *window) {
+				refusedLimit(w, "file handles", "ENFILE")
+				w.Rows("limits", s, 0, func(time.Duration) v { return v{"files_allocated": 1000, "files_max": 1000} })
+				proc(w, hog, "leaky", func(time.Duration) v { return v{"fds": 700, "fds_max": 4096} })
+			},
+			miss: func(w *window) { // one process is at its own limit
+				refusedLimit(w, "descriptors of leaky[900]", "EMFILE")
+				w.Rows("limits", s, 0, func(time.Duration) v { return v{"files_allocated": 800, "files_max": 1000} })
+			},
+			culprit: process(hog),
+		},
+		"limit.system_pids": {
+			fire: func(w *window) {
+				refusedLimit(w, "threads", "EAGAIN")
+				w.Rows("limits", s, 0, func(time.Duration) v { return v{"threads": 32700, "threads_max": 100000, "pid_max": 32768} })
+				proc(w, hog, "spawner", func(time.Duration) v { return v{"threads": 30000} })
+			},
+			miss: func(w *window) {
+				refusedLimit(w, "pids limit of /x", "EAGAIN")
+				w.Rows("limits", s, 0, func(time.Duration) v { return v{"threads": 30700, "threads_max": 100000, "pid_max": 32768} })
+			},
+			culprit: process(hog),
+		},
+		"limit.neighbour_table": {
+			fire: func(w *window) {
+				refusedLimit(w, "neighbours", "neighbour table full")
+				w.Rows("limits", s, 0, func(at time.Duration) v { return v{"neigh_entries": 1024, "neigh_table_fulls": w.Ran(at, 0, 50)} })
+			},
+			miss: func(w *window) { // it was full yesterday
+				asleep(w, wait{Class: freezeframe.PeerWait, Syscall: "recvfrom", File: "socket:[4001]", Wchan: "wait_woken"})
+				w.Rows("limits", s, 0, func(time.Duration) v { return v{"neigh_entries": 900, "neigh_table_fulls": 5000} })
+			},
+			culprit: culprit(freezeframe.CulpritTable),
+		},
+		"net.receive_buffer_full": {
+			fire: func(w *window) {
+				sending(w)
+				conn(w, 1, func(at time.Duration) v { return v{"wqueue": 3 << 20, "probes": 2, "peer_pid": hog} })
+				conn(w, 2, func(at time.Duration) v {
+					return v{"local": "10.0.0.9:5432", "peer": "10.0.0.1:40000", "pid": hog, "rqueue": 2 << 20, "server": 1}
+				})
+			},
+			miss: func(w *window) { // what it sends gets lost
+				sending(w)
+				conn(w, 1, func(at time.Duration) v {
+					if !w.InStall(at) {
+						return v{}
+					}
+					return v{"wqueue": 3 << 20, "retransmits": 4, "total_retrans": 4, "unacked": 10, "sent_at": windowtest.At(stallFrom)}
+				})
+			},
+			culprit: process(hog),
+		},
+		"net.firewall_drop": {
+			fire: func(w *window) {
+				resending(w)
+				lost(w, 1, "netfilter_drop", "10.0.0.9", 5432, "10.0.0.1", 0, 20)
+				lost(w, 2, "netfilter_drop", "198.51.100.4", 0, "10.0.0.1", 23, 900)
+			},
+			miss: func(w *window) { // what it drops is a port scan
+				resending(w)
+				lost(w, 2, "netfilter_drop", "198.51.100.4", 0, "10.0.0.1", 23, 900)
+				lost(w, 3, "retransmit", "10.0.0.1", 0, "10.0.0.9", 5432, 3)
+			},
+			culprit: freezeframe.Culprit{Kind: freezeframe.CulpritAddress, Address: "10.0.0.1"},
+		},
 		"runtime.jvm_gc": {
 			fire: func(w *window) {
 				asleep(w, wait{Class: freezeframe.UserLock, Wchan: "futex_wait_queue", Syscall: "futex"})
@@ -1059,6 +1240,24 @@ func scenes() map[freezeframe.Cause]scene {
 			miss: func(w *window) { // the kernel is busy for it
 				w.Suffers(service, "orders", wait{Class: freezeframe.OnCPU})
 				running(w, service, "orders", 0.1, 0.9)
+			},
+			culprit: process(service),
+		},
+		"dep.dns": {
+			fire: func(w *window) {
+				asleep(w, wait{Class: freezeframe.Idle, Wchan: "do_epoll_wait", Syscall: "epoll_wait"})
+				asks(w, 1, service, "10.0.0.53:53", stallFrom, stallTo)
+			},
+			miss: func(w *window) { // another process's questions
+				asleep(w, wait{Class: freezeframe.Idle, Wchan: "do_epoll_wait", Syscall: "epoll_wait"})
+				asks(w, 1, hog, "10.0.0.53:53", stallFrom, stallTo)
+			},
+			culprit: freezeframe.Culprit{Kind: freezeframe.CulpritAddress, Address: "10.0.0.53:53"},
+		},
+		"app.lock_contention": {
+			fire: func(w *window) { atLock(w, freezeframe.Sleeping, "socket:[4001]") },
+			miss: func(w *window) { // workers that wait for what one of them hands out
+				atLock(w, freezeframe.Idle, "socket:[4001]")
 			},
 			culprit: process(service),
 		},

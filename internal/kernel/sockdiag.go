@@ -154,6 +154,21 @@ func (d *SockDiag) DumpTCP(states uint32, want uint8) {
 	d.send(1, false)
 }
 
+// DumpUDP asks for every UDP socket of a family (AF_INET or AF_INET6), with
+// their drops. Kernels without udp_diag answer with an error.
+func (d *SockDiag) DumpUDP(family uint8) {
+	d.start(sockDiagByFamily, inetRequestSize, unix.NLM_F_REQUEST|unix.NLM_F_DUMP)
+	r := d.req[nlHeaderSize:]
+	r[0] = family
+	r[1] = unix.IPPROTO_UDP
+	r[2] = WantMemInfo
+	binary.NativeEndian.PutUint32(r[4:], ^uint32(0))
+	d.send(1, false)
+}
+
+// Families are the address families of DumpUDP.
+var Families = [...]uint8{unix.AF_INET, unix.AF_INET6}
+
 // DumpUnix asks for the Unix sockets in one of the states, with their names
 // and queue lengths.
 func (d *SockDiag) DumpUnix(states uint32) {

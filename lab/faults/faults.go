@@ -25,6 +25,7 @@ func All() []lab.Fault {
 		cpuCgroupThrottled,
 		cpuRTStarvation,
 		cpuAffinityHotspot,
+		cpuLowWeight,
 		cpuForkStorm,
 		kernelSoftirqStorm,
 		kernelMmapLock,
@@ -55,6 +56,11 @@ func All() []lab.Fault {
 		timeStepped,
 		appBusyLoop,
 		appWorkerPoolExhausted,
+		appLockContention,
+		appDeadlock,
+		netFirewallDrop,
+		netReceiveBufferFull,
+		depDNS,
 		notMade,
 	)
 }

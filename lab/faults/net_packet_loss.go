@@ -54,6 +54,7 @@ func lose(s *lab.Scene, which string) {
 	svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Host: ns.HostIP}, lab.Place{})
 	svc.UsersIn(ns)
 	s.Blame(lab.Guilty{Addresses: []string{ns.IP, ns.HostIP}, Interfaces: []string{ns.HostLink}}) // both ends lose the other
+	s.BlameLab()                                                                                  // its rule does it
 	s.Watch(svc)
 	s.Break(lossy(ns, "meta l4proto tcp "+which))
 }
@@ -68,7 +69,8 @@ func loseLarge(s *lab.Scene, work string) {
 	ns := s.Netns()
 	up := s.Start(lab.Cmd{Name: "inventory", Role: "upstream", Args: []string{ns.IP}, Place: lab.Place{Netns: ns.Name}})
 	svc := s.Serve(victim.Spec{Kind: victim.Threads, Work: []string{work + ":" + up.Ready}}, lab.Place{})
-	s.Blame(lab.Guilty{Addresses: []string{ns.IP, up.Ready}, Interfaces: []string{ns.HostLink}})
+	s.Blame(lab.Guilty{Addresses: []string{ns.IP, ns.HostIP, up.Ready}, Interfaces: []string{ns.HostLink}})
+	s.BlameLab()
 	s.Watch(svc)
 	s.Break(lossy(ns, "meta l4proto tcp meta length > 1000"))
 }

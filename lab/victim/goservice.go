@@ -2,6 +2,7 @@ package victim
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -288,6 +289,21 @@ func workStep(what, arg string, setMiB int) (func() error, error) {
 				_, err = io.Copy(io.Discard, resp.Body)
 				return errors.Join(err, resp.Body.Close())
 			})
+		}, nil
+	case "resolve":
+		resolver := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "udp", arg)
+		}}
+		return func() error {
+			for {
+				// As with "options timeout:1" in resolv.conf.
+				ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+				_, err := resolver.LookupNetIP(ctx, "ip4", "db.example.")
+				cancel()
+				if err == nil {
+					return nil
+				}
+			}
 		}, nil
 	case "fork":
 		return func() error { return insist(func() error { return exec.Command(arg).Run() }) }, nil

@@ -10,6 +10,7 @@ import ctypes
 import errno
 import fcntl
 import gc
+import hashlib
 import http.client
 import mmap
 import os
@@ -91,6 +92,44 @@ def step(spec):
             with open(arg, "a") as f:
                 fcntl.flock(f, fcntl.LOCK_EX)
         return lock
+    if what == "nested":
+        names = arg.split(",")
+
+        def nested():
+            held = []
+            for name in names:
+                held.append(open(name, "a"))
+                fcntl.flock(held[-1], fcntl.LOCK_EX)
+            for f in held:
+                f.close()
+        return nested
+    if what == "resolve":
+        host, _, port = arg.rpartition(":")
+
+        def resolve():
+            while True:
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+                    s.connect((host, int(port)))
+                    s.settimeout(1)
+                    ident = os.urandom(2)
+                    s.send(ident + b"\x01\0\0\x01\0\0\0\0\0\0\x02db\x07example\0\0\x01\0\x01")
+                    try:
+                        if s.recv(1500)[:2] == ident:
+                            return
+                    except TimeoutError:
+                        pass
+        return resolve
+    if what == "send":
+        host, _, port = arg.rpartition(":")
+        local = threading.local()
+
+        def send():
+            if not hasattr(local, "conn"):
+                local.conn = socket.socket()
+                local.conn.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+                local.conn.connect((host, int(port)))
+            local.conn.sendall(b"audit: " + b"x" * 8185)
+        return send
     if what == "record":
         fd = os.open(arg, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
@@ -249,6 +288,13 @@ def protect(want):
                 raise OSError(ctypes.get_errno(), "mprotect")
 
 
+def digest(want):
+    """Derive a key in one call, which gives up the interpreter's lock and computes."""
+    begin = time.perf_counter()
+    hashlib.pbkdf2_hmac("sha256", b"order", b"4711", 20_000)
+    hashlib.pbkdf2_hmac("sha256", b"order", b"4711", int(20_000 * want / (time.perf_counter() - begin)))
+
+
 leak = []
 
 
@@ -268,6 +314,9 @@ def special(path):
     elif what == "hold":
         with LOCK:
             time.sleep(float(arg))
+    elif what == "digest":
+        with LOCK:
+            digest(float(arg))
     elif what == "grow":
         while True:
             leak.append(bytearray(os.urandom(1 << 20)))

@@ -38,6 +38,9 @@ type Spec struct {
 	//	refault:KIB   touch and give back memory that stays mapped
 	//	compute:TIME  of CPU                      sleep:TIME
 	//	call:ADDRESS  GET / of another service    dial:ADDRESS the same, new connection
+	//	resolve:ADDRESS look up a name there, trying again every second
+	//	nested:A,B    take the flock of file A, then that of B (Python)
+	//	send:ADDRESS  send 8 KiB on a connection that stays (Python)
 	//	fork:PROGRAM  run it, trying until it can be
 	//	wall:TIME     wait for a rate limit that reckons in wall-clock time
 	//	till           what its standard input said: sleep or compute till then
@@ -46,7 +49,7 @@ type Spec struct {
 	//	pair           two locks, in order; pair:PATH those of two files (Python)
 	//	heap:TIME      nothing, but keep objects whose collection takes so long
 	// The Python kinds know append, fsync, pipe, flock, compute, sleep, call,
-	// fork, till, lock, pair and heap; Epoll what Go knows, but no heap; Node and
+	// resolve, fork, till, lock, pair and heap; Epoll what Go knows, but no heap; Node and
 	// Workers what their sources say.
 	Work    []string
 	Set     int      // MiB of working set, for pages

@@ -1,0 +1,64 @@
+package rules_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"freezeframe"
+	"freezeframe/detectors/rules/windowtest"
+)
+
+func TestPacketsSayWhy(t *testing.T) {
+	for name, x := range map[string]struct {
+		scene   func(*window)
+		cause   freezeframe.Cause
+		culprit freezeframe.Culprit
+		says    string
+	}{
+		"who changed the packet filter": {func(w *window) {
+			resending(w)
+			lost(w, 1, "netfilter_drop", "10.0.0.9", 5432, "10.0.0.1", 0, 20)
+			w.Rows("parents", s, hog, func(at time.Duration) v {
+				row := v{"pid": hog, "ppid": 1, "comm": "firewalld", "exec": "nft", "since_ns": windowtest.At(0), "forks": 3, "execs": 3, "exits": 3}
+				if at >= stallFrom-s {
+					row["forks"], row["execs"], row["exits"] = 4, 4, 4
+				}
+				return row
+			})
+		}, "net.firewall_drop", process(hog), "firewalld"},
+		"it changed it only to repair it": {func(w *window) {
+			resending(w)
+			lost(w, 1, "netfilter_drop", "10.0.0.9", 5432, "10.0.0.1", 0, 20)
+			w.Rows("parents", s, hog, func(at time.Duration) v {
+				row := v{"pid": hog, "ppid": 1, "comm": "bash", "exec": "nft", "since_ns": windowtest.At(0), "forks": 3, "execs": 3, "exits": 3}
+				if at >= stallTo {
+					row["forks"], row["execs"], row["exits"] = 4, 4, 4
+				}
+				return row
+			})
+		}, "net.firewall_drop", culprit(freezeframe.CulpritAddress), ""},
+		"lost between others": {func(w *window) {
+			resending(w)
+			lost(w, 1, "netfilter_drop", "10.0.0.8", 5432, "10.0.0.1", 0, 20)
+		}, "net.packet_loss", freezeframe.Culprit{Kind: freezeframe.CulpritAddress, Address: "10.0.0.9"}, ""},
+		"the peer of what the machine sent again": {func(w *window) {
+			asleep(w, wait{Class: freezeframe.PeerWait, Wchan: "wait_woken", File: "socket:[4009]", Syscall: "recvfrom"})
+			netstat(w, map[string]float64{"TcpRetransSegs": 100, "TcpExtTCPTimeouts": 20})
+			lost(w, 3, "retransmit", "10.0.0.1", 80, "10.0.0.77", 0, 60)
+			lost(w, 4, "retransmit", "10.0.0.1", 80, "10.0.0.78", 0, 2)
+		}, "net.packet_loss", freezeframe.Culprit{Kind: freezeframe.CulpritAddress, Address: "10.0.0.77"}, "10.0.0.77"},
+		"a queue that was full between two readings": {func(w *window) {
+			w.Symptom(freezeframe.Symptom{Probe: "accept", Target: "0.0.0.0:80", Victims: []freezeframe.Victim{{PID: service}}})
+			listener(w, service, "orders", 9, 0)
+			lost(w, 5, "tcp_listen_overflow", "10.0.0.77", 0, "10.0.0.1", 80, 30)
+		}, "net.accept_queue_overflow", process(service), "because its queue was full"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := verdict(t, build(x.scene), x.cause, x.culprit)
+			if text := whole(f); !strings.Contains(text, x.says) {
+				t.Errorf("%q is not said in %q", x.says, text)
+			}
+		})
+	}
+}
