@@ -32,6 +32,7 @@ type Programs struct {
 	// Waits tells the waits of threads; nil where it could not be had. The same
 	// holds for the other families.
 	Waits *Waits
+	Tasks *Tasks
 
 	mu     sync.Mutex
 	loaded []*loaded
@@ -51,6 +52,7 @@ type family struct {
 // line here.
 var families = []family{
 	waitsFamily,
+	tasksFamily,
 }
 
 // Names returns the names of all families, in order.
@@ -68,6 +70,7 @@ type loaded struct {
 	programs []*ebpf.Program
 	links    []link.Link
 	closers  []io.Closer
+	onShed   func() // tells its reader; may be nil
 	shed     string // why it was taken out again; "" while it runs
 	last     Cost
 	lastAt   time.Time
@@ -194,7 +197,13 @@ func (p *Programs) Needs() []freezeframe.Need {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return slices.Clone(p.needs)
+	needs := slices.Clone(p.needs)
+	if p.Tasks != nil {
+		if n, failed := p.Tasks.need(); failed {
+			needs = append(needs, n)
+		}
+	}
+	return needs
 }
 
 func (p *Programs) need(n freezeframe.Need) {
@@ -278,6 +287,9 @@ func (p *Programs) Shed(name, why string) {
 			continue
 		}
 		l.shed = why
+		if l.onShed != nil {
+			l.onShed()
+		}
 		// Maps stay open: readers on the lanes may be in them.
 		for _, lk := range l.links {
 			_ = lk.Close()

@@ -9,7 +9,7 @@ import (
 // The conformance tests range over this list. What BPF tells comes on top, as
 // far as programs has it; nil is a machine without.
 func All(programs *bpf.Programs) []freezeframe.Collector {
-	return append(plain(), known(programs)...)
+	return append(plain(programs), known(programs)...)
 }
 
 // known lists what is read from BPF programs.
@@ -21,10 +21,13 @@ func known(programs *bpf.Programs) []freezeframe.Collector {
 	return out
 }
 
-// plain lists what needs no BPF.
-func plain() []freezeframe.Collector {
+// plain lists what needs no BPF, though some of it costs less with it.
+func plain(programs *bpf.Programs) []freezeframe.Collector {
 	// The table of processes, which three collectors share.
 	processes := newCensus()
+	if programs != nil {
+		processes.iterator = programs.Tasks
+	}
 	// What asks the kernel about sockets shares the answers.
 	shared := socketsUser{shared: newSockets()}
 	return []freezeframe.Collector{
