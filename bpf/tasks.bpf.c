@@ -61,6 +61,7 @@ struct task {
 /* Sums are of the process's threads that have ended. */
 struct process {
 	__u32 kind, tgid, ppid, uid;
+	__u64 start_boottime; /* of the first thread */
 	__u64 utime, stime, run_ns, cutime, cstime;
 	__u64 shown_utime, shown_stime; /* what /proc has shown of all its threads */
 	__u64 min_flt, maj_flt;
@@ -195,9 +196,12 @@ static __always_inline __u64 changed_since(struct rq *rq, const struct control *
 	return m->since;
 }
 
+/* Whether the kernel has CONFIG_TASK_XACCT and CONFIG_TASK_IO_ACCOUNTING. */
+#define counts_io(ioac) \
+	(bpf_core_field_exists((ioac).syscw) && bpf_core_field_exists((ioac).cancelled_write_bytes))
+
 static __always_inline void read_task(struct task *t, struct task_struct *p, char state, struct rq *rq)
 {
-	struct task_delay_info *d = p->delays;
 	__u64 hash = 0;
 
 	t->kind = TASK;
@@ -217,6 +221,7 @@ static __always_inline void read_task(struct task *t, struct task_struct *p, cha
 	t->nvcsw = p->nvcsw;
 	t->nivcsw = p->nivcsw;
 	t->delays[0] = t->delays[1] = t->delays[2] = t->delays[3] = t->delays[4] = t->delays[5] = 0;
+	struct task_delay_info *d = bpf_core_field_exists(p->delays) ? p->delays : NULL;
 	if (d) {
 		t->delays[0] = d->blkio_delay;
 		t->delays[1] = d->swapin_delay;
@@ -227,10 +232,13 @@ static __always_inline void read_task(struct task *t, struct task_struct *p, cha
 		if (bpf_core_field_exists(d->wpcopy_delay))
 			t->delays[5] = d->wpcopy_delay;
 	}
-	t->syscw = p->ioac.syscw;
-	t->read_bytes = p->ioac.read_bytes;
-	t->write_bytes = p->ioac.write_bytes;
-	t->cancelled_write_bytes = p->ioac.cancelled_write_bytes;
+	t->syscw = t->read_bytes = t->write_bytes = t->cancelled_write_bytes = 0;
+	if (counts_io(p->ioac)) {
+		t->syscw = p->ioac.syscw;
+		t->read_bytes = p->ioac.read_bytes;
+		t->write_bytes = p->ioac.write_bytes;
+		t->cancelled_write_bytes = p->ioac.cancelled_write_bytes;
+	}
 	t->allowed_cpus = p->nr_cpus_allowed;
 	__u64 mask[MASK_WORDS] = {};
 	__u32 bytes = bpf_core_type_size(struct cpumask);
@@ -266,6 +274,7 @@ static __always_inline void read_process(struct process *g, struct task_struct *
 
 	g->kind = PROCESS;
 	g->tgid = p->tgid;
+	g->start_boottime = p->group_leader->start_boottime;
 	g->ppid = p->real_parent->tgid;
 	g->uid = p->cred->euid.val;
 	/* Before its threads are read: one that ends meanwhile is not counted
@@ -279,10 +288,13 @@ static __always_inline void read_process(struct process *g, struct task_struct *
 	g->cstime = s->cstime;
 	g->min_flt = s->min_flt;
 	g->maj_flt = s->maj_flt;
-	g->syscw = s->ioac.syscw;
-	g->read_bytes = s->ioac.read_bytes;
-	g->write_bytes = s->ioac.write_bytes;
-	g->cancelled_write_bytes = s->ioac.cancelled_write_bytes;
+	g->syscw = g->read_bytes = g->write_bytes = g->cancelled_write_bytes = 0;
+	if (counts_io(s->ioac)) {
+		g->syscw = s->ioac.syscw;
+		g->read_bytes = s->ioac.read_bytes;
+		g->write_bytes = s->ioac.write_bytes;
+		g->cancelled_write_bytes = s->ioac.cancelled_write_bytes;
+	}
 	g->files_max = s->rlim[RLIMIT_NOFILE].rlim_cur;
 	g->threads = s->nr_threads;
 	g->exec_id = p->self_exec_id;

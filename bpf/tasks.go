@@ -72,6 +72,7 @@ func (t *Task) Comm() []byte { return cstring(t.CommBytes[:]) }
 type Process struct {
 	kind                              uint32
 	TGID, PPID, UID                   uint32
+	StartBoottime                     uint64 // of the first thread
 	Utime, Stime, Run, Cutime, Cstime uint64
 	ShownUtime, ShownStime            uint64 // what /proc has shown last, of all its threads
 	MinorFaults, MajorFaults          uint64
@@ -122,7 +123,6 @@ type Tasks struct {
 	link    *link.Iter
 	linkFD  int
 	control *tasksControl
-	mapped  []byte
 	attr    [16]byte // union bpf_attr of BPF_ITER_CREATE
 	buf     []byte
 	thread  unix.Timespec
@@ -167,10 +167,11 @@ func loadTasksFamily(l *loading) error {
 	l.closing(t)
 	l.programs = append(l.programs, objects.Tasks)
 	t.linkFD = t.link.FD()
-	if t.mapped, err = unix.Mmap(objects.Control.FD(), 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
+	page, err := unix.Mmap(objects.Control.FD(), 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
 		return fmt.Errorf("map what the pass over tasks is asked for: %w", err)
 	}
-	t.control = (*tasksControl)(unsafe.Pointer(&t.mapped[0]))
+	t.control = (*tasksControl)(unsafe.Pointer(&page[0]))
 	t.control.own = uint32(os.Getpid())
 	binary.NativeEndian.PutUint32(t.attr[:], uint32(t.linkFD))
 	if err := t.Pass(0, nobody{}); err != nil {
@@ -190,24 +191,20 @@ func (nobody) Task(*Task)       {}
 func (nobody) Place(*Place)     {}
 func (nobody) Lives(int32)      {}
 
-// Close detaches the iterator. No pass may be under way.
+// Close detaches the iterator. The page that it is asked by stays mapped: a
+// lane that hung until now may still come by.
 func (t *Tasks) Close() error {
 	t.shed.Store(true)
-	err := t.link.Close()
-	if t.mapped != nil {
-		err = errors.Join(err, unix.Munmap(t.mapped))
-		t.mapped, t.control = nil, nil
+	if err := t.link.Close(); err != nil {
+		return fmt.Errorf("detach the iterator of tasks: %w", err)
 	}
-	return err
+	return nil
 }
 
 // Watch has all threads of these processes told in every pass. Those of fresh,
 // which are among them, are told with the place that they sleep in, in the
 // next. Some other process may be told of as well.
 func (t *Tasks) Watch(pids, fresh []int32) {
-	if t.control == nil {
-		return
-	}
 	set := func(bits *[64]uint64, pids []int32) {
 		clear(bits[:])
 		for _, pid := range pids {
@@ -228,6 +225,9 @@ func (t *Tasks) Pass(flags uint32, v TasksVisitor) error {
 	}
 	return nil
 }
+
+// Break makes every further pass fail, for tests of what happens then.
+func (t *Tasks) Break() { t.attr = [16]byte{0xff, 0xff, 0xff, 0x7f} }
 
 // Failed says that a pass failed and that there will be no other; it stands
 // among the needs from then on.

@@ -79,15 +79,19 @@ func loadKernelNames(proc string) (*kernelNames, error) {
 		if i := bytes.IndexByte(name, '\t'); i >= 0 {
 			name = name[:i]
 		}
-		switch string(name) {
+		switch string(name) { // these name no function
 		case "__sched_text_start":
 			k.sched[0] = ip
+			continue
 		case "__sched_text_end":
 			k.sched[1] = ip
+			continue
 		case "__lock_text_start", "__spinlock_text_start":
 			k.locks[0] = ip
+			continue
 		case "__lock_text_end", "__spinlock_text_end":
 			k.locks[1] = ip
+			continue
 		}
 		if bytes.HasPrefix(name, []byte("__pfx_")) || len(table.names) > 16<<20 {
 			continue

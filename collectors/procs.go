@@ -59,8 +59,12 @@ type procs struct {
 
 func (c *procs) Source() freezeframe.Source {
 	gauge, text := freezeframe.Gauge, freezeframe.Text
+	from := "/proc/PID/{stat,status,io,limits,fd,exe,cmdline,cgroup,ns/net}"
+	if c.census.walk != nil {
+		from = "BPF iter/task, /proc/PID/{fd,exe,cmdline,cgroup}"
+	}
 	return freezeframe.Source{
-		Name: "procs", From: "/proc/PID/{stat,status,io,limits,fd,exe,cmdline,cgroup,ns/net}", Key: "task",
+		Name: "procs", From: from, Key: "task",
 		Every: time.Second, Stalled: 50 * time.Millisecond, Lane: freezeframe.Tasks,
 		Needs: c.needs,
 		Columns: []freezeframe.Column{

@@ -88,9 +88,14 @@ type tasks struct {
 
 func (c *tasks) Source() freezeframe.Source {
 	gauge, text := freezeframe.Gauge, freezeframe.Text
+	from, every := "/proc/PID/task/TID/{stat,schedstat,status,wchan,syscall,stack}, taskstats", 250*time.Millisecond
+	if c.census.walk != nil {
+		// A row says since when a thread sleeps, however late it is read.
+		from, every = "BPF iter/task", 500*time.Millisecond
+	}
 	return freezeframe.Source{
-		Name: "tasks", From: "/proc/PID/task/TID/{stat,schedstat,status,wchan,syscall,stack}, taskstats", Key: "task",
-		Every: 250 * time.Millisecond, Stalled: 50 * time.Millisecond, Lane: freezeframe.Tasks,
+		Name: "tasks", From: from, Key: "task",
+		Every: every, Stalled: 50 * time.Millisecond, Lane: freezeframe.Tasks,
 		Needs: c.needs,
 		Columns: []freezeframe.Column{
 			tasksPID:            {Name: "pid", Kind: gauge},
@@ -131,7 +136,7 @@ func (c *tasks) Open(h freezeframe.Host) error {
 		return err
 	}
 	c.needs = c.census.needsOf(needThreads)
-	c.openTaskstats(h)
+	c.openTaskstats(h) // with BPF too: it may have to be done without
 	c.tick, c.baseAt, c.cursor = 0, 0, 0
 	if c.sample == nil {
 		c.sample, c.last = make([]int32, 0, maxTaskRows), make([]int32, 0, maxTaskRows)
@@ -275,7 +280,9 @@ func (c *tasks) walk(t *freezeframe.Table) error {
 	}
 	for _, stuck := range [...]bool{true, false} {
 		for _, i := range w.news {
-			if th := &s.threads[i]; th.used != 0 && th.news && th.stuck == stuck {
+			th := &s.threads[i]
+			// We always run, and while nothing is wrong nobody asks how.
+			if th.used != 0 && th.news && th.stuck == stuck && (base || stuck || s.processes[th.process].pid != s.self) {
 				c.emit(t, i)
 			}
 		}

@@ -260,7 +260,7 @@ func (w *walk) Task(r *bpf.Task) {
 		return
 	}
 	tid := int32(r.TID)
-	key := freezeframe.TaskKey(int(r.TID), uint64(int64(r.StartBoottime)+w.boot)/1e7)
+	key := w.key(r.TID, r.StartBoottime)
 	slot := w.byTID.get(tid)
 	if slot != none && (w.threads[slot].key != key || w.processes[w.threads[slot].process].pid != int32(r.TGID)) {
 		// Another thread has its number now, or it has called exec for its leader.
@@ -349,17 +349,27 @@ func (w *walk) readComm(th *thread, tid int32) {
 
 // leads takes over what /proc shows of a process that is its first thread's.
 func (w *walk) leads(p *process, th *thread, r *bpf.Task) {
-	if p.key != th.key {
-		p.key = th.key
-		p.kthread = r.Flags&pfKthread != 0
-		p.wants = askCgroup | askCmdline
-		if p.kthread {
-			p.wants = askCgroup
-		}
+	if p.key == 0 {
+		w.begin(p, th.key)
+	}
+	if p.kthread = r.Flags&pfKthread != 0; p.kthread {
+		p.wants &^= askCmdline
+		p.fdsMax = 0
 	}
 	p.stat.state = r.State
 	p.stat.policy, p.stat.rtPriority, p.stat.nice = th.stat.policy, th.stat.rtPriority, th.stat.nice
 	p.comm, p.allowed = th.comm, th.allowed
+}
+
+// begin is for a process that is new.
+func (w *walk) begin(p *process, key freezeframe.Key) {
+	p.key = key
+	p.wants = askCgroup | askCmdline
+}
+
+// key names a task as /proc does.
+func (w *walk) key(tid uint32, startBoottime uint64) freezeframe.Key {
+	return freezeframe.TaskKey(int(tid), uint64(int64(startBoottime)+w.boot)/1e7)
 }
 
 // sleptSince is when a thread that sleeps left its CPU.
@@ -378,11 +388,19 @@ func (w *walk) sleptSince(r *bpf.Task) freezeframe.Instant {
 // Process takes what the threads of a process share.
 func (w *walk) Process(r *bpf.Process) {
 	slot := w.byPID.get(int32(r.TGID))
+	key := w.key(r.TGID, r.StartBoottime)
+	if slot != none && w.processes[slot].key != 0 && w.processes[slot].key != key {
+		w.endProcess(slot) // another process has its number now
+		slot = none
+	}
 	if slot == none {
 		slot = w.admit(int32(r.TGID))
 		w.list(slot)
 	}
 	p := &w.processes[slot]
+	if p.key == 0 {
+		w.begin(p, key)
+	}
 	if p.told == w.passes || !w.wide && !p.watched && !slices.Contains(w.pids, p.pid) {
 		return // told before, or told because it is one of a hash
 	}
@@ -415,7 +433,7 @@ func (w *walk) Process(r *bpf.Process) {
 		p.fdsMax = 0
 	}
 	if p.kthread {
-		p.fdsMax = 0
+		p.fdsMax = 0 // it has none
 	}
 }
 
