@@ -383,9 +383,11 @@ int tasks(struct bpf_iter__task *ctx)
 	bool ran = left >= since || !left || state == 'R';
 	bool watched = bit(c->watched, tgid);
 	bool marked = watched || state == 'D' || state == 'T' || state == 't';
+	bool news = ran && (tgid != c->own || flags & OWN || marked);
 
-	if (!(flags & FULL) && !marked && !(ran && (tgid != c->own || flags & OWN))) {
-		if (flags & ALIVE) {
+	/* Of one that has not run nothing is new, wherever it sleeps. */
+	if (!(flags & FULL) && !news && !(watched && (flags & WIDE || bit(c->fresh, tgid)))) {
+		if (flags & ALIVE || marked) {
 			struct lives l = {.kind = LIVES, .tid = p->pid};
 			bpf_seq_write(seq, &l, sizeof(l));
 		}

@@ -112,8 +112,8 @@ type TasksVisitor interface {
 	Clock(cpu int, ahead int64) // by how much CLOCK_MONOTONIC is ahead of the CPU's run queue
 	Process(*Process)
 	Task(*Task)
-	Place(*Place) // of the task before
-	Lives(tid int32)
+	Place(*Place)    // of the task before
+	Lives(tid int32) // one that is stuck or watched and has not run, or any where that was asked for
 }
 
 // Tasks passes over all threads of the machine. It is for one goroutine, on a
@@ -201,9 +201,9 @@ func (t *Tasks) Close() error {
 	return nil
 }
 
-// Watch has all threads of these processes told in every pass. Those of fresh,
-// which are among them, are told with the place that they sleep in, in the
-// next. Some other process may be told of as well.
+// Watch has all threads of these processes told of in every pass, if only that
+// they live. Those of fresh, which are among them, are told whole in the next,
+// with the place that they sleep in. Some other process may be told of as well.
 func (t *Tasks) Watch(pids, fresh []int32) {
 	set := func(bits *[64]uint64, pids []int32) {
 		clear(bits[:])

@@ -108,11 +108,8 @@ func TestTasksTellNews(t *testing.T) {
 	}
 	ts.Watch([]int32{int32(cat)}, nil)
 	s = pass(t, ts, 0)
-	if _, told := s.tasks[cat]; !told {
-		t.Error("watched, and not told of")
-	}
-	if _, told := s.places[cat]; told {
-		t.Error("it sleeps where it slept, and that is told again")
+	if _, told := s.tasks[cat]; told || !s.lives[int32(cat)] {
+		t.Errorf("watched and asleep: told %v, lives %v", told, s.lives[int32(cat)])
 	}
 	// Stuck, it is told of whether watched or not.
 	ts.Watch(nil, nil)
@@ -124,7 +121,8 @@ func TestTasksTellNews(t *testing.T) {
 			t.Fatal("it was stopped, and is not told of")
 		}
 	}
-	if pass(t, ts, 0).tasks[cat].State != 'T' {
+	pass(t, ts, 0)
+	if !pass(t, ts, 0).lives[int32(cat)] {
 		t.Error("stopped, it is told of once only")
 	}
 	_ = unix.Kill(int(cat), unix.SIGCONT)

@@ -256,6 +256,10 @@ func (c *tasks) Collect(t *freezeframe.Table) error {
 func (c *tasks) walk(t *freezeframe.Table) error {
 	s := c.census
 	w := s.walk
+	c.stalled = s.host.Focus.Stalled(c.now)
+	if w.dear(c.now, c.stalled) {
+		return nil // a reading of nobody claims nothing
+	}
 	if !s.swept || c.now.Sub(s.sweptAt) >= 1500*time.Millisecond { // procs is not read
 		if err := w.sweep(c.now); err != nil {
 			return err
@@ -264,7 +268,6 @@ func (c *tasks) walk(t *freezeframe.Table) error {
 		return err
 	}
 	c.tick++
-	c.stalled = s.host.Focus.Stalled(c.now)
 	c.dropped = w.beyond
 	c.deepLeft = deepQuiet
 	if c.stalled {
@@ -298,6 +301,11 @@ func (c *tasks) walk(t *freezeframe.Table) error {
 			}
 		}
 	}
+	if c.dropped > 0 {
+		for i := range t.Keys {
+			t.Values(i, tasksWidth)[tasksDropped] = c.dropped
+		}
+	}
 	return nil
 }
 
@@ -316,8 +324,17 @@ func (c *tasks) allOf(t *freezeframe.Table, slot int32) {
 		c.sample = c.sample[:0]
 		return
 	}
-	s.processes[slot].tick = c.tick
-	for i := s.processes[slot].threads; i != none; i = s.threads[i].next {
+	p := &s.processes[slot]
+	p.tick = c.tick
+	if p.stat.threads > maxListed/8 {
+		// There may not be room for all: those that do something come first.
+		for i := p.threads; i != none; i = s.threads[i].next {
+			if th := &s.threads[i]; th.news || th.stuck {
+				c.emit(t, i)
+			}
+		}
+	}
+	for i := p.threads; i != none; i = s.threads[i].next {
 		c.emit(t, i)
 	}
 }

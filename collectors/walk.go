@@ -38,6 +38,7 @@ type walk struct {
 	names  atomic.Pointer[kernelNames] // nil until they are loaded, or where they are hidden
 
 	at, fullAt freezeframe.Instant // of the last pass, and of the last full one
+	took       time.Duration       // CPU time of the last one that was not wide
 	passes     uint32
 	wide       bool // the pass under way
 	first      bool
@@ -191,6 +192,7 @@ func (w *walk) pass(now freezeframe.Instant, wide bool) error {
 	w.at = now
 	w.beyond, w.links = 0, linkReads
 	w.told = w.told[:0]
+	began := kernel.ThreadCPU()
 	if err := w.source.Pass(flags, w); err != nil {
 		return err
 	}
@@ -209,7 +211,20 @@ func (w *walk) pass(now freezeframe.Instant, wide bool) error {
 	}
 	w.settleSums()
 	w.first = false
+	if !wide {
+		w.took = kernel.ThreadCPU() - began
+	}
 	return nil
+}
+
+// dear tells whether another pass now would take more than a hundredth of a
+// CPU, or a tenth while a stall is open.
+func (w *walk) dear(now freezeframe.Instant, stalled bool) bool {
+	share := time.Duration(100)
+	if stalled {
+		share = 10
+	}
+	return now.Sub(w.at) >= sameReading && now.Sub(w.at) < share*w.took
 }
 
 // focus tells the iterator of the processes in focus.
@@ -503,10 +518,17 @@ func (w *walk) fileOf(p *process, th *thread, r *bpf.Place) uint64 {
 	return th.fileText
 }
 
-// Lives takes a thread of which there is no news.
+// Lives takes a thread that has not run.
 func (w *walk) Lives(tid int32) {
-	if slot := w.byTID.get(tid); slot != none {
-		w.threads[slot].pass = w.passes
+	slot := w.byTID.get(tid)
+	if slot == none {
+		return
+	}
+	th := &w.threads[slot]
+	th.pass = w.passes
+	if th.stuck && !th.news {
+		th.news = true
+		w.news = append(w.news, slot)
 	}
 }
 
