@@ -14,10 +14,10 @@ import (
 )
 
 const (
-	// fullEvery is how often every thread is told whether there is news or not:
-	// what changes without the thread running (its nice value, its memory) is at
-	// most so old.
-	fullEvery = 10 * time.Second
+	// fullEvery is how often every thread is told of, news or not: what changes
+	// without the thread running (its nice value, its memory) is at most so old.
+	fullEvery   = 30 * time.Second
+	fullStalled = 10 * stalledSweep
 	// sameReading: two collectors that are due at the same tick share a pass.
 	sameReading = 20 * time.Millisecond
 	// mostThreads are known at a time; what is beyond is dropped and counted.
@@ -175,7 +175,8 @@ func (w *walk) pass(now freezeframe.Instant, wide bool) error {
 	}
 	stalled := w.host.Focus.Stalled(now)
 	flags := uint32(0)
-	if w.first || now.Sub(w.fullAt) >= fullEvery || stalled && !w.stalled {
+	age := now.Sub(w.fullAt)
+	if w.first || age >= fullEvery || stalled && (!w.stalled || age >= fullStalled) {
 		flags |= bpf.TasksFull | bpf.TasksPlacesAll
 		w.fullAt = now
 		wide = true
