@@ -37,6 +37,11 @@ type Wait struct {
 	// Holder is who must act for the wait to end, where that is known: the
 	// lock's holder, the pipe's other end, the peer's process.
 	Holder *Party
+	// Chain is what that holder did meanwhile, and whoever held it up: set where
+	// the holder is a thread that was seen. Account.Chain stands for the others.
+	Chain []Link
+	// Woken is who ended the wait, where that was seen and was no interrupt.
+	Woken *Party
 }
 
 // Party is a process, or an address where the process is not on this host.

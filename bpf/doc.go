@@ -10,4 +10,5 @@
 package bpf
 
 //go:generate go tool -modfile=../tools/go.mod bpf2go -tags linux -target bpfel -cc clang -cflags "-O2 -g -Wall -Werror -mcpu=v3" -strip llvm-strip -no-global-types waits waits.bpf.c
+//go:generate go tool -modfile=../tools/go.mod bpf2go -tags linux -target bpfel -cc clang -cflags "-O2 -g -Wall -Werror -mcpu=v3" -strip llvm-strip -no-global-types profile profile.bpf.c
 //go:generate go tool -modfile=../tools/go.mod bpf2go -tags linux -target bpfel -cc clang -cflags "-O2 -g -Wall -Werror -mcpu=v3" -strip llvm-strip -no-global-types tasks tasks.bpf.c

@@ -297,7 +297,7 @@ struct task_struct {
 	__u64 stime;
 	unsigned long nvcsw;
 	unsigned long nivcsw;
-	__u64 start_boottime;
+	__u64 start_boottime; /* since Linux 5.5 */
 	unsigned long min_flt;
 	unsigned long maj_flt;
 	const struct cred *real_cred;

@@ -15,6 +15,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 )
 
@@ -24,6 +25,8 @@ type Options struct {
 	Off bool
 	// Without lists families that are not to be loaded.
 	Without []string
+	// Budget is how much of one CPU all programs together may take (see Guard).
+	Budget float64
 }
 
 // Programs is what was loaded. A nil *Programs is a kernel without BPF: every
@@ -31,8 +34,9 @@ type Options struct {
 type Programs struct {
 	// Waits tells the waits of threads; nil where it could not be had. The same
 	// holds for the other families.
-	Waits *Waits
-	Tasks *Tasks
+	Waits   *Waits
+	Profile *Profile
+	Tasks   *Tasks
 
 	mu     sync.Mutex
 	loaded []*loaded
@@ -53,6 +57,7 @@ type family struct {
 var families = []family{
 	waitsFamily,
 	tasksFamily,
+	profileFamily,
 }
 
 // Names returns the names of all families, in order.
@@ -70,8 +75,8 @@ type loaded struct {
 	programs []*ebpf.Program
 	links    []link.Link
 	closers  []io.Closer
-	onShed   func() // tells its reader; may be nil
-	shed     string // why it was taken out again; "" while it runs
+	stops    []func() // for what is no link: ends its running, keeps it readable
+	shed     string   // why it was taken out again; "" while it runs
 	last     Cost
 	lastAt   time.Time
 }
@@ -101,6 +106,9 @@ func Load(o Options) *Programs {
 		})
 		return p
 	}
+	// Before Linux 5.11 maps count as locked memory. Where the limit cannot be
+	// raised they may still fit.
+	_ = rlimit.RemoveMemlock()
 	for _, f := range families {
 		if slices.Contains(o.Without, f.name) {
 			p.need(freezeframe.Need{What: "BPF " + f.name, Lost: f.lost, Fix: "take it out of bpf.without in the configuration", Err: "switched off"})
@@ -164,6 +172,9 @@ func (l *loading) trace(programs ...*ebpf.Program) error {
 
 // closing has c closed with the family, before its objects are.
 func (l *loading) closing(c io.Closer) { l.closers = append(l.closers, c) }
+
+// stopping has f called when the family is shed, beside closing its links.
+func (l *loading) stopping(f func()) { l.stops = append(l.stops, f) }
 
 func (l *loaded) close() {
 	for _, lk := range slices.Backward(l.links) {
@@ -287,14 +298,14 @@ func (p *Programs) Shed(name, why string) {
 			continue
 		}
 		l.shed = why
-		if l.onShed != nil {
-			l.onShed()
-		}
 		// Maps stay open: readers on the lanes may be in them.
 		for _, lk := range l.links {
 			_ = lk.Close()
 		}
-		l.links = nil
+		for _, stop := range l.stops {
+			stop()
+		}
+		l.links, l.stops = nil, nil
 		p.needs = append(p.needs, freezeframe.Need{What: "BPF " + l.name + " (" + l.at + ")", Lost: l.lost, Err: why})
 		return
 	}

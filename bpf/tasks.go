@@ -177,7 +177,7 @@ func loadTasksFamily(l *loading) error {
 	if err := t.Pass(0, nobody{}); err != nil {
 		return fmt.Errorf("pass over the tasks: %w", err)
 	}
-	l.onShed = func() { t.shed.Store(true) }
+	l.stopping(func() { t.shed.Store(true) })
 	l.Tasks = t
 	return nil
 }

@@ -146,7 +146,8 @@ type census struct {
 	canStack, canSchedstat, fdsBySize bool
 
 	iterator *bpf.Tasks // nil without BPF
-	walk     *walk      // nil while the census is kept by sweeps over /proc
+	names    *kernelNames
+	walk     *walk // nil while the census is kept by sweeps over /proc
 	page     uint64
 
 	processes []process

@@ -5,29 +5,56 @@ import (
 	"freezeframe/bpf"
 )
 
-// All returns every collector, closed. A new one is one file and one line here.
-// The conformance tests range over this list. What BPF tells comes on top, as
-// far as programs has it; nil is a machine without.
+// All returns every collector, closed. A new one is one file and one line in
+// plain or known. The conformance tests range over these lists. What BPF tells
+// comes on top, as far as programs has it; nil is a machine without.
 func All(programs *bpf.Programs) []freezeframe.Collector {
-	return append(plain(programs), known(programs)...)
-}
-
-// known lists what is read from BPF programs.
-func known(programs *bpf.Programs) []freezeframe.Collector {
-	var out []freezeframe.Collector
 	if programs == nil {
-		return out
+		programs = &bpf.Programs{}
+	}
+	names := &kernelNames{}
+	out := plain(programs, names)
+	for _, k := range known(programs, names) {
+		if k.here {
+			out = append(out, k.Collector)
+		}
 	}
 	return out
 }
 
+// Sources returns what every collector yields, those that need BPF among them,
+// whatever this machine allows.
+func Sources() []freezeframe.Source {
+	var out []freezeframe.Source
+	programs, names := &bpf.Programs{}, &kernelNames{}
+	for _, c := range plain(programs, names) {
+		out = append(out, c.Source())
+	}
+	for _, k := range known(programs, names) {
+		out = append(out, k.Source())
+	}
+	return out
+}
+
+// fromBPF is a collector that reads a family of BPF programs.
+type fromBPF struct {
+	freezeframe.Collector
+	here bool // the family is loaded
+}
+
+// known lists what is read from BPF programs.
+func known(p *bpf.Programs, names *kernelNames) []fromBPF {
+	return []fromBPF{
+		{&waits{programs: p.Waits, names: names}, p.Waits != nil},
+		{&profile{programs: p.Profile, names: names}, p.Profile != nil},
+	}
+}
+
 // plain lists what needs no BPF, though some of it costs less with it.
-func plain(programs *bpf.Programs) []freezeframe.Collector {
+func plain(p *bpf.Programs, names *kernelNames) []freezeframe.Collector {
 	// The table of processes, which three collectors share.
 	processes := newCensus()
-	if programs != nil {
-		processes.iterator = programs.Tasks
-	}
+	processes.iterator, processes.names = p.Tasks, names
 	// What asks the kernel about sockets shares the answers.
 	shared := socketsUser{shared: newSockets()}
 	return []freezeframe.Collector{

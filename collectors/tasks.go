@@ -350,7 +350,7 @@ func (c *tasks) emit(t *freezeframe.Table, i int32) {
 		c.dropped++
 		return
 	}
-	if !th.deep && (c.stalled || th.stuck) && c.deepLeft > 0 && c.census.walk.names.Load() == nil && th.stat.state != 'R' && th.stat.state != 'Z' {
+	if !th.deep && (c.stalled || th.stuck) && c.deepLeft > 0 && !c.census.walk.named && th.stat.state != 'R' && th.stat.state != 'Z' {
 		c.deepLeft--
 		c.readDeep(th, c.census.processes[th.process].pid)
 	}

@@ -5,7 +5,6 @@ import (
 	"math/bits"
 	"slices"
 	"strconv"
-	"sync/atomic"
 	"time"
 
 	"freezeframe"
@@ -35,7 +34,7 @@ const (
 type walk struct {
 	*census
 	source *bpf.Tasks
-	names  atomic.Pointer[kernelNames] // nil until they are loaded, or where they are hidden
+	named  bool // the kernel's functions have names
 
 	at, fullAt freezeframe.Instant // of the last pass, and of the last full one
 	took       time.Duration       // CPU time of the last one that was not wide
@@ -151,19 +150,14 @@ func startWalk(c *census, source *bpf.Tasks) *walk {
 		}
 	}
 	w.first, w.fullAt = true, 0 // readings begin with news of nobody
-	proc := c.host.Proc
-	if err := kernelNamesShown(proc); err != nil {
+	if err := c.names.open(c.host.Proc); err != nil {
 		c.needs[needThreads] = append(c.needs[needThreads], freezeframe.Need{
-			What: "name kernel functions (" + proc + "/kallsyms)", Lost: "wait channels and stacks of many threads: they are read one by one, from /proc",
+			What: "name kernel functions (" + c.host.Proc + "/kallsyms)", Lost: "where sleepers sleep is read one by one, from /proc/PID/{wchan,stack}",
 			Fix: "run as root with CAP_SYSLOG, and kernel.kptr_restrict at most 1", Err: err.Error(),
 		})
-		return w
+	} else {
+		w.named = true
 	}
-	go func() {
-		if names, err := loadKernelNames(proc); err == nil {
-			w.names.Store(names)
-		}
-	}()
 	return w
 }
 
@@ -461,27 +455,26 @@ func (w *walk) Place(r *bpf.Place) {
 	}
 	th := &w.threads[slot]
 	p := &w.processes[th.process]
-	names := w.names.Load()
-	if names == nil {
+	if !w.named {
 		return // tasks reads it from /proc
 	}
 	th.deep = true
 	th.syscall = int64(r.Syscall)
-	th.wchan, th.stack = w.frames(names, r.Stack())
+	th.wchan, th.stack = w.frames(r.Stack())
 	th.file = w.fileOf(p, th, r)
 }
 
 // frames returns the texts of a wait channel and a stack. Threads sleep in few
 // places.
-func (w *walk) frames(names *kernelNames, ips []uint64) (wchan, stack uint64) {
+func (w *walk) frames(ips []uint64) (wchan, stack uint64) {
 	h := uint64(14695981039346656037)
 	for _, ip := range ips {
 		h = (h ^ ip) * 1099511628211
 	}
 	at := &w.stacks[(h^h>>32)%uint64(len(w.stacks))]
 	if at.hash != h || at.stack == 0 {
-		*at = stackText{hash: h, stack: w.host.Texts.Intern(names.appendStack(w.text[:0], ips))}
-		at.wchan = w.host.Texts.Intern(names.appendWchan(w.text[:0], ips))
+		*at = stackText{hash: h, stack: w.host.Texts.Intern(w.names.appendStack(w.text[:0], ips))}
+		at.wchan = w.host.Texts.Intern(w.names.appendWchan(w.text[:0], ips))
 	}
 	return at.wchan, at.stack
 }

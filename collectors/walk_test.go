@@ -17,6 +17,7 @@ import (
 	"freezeframe"
 	"freezeframe/bpf"
 	"freezeframe/internal/kernel"
+	"freezeframe/internal/symbols"
 
 	"golang.org/x/sys/unix"
 )
@@ -37,7 +38,7 @@ func walkCollectors(t testing.TB, h freezeframe.Host) (*procs, *tasks, *bpf.Prog
 		t.Fatal(programs.Needs())
 	}
 	c := newCensus()
-	c.iterator = programs.Tasks
+	c.iterator, c.names = programs.Tasks, &kernelNames{}
 	p, ts := &procs{census: c}, &tasks{census: c}
 	for _, x := range []freezeframe.Collector{p, ts} {
 		if err := x.Open(h); err != nil {
@@ -48,14 +49,10 @@ func walkCollectors(t testing.TB, h freezeframe.Host) (*procs, *tasks, *bpf.Prog
 	if c.walk == nil {
 		t.Fatal("the census is not kept by the iterator")
 	}
-	for range 1000 {
-		if c.walk.names.Load() != nil {
-			return p, ts, programs
-		}
-		time.Sleep(10 * time.Millisecond)
+	if !c.walk.named {
+		t.Fatal("the kernel's functions have no names")
 	}
-	t.Fatal("the kernel's names were never loaded")
-	return nil, nil, nil
+	return p, ts, programs
 }
 
 // role starts this test program in one of its roles; it says a word when it is
@@ -599,39 +596,26 @@ func TestAdjustedTimes(t *testing.T) {
 	}
 }
 
-func TestKernelNames(t *testing.T) {
-	dir := t.TempDir()
-	table := "ffffffff81000000 T _text\nffffffff81000100 t first\nffffffff81000100 T second\n" +
-		"ffffffff81000200 T __sched_text_start\nffffffff81000210 T schedule\nffffffff81000300 T __sched_text_end\n" +
-		"ffffffff81000300 T pipe_read\nffffffff81000400 t ksys_read.isra.0\nffffffffc0000000 t ext4_sync [ext4]\nffffffffc0000100 D data\n" +
-		strings.ReplaceAll("ffffffffc0000200 t evil [x]\n", "evil [x]", "evil\t[x]")
-	if err := os.WriteFile(dir+"/kallsyms", []byte(table), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if err := kernelNamesShown(dir); err != nil {
-		t.Error(err)
-	}
-	k, err := loadKernelNames(dir)
+func TestStacksAsInProc(t *testing.T) {
+	table := "ffffffff81000000 T _text\nffffffff81000100 t first\n" +
+		"ffffffff81000200 T __sched_text_start\nffffffff81000200 T schedule\nffffffff81000300 T __sched_text_end\n" +
+		"ffffffff81000300 T pipe_read\nffffffff81000400 t ksys_read.isra.0\nffffffff81000500 T __lock_text_start\nffffffff81000500 T _raw_spin_lock\nffffffff81000600 T __lock_text_end\n" +
+		"ffffffffc0000000 t ext4_sync\t[ext4]\nffffffffc0000100 D data\n"
+	k, err := symbols.ReadKernel(strings.NewReader(table))
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The first is the scheduler's; the second returns to the byte behind it.
-	ips := []uint64{0xffffffff81000220, 0xffffffff81000400, 0xffffffff81000410, 0xffffffffc0000010, 0xffffffff81000150, 0xffffffffc0000210, 5}
-	if got, want := string(k.appendStack(nil, ips)), "pipe_read<-ksys_read<-ext4_sync<-first<-evil"; got != want {
+	n := &kernelNames{table: k}
+	// The first two are left out; the third returns to the byte behind its function.
+	ips := []uint64{0xffffffff81000220, 0xffffffff81000510, 0xffffffff81000400, 0xffffffff81000410, 0xffffffffc0000010, 0xffffffff81000150, 5}
+	if got, want := string(n.appendStack(nil, ips)), "pipe_read<-ksys_read<-ext4_sync<-first"; got != want {
 		t.Errorf("stack %q, want %q", got, want)
 	}
-	if got := string(k.appendWchan(nil, ips)); got != "ksys_read.isra.0" {
+	if got := string(n.appendWchan(nil, ips)); got != "ksys_read.isra.0" {
 		t.Errorf("wait channel %q", got)
 	}
-	if n := testing.AllocsPerRun(100, func() { var b [512]byte; k.appendStack(b[:0], ips) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { var b [512]byte; n.appendStack(b[:0], ips) }); n != 0 {
 		t.Errorf("%v allocations", n)
-	}
-	os.WriteFile(dir+"/kallsyms", []byte("0000000000000000 T _text\n0000000000000000 t first\n"), 0o644)
-	if err := kernelNamesShown(dir); err == nil {
-		t.Error("hidden addresses are shown")
-	}
-	if _, err := loadKernelNames(dir); err == nil {
-		t.Error("hidden addresses were loaded")
 	}
 }
 

@@ -20,6 +20,11 @@ const (
 	maxAccounts = 160
 	// maxChain is how many holders a wait chain is followed through.
 	maxChain = 6
+	// maxPassed is how many waits of one victim have a chain of their own.
+	// maxPassed is how many waits of one victim have a chain of their own, and
+	// maxChains how many chains one ledger follows.
+	maxPassed = 24
+	maxChains = 400
 	// throttledShare: of the time a thread wanted a CPU, how much its cgroup
 	// must have been throttled for the wait to be the quota's.
 	throttledShare = 0.3
@@ -46,7 +51,7 @@ func Account(w freezeframe.Window) freezeframe.Ledger {
 				break
 			}
 			if accounts[j].Weight > 0 {
-				accounts[j].Chain = b.chain(&accounts[j])
+				b.chains(&accounts[j])
 			}
 			ledger.Accounts = append(ledger.Accounts, accounts[j])
 		}
@@ -63,6 +68,7 @@ type sample struct {
 	syscall               int64
 	wchan, stack, file    uint64
 	cpu                   uint64
+	since                 freezeframe.Instant // of its sleep; 0: not known
 }
 
 // thread is the samples of one task key over the window.
@@ -71,11 +77,13 @@ type thread struct {
 	pid     int
 	comm    uint64
 	samples []sample
+	exact   []exact // in order, apart from each other
 }
 
 // book is a window read once into what the accounts need.
 type book struct {
 	w        freezeframe.Window
+	span     freezeframe.Span
 	threads  map[int][]*thread             // by pid
 	seen     map[int][]freezeframe.Instant // the readings with any thread of a pid
 	sockets  map[uint64]socket             // by inode
@@ -87,6 +95,7 @@ type book struct {
 	groups   map[int]string // /proc/PID/cgroup lines joined by ';'
 	parents  map[int]int
 	classes  map[place]freezeframe.Class // without the file
+	chained  int                         // chains followed so far
 }
 
 type socket struct {
@@ -113,12 +122,13 @@ func newBook(w freezeframe.Window) *book {
 	stall := w.Stall()
 	span := freezeframe.Span{Start: stall.Start.Add(-lead), End: stall.End.Add(lead)}
 	b := &book{
-		w: w, threads: map[int][]*thread{}, seen: map[int][]freezeframe.Instant{}, sockets: map[uint64]socket{}, outgoing: map[int][]socket{},
+		w: w, span: span, threads: map[int][]*thread{}, seen: map[int][]freezeframe.Instant{}, sockets: map[uint64]socket{}, outgoing: map[int][]socket{},
 		comms: map[int]string{}, groups: map[int]string{}, parents: map[int]int{}, classes: map[place]freezeframe.Class{},
 		ends: w.Events(freezeframe.EventEnds, freezeframe.Whole),
 	}
 	b.readTasks(w.Between("tasks", span))
 	b.readProcs(w.Between("procs", span))
+	b.readWaits(w.Between("waits", span))
 	b.readSockets(w.Between("connections", span))
 	b.readLocks(w.Between("locks", span))
 	fuse := w.Between("fuse", span)
@@ -133,7 +143,7 @@ func newBook(w freezeframe.Window) *book {
 
 func (b *book) readTasks(s freezeframe.Series) {
 	byKey := map[freezeframe.Key]*thread{}
-	columns := []string{"pid", "comm", "state", "run_ns", "wait_ns", "timeslices", "syscall", "wchan", "stack", "file", "cpu"}
+	columns := []string{"pid", "comm", "state", "run_ns", "wait_ns", "timeslices", "syscall", "wchan", "stack", "file", "cpu", "since_ns"}
 	s.Each(columns, func(at freezeframe.Instant, key freezeframe.Key, v []uint64) {
 		th := byKey[key]
 		if th == nil {
@@ -148,6 +158,7 @@ func (b *book) readTasks(s freezeframe.Series) {
 		th.samples = append(th.samples, sample{
 			at: at, state: byte(v[2]), run: v[3], wait: v[4], timeslices: v[5],
 			syscall: int64(v[6]), wchan: v[7], stack: v[8], file: v[9], cpu: v[10],
+			since: freezeframe.Instant(v[11]),
 		})
 	})
 }
@@ -244,7 +255,24 @@ func (b *book) accounts(symptom int, v freezeframe.Victim, span freezeframe.Span
 // samples is divided by what the scheduler counted (ran, waited for a CPU)
 // and what is left goes to the place where the thread was seen to sleep.
 func (b *book) waits(th *thread, span freezeframe.Span) []freezeframe.Wait {
-	s := th.samples
+	l := layer{span: span, at: span.Start}
+	if n := len(th.exact); n > 0 && th.exact[0].Start < span.End && th.exact[n-1].End > span.Start {
+		b.layExact(&l, th)
+	} else if !b.laySampled(&l, th) {
+		return nil
+	}
+	waits := l.waits
+	b.throttle(th, span, waits)
+	b.peers(th, span, waits)
+	for i := range waits {
+		b.hold(th, &waits[i])
+	}
+	return waits
+}
+
+// laySampled lays what samples alone tell; false when none lies near.
+func (b *book) laySampled(l *layer, th *thread) bool {
+	span, s := l.span, th.samples
 	from := 0
 	for from+1 < len(s) && s[from+1].at <= span.Start {
 		from++
@@ -258,9 +286,8 @@ func (b *book) waits(th *thread, span freezeframe.Span) []freezeframe.Wait {
 	}
 	s = s[from:max(from, to)]
 	if len(s) == 0 || s[0].at >= span.End {
-		return nil
+		return false
 	}
-	l := layer{span: span, at: span.Start}
 	place := func(x *sample) place { return b.place(x) }
 	if s[0].at > span.Start {
 		// First seen inside the span. What it was doing when it was found it
@@ -269,7 +296,7 @@ func (b *book) waits(th *thread, span freezeframe.Span) []freezeframe.Wait {
 		l.lay(s[0].at, b.wait(th, &p, s[0].state == 'R', false))
 	}
 	for i := 0; i+1 < len(s); i++ {
-		b.interval(&l, th, &s[i], &s[i+1])
+		b.interval(l, th, &s[i], &s[i+1])
 	}
 	if l.at < span.End {
 		last := &s[len(s)-1]
@@ -278,13 +305,7 @@ func (b *book) waits(th *thread, span freezeframe.Span) []freezeframe.Wait {
 		// A thread that has ended has nothing to wait for.
 		l.lay(span.End, freezeframe.Wait{Class: freezeframe.Idle})
 	}
-	waits := l.waits
-	b.throttle(th, span, waits)
-	b.peers(th, span, waits)
-	for i := range waits {
-		b.hold(th, &waits[i])
-	}
-	return waits
+	return true
 }
 
 // ended returns when a thread that was seen last at a moment was missing from
@@ -404,7 +425,7 @@ func (l *layer) lay(end freezeframe.Instant, w freezeframe.Wait) {
 	l.at = end
 	if n := len(l.waits); n > 0 {
 		last := &l.waits[n-1]
-		if last.Class == w.Class && last.Wchan == w.Wchan && last.File == w.File && (last.Stack == w.Stack || w.Stack == "" || last.Stack == "") {
+		if last.Class == w.Class && last.Wchan == w.Wchan && last.File == w.File && sameParty(last.Woken, w.Woken) && (last.Stack == w.Stack || w.Stack == "" || last.Stack == "") {
 			last.End = end
 			if last.Stack == "" {
 				last.Stack, last.Syscall = w.Stack, w.Syscall
@@ -413,6 +434,11 @@ func (l *layer) lay(end freezeframe.Instant, w freezeframe.Wait) {
 		}
 	}
 	l.waits = append(l.waits, w)
+}
+
+// sameParty tells whether two are one, or nobody.
+func sameParty(a, b *freezeframe.Party) bool {
+	return a == b || a != nil && b != nil && a.PID == b.PID && a.TID == b.TID
 }
 
 // throttle turns waiting for a CPU into waiting for the quota where the
@@ -495,11 +521,24 @@ func peerParty(b *book, so socket) *freezeframe.Party {
 	return p
 }
 
-// hold finds who must act for the wait to end.
+// hold finds who must act for the wait to end. Who was seen to end it knows
+// best, where it is somebody's own doing and not a device's.
 func (b *book) hold(th *thread, w *freezeframe.Wait) {
 	if w.Holder != nil {
 		return
 	}
+	b.holdByName(th, w)
+	if w.Holder != nil || w.Woken == nil || w.Woken.TID == th.key.TID() {
+		return
+	}
+	switch w.Class {
+	case freezeframe.UserLock, freezeframe.KernelLock, freezeframe.FileLock, freezeframe.ChildWait, freezeframe.PipeWait:
+		w.Holder = w.Woken
+	}
+}
+
+// holdByName finds the holder by what the wait is for.
+func (b *book) holdByName(th *thread, w *freezeframe.Wait) {
 	switch w.Class {
 	case freezeframe.FileLock:
 		for i := range b.locks {
@@ -681,42 +720,102 @@ func blocked(accounts []freezeframe.Account) freezeframe.Spans {
 	return freezeframe.Union(out...)
 }
 
-// chain follows an account's longest held wait through the holders.
-func (b *book) chain(a *freezeframe.Account) []freezeframe.Link {
+// chains follows the waits of an account through whoever held them up: each of
+// the longest that ended by a thread's doing for itself, since a lock passes
+// from hand to hand, and all of them together through the one that held them
+// up most.
+func (b *book) chains(a *freezeframe.Account) {
+	a.Chain = b.chain(a.Victim, a.Waits)
+	var passed []*freezeframe.Wait
+	for i := range a.Waits {
+		if w := &a.Waits[i]; w.Holder != nil && w.Holder == w.Woken {
+			passed = append(passed, w)
+		}
+	}
+	slices.SortStableFunc(passed, func(x, y *freezeframe.Wait) int { return cmp.Compare(y.Length(), x.Length()) })
+	for _, w := range passed[:min(len(passed), maxPassed)] {
+		if b.chained++; b.chained > maxChains {
+			return
+		}
+		w.Chain = b.chain(a.Victim, []freezeframe.Wait{*w})
+	}
+}
+
+// chain follows waits through whoever held them up longest, and through
+// whoever held up that one.
+func (b *book) chain(victim freezeframe.Victim, waits []freezeframe.Wait) []freezeframe.Link {
 	var links []freezeframe.Link
-	seen := map[int]bool{a.Victim.PID: true}
-	waits := a.Waits
+	type id struct{ pid, tid int }
+	seen := map[id]bool{{victim.PID, 0}: true, {victim.PID, victim.TID}: true}
 	for len(links) < maxChain {
-		w := longestHeld(waits)
-		if w == nil || w.Holder.PID == 0 || w.Holder.PID == a.Victim.PID && w.Holder.TID == a.Victim.TID {
+		holder, spans := mostHeld(waits)
+		if holder == nil || holder.PID == 0 || holder.PID == victim.PID && holder.TID == victim.TID {
 			return links
 		}
-		pid := w.Holder.PID
-		var best []freezeframe.Wait
-		most := -1.0
-		for _, th := range b.threads[pid] {
-			if got := b.waits(th, w.Span); got != nil {
-				if s := share(got); s > most {
-					best, most = got, s
-				}
-			}
-		}
-		links = append(links, freezeframe.Link{Party: *w.Holder, Waits: best})
-		if seen[pid] || best == nil {
+		best := b.meanwhile(holder, spans)
+		links = append(links, freezeframe.Link{Party: *holder, Waits: best})
+		who := id{holder.PID, holder.TID}
+		if seen[who] || best == nil {
 			return links
 		}
-		seen[pid] = true
+		seen[who] = true
 		waits = best
 	}
 	return links
 }
 
-func longestHeld(waits []freezeframe.Wait) *freezeframe.Wait {
-	var best *freezeframe.Wait
-	for i := range waits {
-		if w := &waits[i]; w.Holder != nil && (best == nil || w.Length() > best.Length()) {
-			best = w
+// meanwhile is what a holder did in the given times: the thread, where it is
+// known, else the thread of the process that was kept from its work most.
+func (b *book) meanwhile(holder *freezeframe.Party, spans []freezeframe.Span) []freezeframe.Wait {
+	var best []freezeframe.Wait
+	most := -1.0
+	for _, th := range b.threads[holder.PID] {
+		if holder.TID != 0 && th.key.TID() != holder.TID {
+			continue
+		}
+		var got []freezeframe.Wait
+		for _, s := range spans {
+			got = append(got, b.waits(th, s)...)
+		}
+		if got != nil {
+			if s := share(got); s > most {
+				best, most = got, s
+			}
 		}
 	}
 	return best
+}
+
+// mostHeld returns who held up the waits for the longest time, and when. Waits
+// of one party in a row are one time, so that its own account is not cut.
+func mostHeld(waits []freezeframe.Wait) (*freezeframe.Party, []freezeframe.Span) {
+	type id struct {
+		pid, tid int
+		address  string
+	}
+	held := map[id]time.Duration{}
+	var best *freezeframe.Party
+	var who id
+	for i := range waits {
+		if w := &waits[i]; w.Holder != nil {
+			p := id{w.Holder.PID, w.Holder.TID, w.Holder.Address}
+			held[p] += w.Length()
+			if best == nil || held[p] > held[who] {
+				best, who = w.Holder, p
+			}
+		}
+	}
+	var spans []freezeframe.Span
+	for i := range waits {
+		w := &waits[i]
+		if w.Holder == nil || (id{w.Holder.PID, w.Holder.TID, w.Holder.Address}) != who {
+			continue
+		}
+		if n := len(spans); n > 0 && spans[n-1].End == w.Start {
+			spans[n-1].End = w.End
+			continue
+		}
+		spans = append(spans, w.Span)
+	}
+	return best, spans
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,9 +24,10 @@ import (
 // Lab is the place for runs: a scratch directory, the janitor, the launcher of
 // programs. One run at a time.
 type Lab struct {
-	Bin string        // freezeframe; empty: inject and measure only
-	For time.Duration // how long freezeframe watches
-	Out string        // where JSON and .frz files are kept; empty: nowhere
+	Bin  string        // freezeframe; empty: inject and measure only
+	Wrap []string      // what freezeframe is started by: setpriv …
+	For  time.Duration // how long freezeframe watches
+	Out  string        // where JSON and .frz files are kept; empty: nowhere
 	// The course of a run: Warm of ordinary use, the fault, After of ordinary use.
 	Warm, After time.Duration
 
@@ -386,7 +388,13 @@ func (s *Scene) startDiagnose() {
 	errs, err := os.Create(filepath.Join(out, "stderr.txt"))
 	s.Check(err)
 	s.result.Diagnosis = file.Name()
-	cmd := s.lab.placed(Place{}, "", s.lab.Bin, append([]string{s.lab.Bin}, args...)...)
+	path, argv := s.lab.Bin, append([]string{s.lab.Bin}, args...)
+	if len(s.lab.Wrap) > 0 {
+		path, err = exec.LookPath(s.lab.Wrap[0])
+		s.Check(err)
+		argv = append(slices.Clone(s.lab.Wrap), argv...)
+	}
+	cmd := s.lab.placed(Place{}, "", path, argv...)
 	cmd.Stdout, cmd.Stderr = file, errs
 	s.Check(s.lab.launch.start(cmd))
 	s.diagnose = cmd

@@ -73,10 +73,11 @@ func lockHolder(w freezeframe.Window, m *moment) freezeframe.Party {
 // meanwhile says what the last link of the chain did, where it gave no reason
 // of its own.
 func meanwhile(m *moment) []freezeframe.Evidence {
-	if m.depth >= len(m.account.Chain) {
+	links := m.links()
+	if m.depth >= len(links) {
 		return nil
 	}
-	link := &m.account.Chain[m.depth]
+	link := &links[m.depth]
 	var most *freezeframe.Wait
 	for i := range link.Waits {
 		if x := &link.Waits[i]; most == nil || x.Length() > most.Length() {

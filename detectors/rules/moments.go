@@ -47,12 +47,13 @@ func telling(w *freezeframe.Wait) bool {
 // holder of the chain whose own wait is a reason, else the one before it, else
 // the victim's wait. It appends them to out.
 func deepest(out []moment, a *freezeframe.Account, own *freezeframe.Wait) []moment {
-	if own.Holder == nil || len(a.Chain) == 0 {
+	links := chainOf(a, own)
+	if own.Holder == nil || len(links) == 0 {
 		return append(out, moment{Span: own.Span, account: a, own: own, wait: own, who: victim(a)})
 	}
 	rest := freezeframe.Union(own.Span)
-	for i := len(a.Chain) - 1; i >= 0 && len(rest) > 0; i-- {
-		link := &a.Chain[i]
+	for i := len(links) - 1; i >= 0 && len(rest) > 0; i-- {
+		link := &links[i]
 		var told []freezeframe.Span
 		for j := range link.Waits {
 			w := &link.Waits[j]
@@ -71,6 +72,17 @@ func deepest(out []moment, a *freezeframe.Account, own *freezeframe.Wait) []mome
 	}
 	return out
 }
+
+// chainOf is the chain behind a wait: its own, or that of the whole account.
+func chainOf(a *freezeframe.Account, own *freezeframe.Wait) []freezeframe.Link {
+	if len(own.Chain) > 0 {
+		return own.Chain
+	}
+	return a.Chain
+}
+
+// links is the chain behind what the victim did.
+func (m *moment) links() []freezeframe.Link { return chainOf(m.account, m.own) }
 
 func victim(a *freezeframe.Account) freezeframe.Party {
 	return freezeframe.Party{PID: a.Victim.PID, TID: a.Victim.TID, Comm: a.Victim.Comm}
@@ -247,7 +259,7 @@ func passed(w freezeframe.Window, keep func(*moment) bool) moments {
 			continue
 		}
 		for i := 0; i < m.depth-1; i++ {
-			link := &m.account.Chain[i]
+			link := &m.links()[i]
 			for j := range link.Waits {
 				step := moment{Span: link.Waits[j].Span.And(m.Span), account: m.account, own: m.own, wait: &link.Waits[j], who: link.Party, depth: i + 1}
 				if step.Length() > 0 && keep(&step) {
@@ -446,8 +458,8 @@ func story(ms moments) []string {
 	if m.beside {
 		links--
 	}
-	for i := 0; i < links && i < len(m.account.Chain); i++ {
-		link := &m.account.Chain[i]
+	for i, chain := 0, m.links(); i < links && i < len(chain); i++ {
+		link := &chain[i]
 		step := who(link.Party)
 		if link.Party.Why != "" {
 			step += " " + link.Party.Why

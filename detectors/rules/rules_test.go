@@ -37,8 +37,7 @@ func TestEveryRuleIsWhole(t *testing.T) {
 		"ledger": true, "symptoms": true, "suspended": true,
 		freezeframe.EventKernelLog: true, freezeframe.EventClockStepped: true, freezeframe.EventRefused: true,
 	}
-	for _, c := range collectors.All(nil) {
-		src := c.Source()
+	for _, src := range collectors.Sources() {
 		for _, column := range src.Columns {
 			columns[src.Name+"."+column.Name] = true
 		}

@@ -50,13 +50,7 @@ func Span(from, to time.Duration) freezeframe.Span {
 }
 
 // schema is what the collectors say they yield.
-var schema = sync.OnceValue(func() []freezeframe.Source {
-	var out []freezeframe.Source
-	for _, c := range collectors.All(nil) {
-		out = append(out, c.Source())
-	}
-	return out
-})
+var schema = sync.OnceValue(collectors.Sources)
 
 // New returns a window of the given length with a stall in it and no readings
 // at all: no source has a table.
