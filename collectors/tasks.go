@@ -319,7 +319,7 @@ func (c *tasks) allOf(t *freezeframe.Table, slot int32) {
 		c.process(slot, true)
 		for _, i := range c.sample {
 			s.threads[i].sampled = false
-			c.row(t, &s.threads[i])
+			c.emit(t, i)
 		}
 		c.sample = c.sample[:0]
 		return

@@ -566,15 +566,12 @@ func (w *walk) admitTask(pid, tid int32, key freezeframe.Key) int32 {
 // list puts a process behind the others.
 func (w *walk) list(slot int32) { w.order = append(w.order, slot) }
 
-// endThread is for a thread that has ended.
+// endThread is for a thread that has ended. What it has used is among the sums
+// of the dead when its process is told of next, and not before: the values stay
+// as they are until then.
 func (w *walk) endThread(slot int32) {
 	th := &w.threads[slot]
-	p := &w.processes[th.process]
-	p.live.sub(&th.spent)
-	if p.told != w.passes {
-		// Nobody has told of the dead since: it is one of them now.
-		p.dead.add(&th.spent)
-	}
+	w.processes[th.process].live.sub(&th.spent)
 	w.evictThread(slot)
 }
 

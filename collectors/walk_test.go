@@ -521,16 +521,27 @@ func TestWalkAllocatesNothing(t *testing.T) {
 
 // A program that calls exec is another, with another command line.
 func TestWalkExec(t *testing.T) {
-	sh := start(t, exec.Command("sh", "-c", "sleep 0.3; exec sleep 301"))
+	sh := exec.Command("sh", "-c", "read x; exec sleep 301")
+	in, err := sh.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid := start(t, sh).Process.Pid
 	h := live()
 	p, _, _ := walkCollectors(t, h)
 	words := h.Texts.(dictionary)
 	var table freezeframe.Table
-	pid := sh.Process.Pid
-	eventually(t, p, &table, "the command line of sleep", func() bool {
-		p.census.swept = false
-		return words[byName(t, p, &table, pid)["cmdline"]] == "sleep 301"
-	})
+	is := func(cmdline string) func() bool {
+		return func() bool {
+			p.census.swept = false
+			return strings.HasPrefix(words[byName(t, p, &table, pid)["cmdline"]], cmdline)
+		}
+	}
+	eventually(t, p, &table, "the command line of sh", is("sh -c"))
+	if _, err := in.Write([]byte("x\n")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, p, &table, "the command line of sleep", is("sleep 301"))
 	if exe := words[byName(t, p, &table, pid)["exe"]]; !strings.Contains(exe, "sleep") && !strings.Contains(exe, "coreutils") {
 		t.Errorf("exe %q", exe)
 	}
