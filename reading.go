@@ -232,3 +232,11 @@ type Collector interface {
 	Collect(*Table) error
 	Close() error
 }
+
+// Rester is a Collector that has nothing to read at times. After each reading
+// it is asked for how long, in whole ticks, and the next one is put off by as
+// much, if that is longer than its period. A lane that has nothing to do does
+// not wake up, which is most of what a reading costs.
+type Rester interface {
+	Rest() time.Duration
+}

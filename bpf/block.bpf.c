@@ -66,14 +66,6 @@ struct bio_vec {
 	struct page *bv_page;
 } READS;
 
-struct kernfs_node {
-	__u64 id;
-} READS;
-
-struct cgroup {
-	struct kernfs_node *kn;
-} READS;
-
 struct cgroup_subsys_state {
 	struct cgroup *cgroup;
 } READS;

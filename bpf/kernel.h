@@ -37,9 +37,6 @@ enum {
 	BPF_MAP_TYPE_TASK_STORAGE = 29,
 };
 
-/* For maps that the reader maps into its own memory. */
-enum { BPF_F_MMAPABLE = 1 << 10 };
-
 enum {
 	BPF_ANY = 0,
 	BPF_NOEXIST = 1,
@@ -50,6 +47,7 @@ enum {
 	BPF_F_REUSE_STACKID = 1 << 10,
 	BPF_F_USER_BUILD_ID = 1 << 11,
 	BPF_RB_NO_WAKEUP = 1,
+	BPF_F_MMAPABLE = 1 << 10,
 };
 
 /* bpf_task_pt_regs came with Linux 5.15. */
@@ -67,7 +65,11 @@ enum bpf_func_id___5_15 { BPF_FUNC_task_pt_regs___5_15 = 175 };
 #define TASK_UNINTERRUPTIBLE 0x0002
 #define TASK_STOPPED 0x0004
 #define TASK_TRACED 0x0008
+#define EXIT_DEAD 0x0010
+#define EXIT_ZOMBIE 0x0020
+#define TASK_PARKED 0x0040
 #define TASK_NOLOAD 0x0400
+#define TASK_RTLOCK_WAIT 0x1000
 #define TASK_FROZEN 0x8000
 #define PF_WQ_WORKER 0x00000020
 #define PF_KTHREAD 0x00200000
@@ -86,6 +88,7 @@ typedef struct {
 struct rq {
 	__u64 clock;
 	__u64 clock_task;
+	int cpu;
 } READS;
 
 struct cfs_rq {
@@ -143,10 +146,6 @@ struct files_struct {
 	struct fdtable *fdt;
 } READS;
 
-struct signal_struct {
-	atomic_t live; /* threads that are not dead */
-} READS;
-
 struct rw_semaphore {
 	atomic_long_t count;
 	atomic_long_t owner;
@@ -154,10 +153,6 @@ struct rw_semaphore {
 
 struct mutex {
 	atomic_long_t owner;
-} READS;
-
-struct mm_struct {
-	struct rw_semaphore mmap_lock; /* mmap_sem before Linux 5.8 */
 } READS;
 
 struct in6_addr___kernel {
@@ -189,23 +184,181 @@ struct kernel_siginfo {
 	int si_code;
 } READS;
 
+/* include/linux/percpu_counter.h */
+struct percpu_counter {
+	__s64 count;
+} READS;
+
+/* The kinds of memory (include/linux/mm_types_task.h). */
+enum { MM_FILEPAGES = 0, MM_ANONPAGES = 1, MM_SWAPENTS = 2, MM_SHMEMPAGES = 3 };
+
+struct mm_struct {
+	struct rw_semaphore mmap_lock; /* mmap_sem before Linux 5.8 */
+	unsigned long total_vm;
+	struct percpu_counter rss_stat[4]; /* since Linux 6.2 */
+} READS;
+
+struct mm_rss_stat___before_6_2 {
+	atomic_long_t count[4];
+} READS;
+
+struct mm_struct___before_6_2 {
+	struct mm_rss_stat___before_6_2 rss_stat;
+} READS;
+
+struct mm_struct___before_5_16 {
+	void *core_state;
+} READS;
+
+struct tty_driver {
+	int major;
+	int minor_start;
+} READS;
+
+struct tty_struct {
+	int index;
+	struct tty_driver *driver;
+} READS;
+
+struct rlimit {
+	unsigned long rlim_cur;
+} READS;
+
+#define RLIMIT_NOFILE 7
+
+/* include/linux/task_io_accounting.h */
+struct task_io_accounting {
+	__u64 syscw;
+	__u64 read_bytes;
+	__u64 write_bytes;
+	__u64 cancelled_write_bytes;
+} READS;
+
+struct prev_cputime {
+	__u64 utime;
+	__u64 stime;
+} READS;
+
+/* What the threads of a process share; sums are those of its dead threads. */
+struct signal_struct {
+	atomic_t live; /* threads that are not dead */
+	int nr_threads;
+	void *core_state; /* since Linux 5.16 */
+	struct tty_struct *tty;
+	__u64 utime;
+	__u64 stime;
+	__u64 cutime;
+	__u64 cstime;
+	struct prev_cputime prev_cputime;
+	unsigned long min_flt;
+	unsigned long maj_flt;
+	struct task_io_accounting ioac;
+	unsigned long long sum_sched_runtime;
+	struct rlimit rlim[16];
+} READS;
+
+/* include/linux/delayacct.h */
+struct task_delay_info {
+	__u64 blkio_delay;
+	__u64 swapin_delay;
+	__u64 freepages_delay;
+	__u64 thrashing_delay;
+	__u64 compact_delay; /* since Linux 5.17 */
+	__u64 wpcopy_delay;  /* since Linux 5.19 */
+} READS;
+
+typedef struct {
+	__u32 val;
+} kuid_t;
+
+struct cred {
+	kuid_t euid;
+} READS;
+
+struct kernfs_node {
+	__u64 id;
+} READS;
+
+struct cgroup {
+	struct kernfs_node *kn;
+} READS;
+
+struct css_set {
+	struct cgroup *dfl_cgrp;
+} READS;
+
+struct ns_common {
+	unsigned int inum;
+} READS;
+
+struct net {
+	struct ns_common ns;
+} READS;
+
+struct nsproxy {
+	struct net *net_ns;
+} READS;
+
+struct upid {
+	int nr;
+} READS;
+
+struct pid {
+	unsigned int level;
+	struct upid numbers[1];
+} READS;
+
+struct cpumask {
+	unsigned long bits[1];
+} READS;
+
+struct thread_info {
+	__u32 cpu;
+} READS;
+
 struct task_struct {
+	struct thread_info thread_info;
 	unsigned int __state; /* since Linux 5.14 */
 	unsigned int flags;
+	unsigned int ptrace;
 	int on_cpu;
 	int prio;
+	int static_prio;
+	unsigned int rt_priority;
 	unsigned int policy;
+	int nr_cpus_allowed;
+	const struct cpumask *cpus_ptr;
 	struct sched_entity se;
 	struct sched_info sched_info;
+	struct mm_struct *mm;
+	int exit_state;
 	__s32 pid;
 	__s32 tgid;
 	struct task_struct *group_leader;
 	struct task_struct *real_parent;
-	struct files_struct *files;
-	struct signal_struct *signal;
-	struct mm_struct *mm;
-	char comm[TASK_COMM_LEN];
+	struct task_struct *parent;
+	struct pid *thread_pid;
+	__u64 utime;
+	__u64 stime;
+	unsigned long nvcsw;
+	unsigned long nivcsw;
 	__u64 start_boottime; /* since Linux 5.5 */
+	unsigned long min_flt;
+	unsigned long maj_flt;
+	const struct cred *real_cred;
+	const struct cred *cred;
+	char comm[TASK_COMM_LEN];
+	struct files_struct *files;
+	struct nsproxy *nsproxy;
+	struct signal_struct *signal;
+	__u64 self_exec_id;
+	struct task_io_accounting ioac;
+	struct css_set *cgroups;
+	struct task_delay_info *delays;
+} READS;
+
+struct task_struct___before_5_16 {
+	unsigned int cpu;
 } READS;
 
 struct task_struct___before_5_14 {
@@ -239,6 +392,20 @@ struct user_pt_regs___arm64 {
 struct pt_regs___arm64 {
 	struct user_pt_regs___arm64 user_regs;
 	__s32 syscallno;
+} READS;
+
+/* include/linux/bpf.h, kernel/bpf/task_iter.c */
+struct seq_file;
+
+struct bpf_iter_meta {
+	struct seq_file *seq;
+	__u64 session_id;
+	__u64 seq_num;
+} READS;
+
+struct bpf_iter__task {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
 } READS;
 
 static __always_inline __u32 task_state(struct task_struct *p)

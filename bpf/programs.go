@@ -48,6 +48,8 @@ type Programs struct {
 	Packets *Packets
 	// Timers tells which CPUs were gone.
 	Timers *Timers
+	// Tasks goes over all threads.
+	Tasks *Tasks
 
 	mu     sync.Mutex
 	loaded []*loaded
@@ -67,6 +69,7 @@ type family struct {
 // line here.
 var families = []family{
 	waitsFamily,
+	tasksFamily,
 	profileFamily,
 	blockFamily,
 	reclaimFamily,
@@ -233,7 +236,13 @@ func (p *Programs) Needs() []freezeframe.Need {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return slices.Clone(p.needs)
+	needs := slices.Clone(p.needs)
+	if p.Tasks != nil {
+		if n, failed := p.Tasks.need(); failed {
+			needs = append(needs, n)
+		}
+	}
+	return needs
 }
 
 func (p *Programs) need(n freezeframe.Need) {

@@ -9,33 +9,13 @@
  */
 #include "kernel.h"
 
-struct percpu_counter {
-	__s64 count;
-} READS;
-
-typedef struct {
-	__s64 counter;
-} atomic64_t;
-
-struct mm_rss_stat___before_6_2 {
-	atomic64_t count[4];
-} READS;
-
-struct mm_struct___before_6_2 {
-	struct mm_rss_stat___before_6_2 rss_stat;
-} READS;
-
-struct mm_struct___rss {
-	struct percpu_counter rss_stat[4]; /* MM_FILEPAGES, MM_ANONPAGES, MM_SWAPENTS, MM_SHMEMPAGES */
-} READS;
-
 struct signal_struct___rss {
 	atomic_t live;
 	unsigned long maxrss; /* pages */
 } READS;
 
 struct task_struct___mm {
-	struct mm_struct___rss *mm;
+	struct mm_struct *mm;
 	struct signal_struct___rss *signal;
 } READS;
 
@@ -61,7 +41,7 @@ struct {
 volatile const __u64 least_pages = 4096; /* smaller ones are felt by nobody */
 volatile const __u64 least_ns = 5000000;
 
-static __always_inline __u64 resident(struct mm_struct___rss *mm)
+static __always_inline __u64 resident(struct mm_struct *mm)
 {
 	__s64 n = 0;
 	if (bpf_core_type_exists(struct mm_rss_stat___before_6_2)) {
@@ -88,7 +68,7 @@ int exited(__u64 *ctx)
 	struct task_struct *p = (struct task_struct *)ctx[0];
 	struct task_struct___mm *q = (void *)p;
 	struct teardown t = {};
-	struct mm_struct___rss *mm;
+	struct mm_struct *mm;
 	struct signal_struct___rss *signal;
 	__u64 key;
 	if (p->flags & PF_KTHREAD)

@@ -18,6 +18,7 @@
  * switch, when rq->clock is fresh.
  */
 #include "kernel.h"
+#include "where.h"
 
 #define FRAMES 32
 
@@ -80,12 +81,6 @@ __u64 monotonic = 0;
 __u64 adjusted = 0;
 #define ADJUST_SHIFT 22
 
-/* rq_of is the run queue of a fair task; others keep that of their last turn. */
-static __always_inline struct rq *rq_of(struct task_struct *p)
-{
-	return p->se.cfs_rq->rq;
-}
-
 /* record reserves a record, within the rate. */
 static __always_inline struct wait *record(__u64 now)
 {
@@ -118,18 +113,6 @@ static __always_inline struct wait *record(__u64 now)
 	return w;
 }
 
-/* slept_since is when a task that is not on a CPU left it, in rq->clock's time. */
-static __always_inline __u64 slept_since(struct task_struct *p)
-{
-	if (p->prio < MAX_RT_PRIO) {
-		/* prev_sum_exec_runtime is kept for fair tasks only; exec_start is
-		 * when it last left, in the time that has no interrupts in it. */
-		struct rq *rq = rq_of(p);
-		return p->se.exec_start + (rq->clock - rq->clock_task);
-	}
-	return p->sched_info.last_arrival + (p->se.sum_exec_runtime - p->se.prev_sum_exec_runtime);
-}
-
 static __always_inline void who(struct wait *w, struct task_struct *p)
 {
 	w->tid = p->pid;
@@ -147,55 +130,19 @@ static __always_inline void other(struct wait *w, struct task_struct *p)
 	bpf_probe_read_kernel(w->other_comm, sizeof(w->other_comm), p->comm);
 }
 
-/* file tells what a descriptor of a task is. */
-static __always_inline void file(struct wait *w, struct task_struct *p, __u64 fd)
-{
-	struct file **table, *f;
-	struct inode *inode;
-	const unsigned char *name;
-
-	struct files_struct *files = p->files;
-	if (!files)
-		return;
-	struct fdtable *fdt = BPF_CORE_READ(files, fdt);
-	if (!fdt || fd >= BPF_CORE_READ(fdt, max_fds))
-		return;
-	table = BPF_CORE_READ(fdt, fd);
-	if (bpf_probe_read_kernel(&f, sizeof(f), table + fd) || !f)
-		return;
-	inode = BPF_CORE_READ(f, f_inode);
-	if (!inode)
-		return;
-	w->inode = BPF_CORE_READ(inode, i_ino);
-	w->mode = BPF_CORE_READ(inode, i_mode);
-	w->device = BPF_CORE_READ(inode, i_sb, s_dev);
-	name = BPF_CORE_READ(f, f_path.dentry, d_name.name);
-	bpf_probe_read_kernel_str(w->name, sizeof(w->name), name);
-}
-
 /* where tells the system call that a task sleeps in, and on which file. */
 static __always_inline void where(struct wait *w, struct task_struct *p)
 {
-	__u64 first = ~0ULL;
+	struct open_file f;
+	__u64 first;
 
-	w->syscall = -1;
-	if (p->flags & PF_KTHREAD)
+	w->syscall = system_call(p, &first);
+	if (w->syscall < 0 || !open_file(p, first, &f))
 		return;
-	if (!bpf_core_enum_value_exists(enum bpf_func_id___5_15, BPF_FUNC_task_pt_regs___5_15))
-		return;
-	void *regs = (void *)bpf_task_pt_regs(p);
-	if (!regs)
-		return;
-	if (bpf_core_field_exists(((struct pt_regs___x86 *)0)->orig_ax)) {
-		w->syscall = (__s32)BPF_CORE_READ((struct pt_regs___x86 *)regs, orig_ax);
-		first = BPF_CORE_READ((struct pt_regs___x86 *)regs, di);
-	} else if (bpf_core_field_exists(((struct pt_regs___arm64 *)0)->syscallno)) {
-		w->syscall = BPF_CORE_READ((struct pt_regs___arm64 *)regs, syscallno);
-		/* regs[0] holds the first argument until the call returns. */
-		first = BPF_CORE_READ((struct pt_regs___arm64 *)regs, user_regs.regs[0]);
-	}
-	if (first < 1 << 20)
-		file(w, p, first);
+	w->inode = f.inode;
+	w->mode = f.mode;
+	w->device = f.device;
+	bpf_probe_read_kernel_str(w->name, sizeof(w->name), f.name);
 }
 
 static __always_inline void stack(struct wait *w, struct task_struct *p)

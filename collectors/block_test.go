@@ -21,7 +21,7 @@ func TestBPFReadsWithoutAllocation(t *testing.T) {
 	for _, name := range []string{"block", "reclaim", "journal", "teardown"} {
 		p := programs(t, name)
 		var list []freezeframe.Collector
-		for _, k := range known(p) {
+		for _, k := range known(p, &kernelNames{}) {
 			if k.here {
 				list = append(list, k.Collector)
 			}

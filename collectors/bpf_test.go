@@ -39,7 +39,7 @@ func programs(t *testing.T, families ...string) *bpf.Programs {
 // opened opens the collector that reads a source of BPF.
 func opened(t *testing.T, p *bpf.Programs, name string, h freezeframe.Host) freezeframe.Collector {
 	t.Helper()
-	for _, k := range known(p) {
+	for _, k := range known(p, &kernelNames{}) {
 		if k.Source().Name != name {
 			continue
 		}
@@ -68,7 +68,7 @@ func readNow(t *testing.T, c freezeframe.Collector, table *freezeframe.Table) {
 }
 
 func TestWhatNeedsBPFSaysSoWithoutIt(t *testing.T) {
-	for _, k := range known(nil) {
+	for _, k := range known(&bpf.Programs{}, &kernelNames{}) {
 		if k.here {
 			t.Errorf("%s is here without BPF", k.Source().Name)
 		}

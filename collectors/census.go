@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"freezeframe"
+	"freezeframe/bpf"
 	"freezeframe/internal/kernel"
 )
 
@@ -66,6 +67,10 @@ type process struct {
 	listed   int32  // how many threads were in the last listing
 	listedAt freezeframe.Instant
 	scanFrom int32 // where the next search of a huge process begins
+
+	utimeUS, stimeUS, cutimeUS, cstimeUS uint64
+
+	walked
 }
 
 // thread is what is known of one thread.
@@ -93,6 +98,17 @@ type thread struct {
 	statusAt, delaysAt freezeframe.Instant
 	voluntary, allowed uint64
 	delays             kernel.Delays
+
+	// Of a walk only.
+	pass                        uint32 // the last one that met it
+	shown                       uint32 // the reading of tasks that has its row
+	news                        bool   // for tasks
+	since                       freezeframe.Instant
+	involuntary                 uint64
+	spent                       sums
+	allowedHash                 uint64
+	fileInode, fileFD, fileText uint64
+	fileDevice                  uint32
 }
 
 // The files of a thread that are kept open.
@@ -129,6 +145,11 @@ type census struct {
 
 	canStack, canSchedstat, fdsBySize bool
 
+	iterator *bpf.Tasks // nil without BPF
+	names    *kernelNames
+	walk     *walk // nil while the census is kept by sweeps over /proc
+	page     uint64
+
 	processes []process
 	free      []int32
 	byPID     table
@@ -137,7 +158,7 @@ type census struct {
 	sweptAt   freezeframe.Instant
 	swept     bool
 
-	threads     [maxThreads]thread
+	threads     []thread
 	freeThreads []int32
 	listing     uint32
 	byTID       table
@@ -184,26 +205,16 @@ func (c *census) open(h freezeframe.Host) error {
 		return fmt.Errorf("start reading command lines: %w", err)
 	}
 	c.host, c.root, c.users = h, root, 1
-	c.swept, c.round, c.descriptors = false, 0, 0
+	c.descriptors = 0
 	c.mostDescriptors = min(maxDescriptors, kernel.OpenFilesLimit()/4)
 	if c.name == nil {
 		c.name = make([]byte, 0, 64)
+		c.threads = make([]thread, maxThreads)
 		c.freeThreads = make([]int32, 0, maxThreads)
 		c.grow(1024)
 	}
-	c.byPID.clear(2048)
-	c.byTID.clear(2 * maxThreads)
-	c.freeThreads = c.freeThreads[:0]
-	for i := range c.threads {
-		c.threads[i] = thread{}
-		c.freeThreads = append(c.freeThreads, int32(maxThreads-1-i))
-	}
-	c.free = c.free[:0]
-	for i := len(c.processes) - 1; i >= 0; i-- {
-		c.processes[i] = process{}
-		c.free = append(c.free, int32(i))
-	}
-	c.order = c.order[:0]
+	c.page = uint64(os.Getpagesize())
+	c.forget()
 	c.self = 0
 	if n, err := kernel.ReadLinkAt(root, []byte("self\x00"), c.buf[:]); err == nil {
 		if v, ok := kernel.Uint(c.buf[:n]); ok {
@@ -211,7 +222,46 @@ func (c *census) open(h freezeframe.Host) error {
 		}
 	}
 	c.probe()
+	c.walk = startWalk(c, c.iterator)
 	return nil
+}
+
+// forget makes the census empty.
+func (c *census) forget() {
+	c.byPID.clear(2048)
+	c.byTID.clear(2 * maxThreads)
+	c.freeThreads = c.freeThreads[:0]
+	for i := len(c.threads) - 1; i >= 0; i-- {
+		c.threads[i] = thread{}
+		c.freeThreads = append(c.freeThreads, int32(i))
+	}
+	c.free = c.free[:0]
+	for i := len(c.processes) - 1; i >= 0; i-- {
+		c.processes[i] = process{}
+		c.free = append(c.free, int32(i))
+	}
+	c.order = c.order[:0]
+	c.swept, c.round = false, 0
+}
+
+// growThreads makes room for twice as many threads.
+func (c *census) growThreads() {
+	n := len(c.threads)
+	threads, free := make([]thread, 2*n), make([]int32, 0, 2*n)
+	copy(threads, c.threads)
+	free = append(free, c.freeThreads...)
+	for i := 2*n - 1; i >= n; i-- {
+		free = append(free, int32(i))
+	}
+	c.threads, c.freeThreads = threads, free
+}
+
+// endWalk goes on by sweeps over /proc, after a pass has failed: the process
+// table is made anew, and what comes of it is whole again.
+func (c *census) endWalk(err error) {
+	c.iterator.Failed(err)
+	c.walk, c.iterator = nil, nil
+	c.forget()
 }
 
 // close is called by each collector that opened it.
@@ -229,7 +279,7 @@ func (c *census) close() {
 	}
 	c.facts.stop()
 	kernel.CloseFD(c.root)
-	c.facts, c.answered = nil, nil
+	c.facts, c.answered, c.walk = nil, nil, nil
 }
 
 // probe finds out what this kernel and these privileges allow.
@@ -474,6 +524,7 @@ func (c *census) readStat(slot int32, now freezeframe.Instant) bool {
 		}
 	}
 	p.stat = s
+	p.utimeUS, p.stimeUS, p.cutimeUS, p.cstimeUS = s.utime*tickUS, s.stime*tickUS, s.cutime*tickUS, s.cstime*tickUS
 	if h := hash(comm); h != p.commHash {
 		p.renamed = p.commHash != 0
 		p.commHash, p.comm = h, c.host.Texts.Intern(comm)
@@ -507,6 +558,13 @@ func (c *census) slept(p *process) bool {
 
 // sweep walks /proc and reads every process's stat.
 func (c *census) sweep(now freezeframe.Instant) error {
+	if c.walk != nil {
+		err := c.walk.sweep(now)
+		if err == nil {
+			return nil
+		}
+		c.endWalk(err)
+	}
 	c.entries.Rewind(c.root)
 	c.round++
 	c.order = c.order[:0]
@@ -698,15 +756,20 @@ func (c *census) readActivity(p *process) {
 	if p.kthread {
 		return
 	}
+	c.readDescriptors(p)
+	if n, err := kernel.ReadAt(c.root, c.path(p.pid, "/io"), c.buf[:]); err == nil {
+		parseIO(c.buf[:n], p)
+	}
+}
+
+// readDescriptors reads how many descriptors a process has in use.
+func (c *census) readDescriptors(p *process) {
 	if c.fdsBySize {
 		if c.status.At(c.root, c.path(p.pid, "/fd")) == nil {
 			p.fds = uint64(c.status.Size())
 		}
 	} else if p.watched {
 		c.countFDs(p)
-	}
-	if n, err := kernel.ReadAt(c.root, c.path(p.pid, "/io"), c.buf[:]); err == nil {
-		parseIO(c.buf[:n], p)
 	}
 }
 

@@ -9,8 +9,12 @@ import (
 // plain or known. The conformance tests range over these lists. What BPF tells
 // comes on top, as far as programs has it; nil is a machine without.
 func All(programs *bpf.Programs) []freezeframe.Collector {
-	out := plain()
-	for _, k := range known(programs) {
+	if programs == nil {
+		programs = &bpf.Programs{}
+	}
+	names := &kernelNames{}
+	out := plain(programs, names)
+	for _, k := range known(programs, names) {
 		if k.here {
 			out = append(out, k.Collector)
 		}
@@ -22,10 +26,11 @@ func All(programs *bpf.Programs) []freezeframe.Collector {
 // whatever this machine allows.
 func Sources() []freezeframe.Source {
 	var out []freezeframe.Source
-	for _, c := range plain() {
+	programs, names := &bpf.Programs{}, &kernelNames{}
+	for _, c := range plain(programs, names) {
 		out = append(out, c.Source())
 	}
-	for _, k := range known(nil) {
+	for _, k := range known(programs, names) {
 		out = append(out, k.Source())
 	}
 	return out
@@ -38,11 +43,7 @@ type fromBPF struct {
 }
 
 // known lists what is read from BPF programs.
-func known(p *bpf.Programs) []fromBPF {
-	if p == nil {
-		p = &bpf.Programs{}
-	}
-	names := &kernelNames{}
+func known(p *bpf.Programs, names *kernelNames) []fromBPF {
 	return []fromBPF{
 		{&waits{programs: p.Waits, names: names}, p.Waits != nil},
 		{&profile{programs: p.Profile, names: names}, p.Profile != nil},
@@ -62,10 +63,11 @@ func known(p *bpf.Programs) []fromBPF {
 	}
 }
 
-// plain lists what needs no BPF.
-func plain() []freezeframe.Collector {
+// plain lists what needs no BPF, though some of it costs less with it.
+func plain(p *bpf.Programs, names *kernelNames) []freezeframe.Collector {
 	// The table of processes, which three collectors share.
 	processes := newCensus()
+	processes.iterator, processes.names = p.Tasks, names
 	// What asks the kernel about sockets shares the answers.
 	shared := socketsUser{shared: newSockets()}
 	return []freezeframe.Collector{

@@ -119,6 +119,14 @@ func (c *jvm) attach(slot int32, fd int) {
 	c.vms = append(c.vms, vm{key: p.key, fd: fd})
 }
 
+// Rest is until the next sweep, which may find a JVM, while there is none.
+func (c *jvm) Rest() time.Duration {
+	if len(c.vms) == 0 {
+		return time.Second
+	}
+	return 0
+}
+
 func (c *jvm) Collect(t *freezeframe.Table) error {
 	s := c.census
 	if err := s.refresh(at(t)); err != nil {

@@ -2,6 +2,7 @@ package collectors
 
 import (
 	"bytes"
+	"strings"
 	"sync"
 
 	"freezeframe/internal/symbols"
@@ -62,6 +63,44 @@ func (n *kernelNames) text(stack []uint64) []byte {
 		}
 		dst = append(dst, name...)
 		frames++
+	}
+	return dst
+}
+
+// appendStack writes a stack as parseStack does that of /proc/PID/stack, which
+// has neither the scheduler's functions nor those that lock.
+func (n *kernelNames) appendStack(dst []byte, stack []uint64) []byte {
+	frames := 0
+	for _, ip := range stack {
+		if n.table.Scheduler(ip) {
+			continue
+		}
+		// An address is where a call returns to, maybe behind its function.
+		name := bare(n.table.Name(ip - 1))
+		if name == "" {
+			continue
+		}
+		if frames > 0 {
+			dst = append(dst, "<-"...)
+		}
+		dst = append(dst, name...)
+		if frames++; frames == maxFrames {
+			break
+		}
+	}
+	return dst
+}
+
+// appendWchan writes the function that /proc/PID/wchan names.
+func (n *kernelNames) appendWchan(dst []byte, stack []uint64) []byte {
+	for _, ip := range stack {
+		if !n.table.Scheduler(ip) {
+			name := n.table.Name(ip)
+			if i := strings.IndexByte(name, ' '); i >= 0 {
+				name = name[:i] // its module
+			}
+			return append(dst, name...)
+		}
 	}
 	return dst
 }

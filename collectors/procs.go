@@ -1,7 +1,6 @@
 package collectors
 
 import (
-	"os"
 	"time"
 
 	"freezeframe"
@@ -55,14 +54,17 @@ const (
 // sleeps, of a tenth of the others. Rows repeat the last values.
 type procs struct {
 	census *census
-	page   uint64
 	needs  []freezeframe.Need
 }
 
 func (c *procs) Source() freezeframe.Source {
 	gauge, text := freezeframe.Gauge, freezeframe.Text
+	from := "/proc/PID/{stat,status,io,limits,fd,exe,cmdline,cgroup,ns/net}"
+	if c.census.walk != nil {
+		from = "BPF iter/task, /proc/PID/{fd,exe,cmdline,cgroup}"
+	}
 	return freezeframe.Source{
-		Name: "procs", From: "/proc/PID/{stat,status,io,limits,fd,exe,cmdline,cgroup,ns/net}", Key: "task",
+		Name: "procs", From: from, Key: "task",
 		Every: time.Second, Stalled: 50 * time.Millisecond, Lane: freezeframe.Tasks,
 		Needs: c.needs,
 		Columns: []freezeframe.Column{
@@ -111,7 +113,6 @@ func (c *procs) Open(h freezeframe.Host) error {
 	if err := c.census.open(h); err != nil {
 		return err
 	}
-	c.page = uint64(os.Getpagesize())
 	c.needs = c.census.needsOf(needProcesses)
 	return nil
 }
@@ -126,6 +127,14 @@ func (c *procs) Collect(t *freezeframe.Table) error {
 	s := c.census
 	stalled := s.host.Focus.Stalled(now)
 	s.watch()
+	if s.walk != nil {
+		if err := c.walk(t, now, stalled); err == nil {
+			return nil
+		} else {
+			s.endWalk(err) // and go on without
+		}
+		s.watch()
+	}
 	if stalled && s.swept && now.Sub(s.sweptAt) < stalledSweep {
 		s.takeFacts()
 		c.watched(t, now)
@@ -151,6 +160,48 @@ func (c *procs) Collect(t *freezeframe.Table) error {
 			s.readActivity(p)
 		case turn && !p.kthread:
 			s.readStatus(p)
+		}
+		c.row(t, p)
+	}
+	return nil
+}
+
+// walk is Collect where BPF tells of processes.
+func (c *procs) walk(t *freezeframe.Table, now freezeframe.Instant, stalled bool) error {
+	s := c.census
+	if stalled && s.swept && now.Sub(s.sweptAt) < stalledSweep {
+		s.takeFacts()
+		if err := s.walk.pass(now, false); err != nil {
+			return err
+		}
+		for i, pid := range s.host.Focus.PIDs() {
+			slot := s.byPID.get(pid)
+			if slot == none || s.processes[slot].key == 0 || !s.processes[slot].hasRecord {
+				continue
+			}
+			p := &s.processes[slot]
+			p.watched = true
+			if !p.shown || !p.settled {
+				s.walk.settle(p)
+			} else if i < maxListed/4 {
+				s.walk.readRan(p)
+			}
+			s.askFacts(p, now, true)
+			c.row(t, p)
+		}
+		s.facts.ring()
+		return nil
+	}
+	if err := s.walk.sweep(now); err != nil {
+		return err
+	}
+	for i, slot := range s.order {
+		p := &s.processes[slot]
+		if !p.shown {
+			continue
+		}
+		if p.watched || p.active || stalled || uint32(i)%rotation == s.round%rotation {
+			s.walk.readRan(p)
 		}
 		c.row(t, p)
 	}
@@ -195,14 +246,14 @@ func (c *procs) row(t *freezeframe.Table, p *process) {
 	row[procsUID] = p.uid
 	row[procsState] = uint64(p.stat.state)
 	row[procsTTY] = uint64(p.stat.tty)
-	row[procsUtime] = p.stat.utime * tickUS
-	row[procsStime] = p.stat.stime * tickUS
-	row[procsCutime] = p.stat.cutime * tickUS
-	row[procsCstime] = p.stat.cstime * tickUS
+	row[procsUtime] = p.utimeUS
+	row[procsStime] = p.stimeUS
+	row[procsCutime] = p.cutimeUS
+	row[procsCstime] = p.cstimeUS
 	row[procsMajflt] = p.stat.majflt
 	row[procsMinflt] = p.stat.minflt
 	row[procsThreads] = uint64(p.stat.threads)
-	row[procsRSS] = p.stat.rssPages * c.page
+	row[procsRSS] = p.stat.rssPages * c.census.page
 	row[procsVsize] = p.stat.vsizeBytes
 	row[procsSwap] = p.swap
 	row[procsFDs] = p.fds

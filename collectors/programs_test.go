@@ -17,7 +17,7 @@ import (
 // the columns stay, a reading allocates nothing, while calm and while stalled.
 func TestFromBPF(t *testing.T) {
 	p := programs(t)
-	for _, k := range known(p) {
+	for _, k := range known(p, &kernelNames{}) {
 		name := k.Source().Name
 		t.Run(name, func(t *testing.T) {
 			if !k.here {
@@ -33,7 +33,7 @@ func TestFromBPF(t *testing.T) {
 			noAllocations(t, k)
 		})
 	}
-	for _, k := range known(nil) {
+	for _, k := range known(nil, &kernelNames{}) {
 		if err := k.Open(live()); err == nil {
 			t.Errorf("%s opens without its programs", k.Source().Name)
 		}
@@ -43,7 +43,7 @@ func TestFromBPF(t *testing.T) {
 // open returns the collector of a source, open.
 func fromPrograms(t *testing.T, p *bpf.Programs, name string, h freezeframe.Host) freezeframe.Collector {
 	t.Helper()
-	for _, k := range known(p) {
+	for _, k := range known(p, &kernelNames{}) {
 		if k.Source().Name == name && k.here {
 			if err := k.Open(h); err != nil {
 				t.Fatal(err)

@@ -85,7 +85,7 @@ func parseSchedstat(b []byte) (run, wait, timeslices uint64, ok bool) {
 type taskStatus struct {
 	uid, tracer, coredumping, nspid uint64
 	swapBytes                       uint64
-	voluntary                       uint64
+	voluntary, involuntary          uint64
 	allowed                         []byte // Cpus_allowed_list
 }
 
@@ -117,6 +117,8 @@ func parseTaskStatus(b []byte, s *taskStatus) {
 			s.allowed = sc.Word()
 		case "voluntary_ctxt_switches:":
 			s.voluntary, _ = sc.Uint()
+		case "nonvoluntary_ctxt_switches:":
+			s.involuntary, _ = sc.Uint()
 		}
 	}
 }

@@ -37,6 +37,8 @@ const (
 	tasksCompactDelay
 	tasksWPCopyDelay
 	tasksDropped
+	tasksSince
+	tasksInvoluntary
 	tasksWidth
 )
 
@@ -86,9 +88,14 @@ type tasks struct {
 
 func (c *tasks) Source() freezeframe.Source {
 	gauge, text := freezeframe.Gauge, freezeframe.Text
+	from, every := "/proc/PID/task/TID/{stat,schedstat,status,wchan,syscall,stack}, taskstats", 250*time.Millisecond
+	if c.census.walk != nil {
+		// A row says since when a thread sleeps, however late it is read.
+		from, every = "BPF iter/task", 500*time.Millisecond
+	}
 	return freezeframe.Source{
-		Name: "tasks", From: "/proc/PID/task/TID/{stat,schedstat,status,wchan,syscall,stack}, taskstats", Key: "task",
-		Every: 250 * time.Millisecond, Stalled: 50 * time.Millisecond, Lane: freezeframe.Tasks,
+		Name: "tasks", From: from, Key: "task",
+		Every: every, Stalled: 50 * time.Millisecond, Lane: freezeframe.Tasks,
 		Needs: c.needs,
 		Columns: []freezeframe.Column{
 			tasksPID:            {Name: "pid", Kind: gauge},
@@ -118,6 +125,8 @@ func (c *tasks) Source() freezeframe.Source {
 			tasksCompactDelay:   {Name: "compact_delay_ns"},
 			tasksWPCopyDelay:    {Name: "wpcopy_delay_ns"},
 			tasksDropped:        {Name: "dropped", Kind: gauge},
+			tasksSince:          {Name: "since_ns", Kind: gauge}, // CLOCK_MONOTONIC; 0 without BPF, and while it runs
+			tasksInvoluntary:    {Name: "involuntary_ctxt"},
 		},
 	}
 }
@@ -127,7 +136,7 @@ func (c *tasks) Open(h freezeframe.Host) error {
 		return err
 	}
 	c.needs = c.census.needsOf(needThreads)
-	c.openTaskstats(h)
+	c.openTaskstats(h) // with BPF too: it may have to be done without
 	c.tick, c.baseAt, c.cursor = 0, 0, 0
 	if c.sample == nil {
 		c.sample, c.last = make([]int32, 0, maxTaskRows), make([]int32, 0, maxTaskRows)
@@ -177,6 +186,14 @@ func (c *tasks) Close() error {
 func (c *tasks) Collect(t *freezeframe.Table) error {
 	s := c.census
 	c.now = at(t)
+	if s.walk != nil {
+		if err := c.walk(t); err == nil {
+			return nil
+		} else {
+			s.endWalk(err) // and go on without
+		}
+		c.sample, c.last = c.sample[:0], c.last[:0]
+	}
 	if err := s.refresh(c.now); err != nil {
 		return err
 	}
@@ -233,6 +250,111 @@ func (c *tasks) Collect(t *freezeframe.Table) error {
 		}
 	}
 	return nil
+}
+
+// walk is Collect where BPF tells of threads.
+func (c *tasks) walk(t *freezeframe.Table) error {
+	s := c.census
+	w := s.walk
+	c.stalled = s.host.Focus.Stalled(c.now)
+	if w.dear(c.now, c.stalled) {
+		return nil // a reading of nobody claims nothing
+	}
+	if !s.swept || c.now.Sub(s.sweptAt) >= 1500*time.Millisecond { // procs is not read
+		if err := w.sweep(c.now); err != nil {
+			return err
+		}
+	} else if err := w.pass(c.now, false); err != nil {
+		return err
+	}
+	c.tick++
+	c.dropped = w.beyond
+	c.deepLeft = deepQuiet
+	if c.stalled {
+		c.deepLeft = maxTaskRows
+	}
+	base := c.stalled || c.now.Sub(c.baseAt) >= time.Second
+	if base {
+		c.baseAt = c.now
+		for _, pid := range s.host.Focus.PIDs() {
+			c.allOf(t, s.byPID.get(pid))
+		}
+		c.allOf(t, s.byPID.get(s.self))
+	}
+	for _, stuck := range [...]bool{true, false} {
+		for _, i := range w.news {
+			th := &s.threads[i]
+			// We always run, and while nothing is wrong nobody asks how.
+			if th.used != 0 && th.news && th.stuck == stuck && (base || stuck || s.processes[th.process].pid != s.self) {
+				c.emit(t, i)
+			}
+		}
+	}
+	for _, i := range w.news {
+		s.threads[i].news = false
+	}
+	w.news = w.news[:0]
+	if c.stalled {
+		for _, slot := range s.order {
+			if s.processes[slot].active {
+				c.allOf(t, slot)
+			}
+		}
+	}
+	if c.dropped > 0 {
+		for i := range t.Keys {
+			t.Values(i, tasksWidth)[tasksDropped] = c.dropped
+		}
+	}
+	return nil
+}
+
+// allOf emits every thread of a process that has no row yet.
+func (c *tasks) allOf(t *freezeframe.Table, slot int32) {
+	s := c.census
+	if slot == none || s.processes[slot].tick == c.tick {
+		return
+	}
+	if s.processes[slot].aside {
+		c.process(slot, true)
+		for _, i := range c.sample {
+			s.threads[i].sampled = false
+			c.emit(t, i)
+		}
+		c.sample = c.sample[:0]
+		return
+	}
+	p := &s.processes[slot]
+	p.tick = c.tick
+	if p.stat.threads > maxListed/8 {
+		// There may not be room for all: those that do something come first.
+		for i := p.threads; i != none; i = s.threads[i].next {
+			if th := &s.threads[i]; th.news || th.stuck {
+				c.emit(t, i)
+			}
+		}
+	}
+	for i := p.threads; i != none; i = s.threads[i].next {
+		c.emit(t, i)
+	}
+}
+
+// emit makes the row of a thread, if it has none yet.
+func (c *tasks) emit(t *freezeframe.Table, i int32) {
+	th := &c.census.threads[i]
+	if th.shown == c.tick {
+		return
+	}
+	th.shown = c.tick
+	if len(t.Keys) == maxTaskRows {
+		c.dropped++
+		return
+	}
+	if !th.deep && (c.stalled || th.stuck) && c.deepLeft > 0 && !c.census.walk.named && th.stat.state != 'R' && th.stat.state != 'Z' {
+		c.deepLeft--
+		c.readDeep(th, c.census.processes[th.process].pid)
+	}
+	c.row(t, th)
 }
 
 func isStuck(state byte) bool { return state == 'D' || state == 'T' || state == 't' }
@@ -371,7 +493,7 @@ func (c *tasks) readStatus(th *thread, pid int32) {
 	}
 	var status taskStatus
 	parseTaskStatus(s.buf[:n], &status)
-	th.voluntary = status.voluntary
+	th.voluntary, th.involuntary = status.voluntary, status.involuntary
 	th.allowed = s.host.Texts.Intern(status.allowed)
 }
 
@@ -568,4 +690,6 @@ func (c *tasks) row(t *freezeframe.Table, th *thread) {
 	row[tasksCompactDelay] = th.delays.Compact
 	row[tasksWPCopyDelay] = th.delays.WriteProtectCopy
 	row[tasksDropped] = c.dropped
+	row[tasksSince] = uint64(th.since)
+	row[tasksInvoluntary] = th.involuntary
 }

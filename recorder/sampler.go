@@ -351,6 +351,9 @@ func (l *lane) read(r *reader) {
 	if period <= 0 {
 		period = time.Second
 	}
+	if rester, ok := r.c.(freezeframe.Rester); ok {
+		period = max(period, rester.Rest())
+	}
 	late := begin.Sub(r.due)
 	l.readings.Add(1)
 	if late > time.Duration(l.worst.Load()) {

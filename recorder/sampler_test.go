@@ -169,6 +169,39 @@ func TestSamplerHurriesWhileStalled(t *testing.T) {
 // A collector that hangs in the kernel holds up its own lane, and nothing
 // else: not the other lanes, not the garbage collector; and it is told apart
 // while it hangs.
+// resting is a collector that has nothing to read after its first reading.
+type resting struct {
+	*fake
+	dues []freezeframe.Instant
+}
+
+func (r *resting) Rest() time.Duration {
+	if len(r.dues) == 2 {
+		return 0
+	}
+	return 8 * Tick
+}
+
+// A collector that rests is read later, in whole ticks, and again at its own
+// period when it has rested.
+func TestSamplerLetsRest(t *testing.T) {
+	r := &resting{fake: fakeSource("resting", freezeframe.Tasks, Tick, 0)}
+	r.collect = func(n int, table *freezeframe.Table) error {
+		if len(r.dues) < 4 {
+			r.dues = append(r.dues, table.Due)
+		}
+		return nil
+	}
+	start(t, NewRing(1<<20), &freezeframe.Focus{}, []freezeframe.Collector{r})
+	eventually(t, "four readings", func() bool { return r.n.Load() > 4 })
+	// A late reading leaves ticks out, so that more may have passed, not fewer.
+	for i, least := range []time.Duration{8 * Tick, Tick, 8 * Tick} {
+		if d := r.dues[i+1].Sub(r.dues[i]); d < least || d%Tick != 0 {
+			t.Errorf("reading %d was due %v after the one before, want %v", i+1, d, least)
+		}
+	}
+}
+
 func TestHungCollector(t *testing.T) {
 	for _, lane := range []freezeframe.Lane{freezeframe.Tasks, freezeframe.Slow} {
 		t.Run(lane.String(), func(t *testing.T) {

@@ -33,6 +33,9 @@ type Kernel struct {
 	at     []uint32 // where a function begins, from its range's base; sorted
 	name   []uint32 // where its name begins in names
 	ranges []kernelRange
+	// The functions of the scheduler and of locks, from the first to behind the
+	// last: the sections .sched.text and .spinlock.text.
+	scheduler, locks [2]uint64
 }
 
 // kernelRange is a part of the table whose addresses fit into 32 bits: the
@@ -75,6 +78,7 @@ type kernelSymbol struct {
 func ReadKernel(r io.Reader) (*Kernel, error) {
 	var syms []kernelSymbol
 	var names []byte
+	var scheduler, locks [2]uint64
 	lines, zero := 0, 0
 	in := bufio.NewReaderSize(r, 64<<10)
 	for {
@@ -93,6 +97,16 @@ func ReadKernel(r io.Reader) (*Kernel, error) {
 		if at == 0 {
 			zero++
 			continue
+		}
+		switch string(name) {
+		case "__sched_text_start":
+			scheduler[0] = at
+		case "__sched_text_end":
+			scheduler[1] = at
+		case "__lock_text_start", "__spinlock_text_start":
+			locks[0] = at
+		case "__lock_text_end", "__spinlock_text_end":
+			locks[1] = at
 		}
 		// Padding before a function, for patching: half of all symbols.
 		if bytes.HasPrefix(name, []byte("__pfx_")) {
@@ -124,7 +138,9 @@ func ReadKernel(r io.Reader) (*Kernel, error) {
 		}
 		return nil, fmt.Errorf("no function in %d lines: is CONFIG_KALLSYMS set?", lines)
 	}
-	return newKernel(syms, names), nil
+	k := newKernel(syms, names)
+	k.scheduler, k.locks = scheduler, locks
+	return k, nil
 }
 
 // parseKallsyms takes one line apart; ok is false for what is no function.
@@ -223,6 +239,13 @@ func (k *Kernel) Name(ip uint64) string {
 	}
 	name := k.names[k.name[i]:]
 	return name[:strings.IndexByte(name, 0)]
+}
+
+// Scheduler tells whether ip is in the scheduler or in what takes a lock: where
+// every sleeper is innermost, and what /proc/PID/wchan and stack leave out
+// (in_sched_functions in kernel/sched/core.c).
+func (k *Kernel) Scheduler(ip uint64) bool {
+	return k != nil && (ip >= k.scheduler[0] && ip < k.scheduler[1] || ip >= k.locks[0] && ip < k.locks[1])
 }
 
 // Len returns how many functions the table has.
