@@ -15,3 +15,4 @@ package bpf
 //go:generate go tool -modfile=../tools/go.mod bpf2go -tags linux -target bpfel -cc clang -cflags "-O2 -g -Wall -Werror -mcpu=v3" -strip llvm-strip -no-global-types reclaim reclaim.bpf.c
 //go:generate go tool -modfile=../tools/go.mod bpf2go -tags linux -target bpfel -cc clang -cflags "-O2 -g -Wall -Werror -mcpu=v3" -strip llvm-strip -no-global-types journal journal.bpf.c
 //go:generate go tool -modfile=../tools/go.mod bpf2go -tags linux -target bpfel -cc clang -cflags "-O2 -g -Wall -Werror -mcpu=v3" -strip llvm-strip -no-global-types teardown teardown.bpf.c
+//go:generate go tool -modfile=../tools/go.mod bpf2go -tags linux -target bpfel -cc clang -cflags "-O2 -g -Wall -Werror -mcpu=v3" -strip llvm-strip -no-global-types requests requests.bpf.c

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"freezeframe"
@@ -40,6 +41,7 @@ type Programs struct {
 	Reclaim  *Reclaims
 	Journal  *Journals
 	Teardown *Teardowns
+	Requests *Requests
 
 	mu     sync.Mutex
 	loaded []*loaded
@@ -64,6 +66,7 @@ var families = []family{
 	reclaimFamily,
 	journalFamily,
 	teardownFamily,
+	requestsFamily,
 }
 
 // Names returns the names of all families, in order.
@@ -81,8 +84,9 @@ type loaded struct {
 	programs []*ebpf.Program
 	links    []link.Link
 	closers  []io.Closer
-	stops    []func() // for what is no link: ends its running, keeps it readable
-	shed     string   // why it was taken out again; "" while it runs
+	stops    []func()    // for what is no link: ends its running, keeps it readable
+	shed     string      // why it was taken out again; "" while it runs
+	gone     atomic.Bool // as shed, for readers on the lanes
 	last     Cost
 	lastAt   time.Time
 }
@@ -305,6 +309,7 @@ func (p *Programs) Shed(name, why string) {
 			continue
 		}
 		l.shed = why
+		l.gone.Store(true)
 		// Maps stay open: readers on the lanes may be in them.
 		for _, lk := range l.links {
 			_ = lk.Close()

@@ -9,7 +9,7 @@ import (
 // plain or known. The conformance tests range over these lists. What BPF tells
 // comes on top, as far as programs has it; nil is a machine without.
 func All(programs *bpf.Programs) []freezeframe.Collector {
-	out := plain()
+	out := plain(programs)
 	for _, k := range known(programs) {
 		if k.here {
 			out = append(out, k.Collector)
@@ -22,7 +22,7 @@ func All(programs *bpf.Programs) []freezeframe.Collector {
 // whatever this machine allows.
 func Sources() []freezeframe.Source {
 	var out []freezeframe.Source
-	for _, c := range plain() {
+	for _, c := range plain(nil) {
 		out = append(out, c.Source())
 	}
 	for _, k := range known(nil) {
@@ -43,6 +43,7 @@ func known(p *bpf.Programs) []fromBPF {
 		p = &bpf.Programs{}
 	}
 	names := &kernelNames{}
+	sockets := newServed(p.Requests)
 	return []fromBPF{
 		{&waits{programs: p.Waits, names: names}, p.Waits != nil},
 		{&profile{programs: p.Profile, names: names}, p.Profile != nil},
@@ -54,15 +55,21 @@ func known(p *bpf.Programs) []fromBPF {
 		{&journalCommits{from: p.Journal}, p.Journal != nil},
 		{&journalUsers{from: p.Journal}, p.Journal != nil},
 		{&teardown{from: p.Teardown}, p.Teardown != nil},
+		{&requests{served: sockets}, p.Requests != nil},
+		{&services{served: sockets}, p.Requests != nil},
 	}
 }
 
-// plain lists what needs no BPF.
-func plain() []freezeframe.Collector {
+// plain lists what needs no BPF. Where BPF tells of requests, the tables of
+// sockets are read less often while nothing is wrong.
+func plain(p *bpf.Programs) []freezeframe.Collector {
 	// The table of processes, which three collectors share.
 	processes := newCensus()
 	// What asks the kernel about sockets shares the answers.
 	shared := socketsUser{shared: newSockets()}
+	if p != nil {
+		shared.shared.requests = p.Requests
+	}
 	return []freezeframe.Collector{
 		// The machine as a whole, one kernel source each.
 		&stat{},
