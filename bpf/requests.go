@@ -320,8 +320,8 @@ func (r *Requests) Walk(f func(*Told)) error {
 }
 
 // Gone tells whether the programs were taken out of the kernel: what the maps
-// hold says nothing any more.
-func (r *Requests) Gone() bool { return r.family.gone.Load() }
+// hold says nothing any more. It is so of a nil one too.
+func (r *Requests) Gone() bool { return r == nil || r.family.gone.Load() }
 
 // Services returns the slots of all services; those in use say so.
 func (r *Requests) Services() []Service { return r.services }

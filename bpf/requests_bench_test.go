@@ -150,13 +150,7 @@ func BenchmarkRequests(b *testing.B) {
 // costs, in CPU time of both processes: the machine may have other work.
 func inTurns(b *testing.B, server int, request func()) {
 	const turn = 40 * time.Millisecond
-	only := Options{}
-	for _, name := range Names() {
-		if name != "requests" {
-			only.Without = append(only.Without, name)
-		}
-	}
-	p := Load(only)
+	p := Load(onlyRequests())
 	defer p.Close()
 	if p.Requests == nil {
 		b.Fatalf("%+v", p.Needs())
@@ -237,6 +231,10 @@ func inTurns(b *testing.B, server int, request func()) {
 			b.Logf("%s %d runs of %d ns", prog, st.RunCount, uint64(st.Runtime)/st.RunCount)
 		}
 	}
+}
+
+func onlyRequests() Options {
+	return Options{Without: slices.DeleteFunc(Names(), func(name string) bool { return name == "requests" })}
 }
 
 // cpuOf is the CPU time of a process so far, in ns.

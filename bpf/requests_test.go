@@ -180,7 +180,7 @@ func walkOver(b *testing.B, n int) {
 		without = slabBytes(b) - slab
 		closeAll()
 	}
-	p := Load(Options{Without: []string{"waits"}})
+	p := Load(onlyRequests())
 	defer p.Close()
 	r := p.Requests
 	if r == nil {

@@ -45,7 +45,7 @@ const (
 	movedShare, movedEnough = 50, 20
 )
 
-var errRequestsGone = fmt.Errorf("read requests from BPF: its programs were taken out of the kernel: %w", freezeframe.ErrNotHere)
+var errRequestsGone = fmt.Errorf("read requests from BPF: its programs are not in the kernel: %w", freezeframe.ErrNotHere)
 
 // served is what the requests and services collectors share: both are read on
 // one lane, so by one thread.

@@ -13,42 +13,13 @@ import (
 	"freezeframe/bpf"
 )
 
-func requestsOrSkip(t *testing.T) *bpf.Programs {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("not root: BPF programs cannot be loaded")
-	}
-	p := bpf.Load(bpf.Options{Without: []string{"waits"}})
-	t.Cleanup(p.Close)
-	if p.Requests == nil {
-		t.Skipf("no requests from BPF: %+v", p.Needs())
-	}
-	return p
-}
-
-// openedBy opens the collector of a source among those that read BPF.
-func openedBy(t *testing.T, p *bpf.Programs, name string, h freezeframe.Host) freezeframe.Collector {
-	t.Helper()
-	for _, c := range All(p) {
-		if c.Source().Name == name {
-			if err := c.Open(h); err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { closed(t, c) })
-			return c
-		}
-	}
-	t.Fatalf("no collector of %s", name)
-	return nil
-}
-
 // TestRequestsNameTheService has a connection wait at each kind of listener, and
 // looks for the row under the text by which listeners calls it.
 func TestRequestsNameTheService(t *testing.T) {
-	p := requestsOrSkip(t)
+	p := programs(t, "requests")
 	h := live()
 	words := h.Texts.(dictionary)
-	c := openedBy(t, p, "requests", h)
+	c := opened(t, p, "requests", h)
 	path := filepath.Join(t.TempDir(), "socket")
 	for _, tc := range []struct{ network, address string }{
 		{"tcp4", "127.0.0.1:0"}, {"tcp4", "0.0.0.0:0"}, {"tcp6", "[::1]:0"}, {"tcp", "[::]:0"}, {"unix", path}, {"unix", fmt.Sprintf("@freezeframe-test-%d", os.Getpid())},
@@ -92,10 +63,10 @@ func TestRequestsNameTheService(t *testing.T) {
 
 // TestServicesCount asks a service, and compares what was counted.
 func TestServicesCount(t *testing.T) {
-	p := requestsOrSkip(t)
+	p := programs(t, "requests")
 	h := live()
 	words := h.Texts.(dictionary)
-	c := openedBy(t, p, "services", h)
+	c := opened(t, p, "services", h)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -162,8 +133,8 @@ func TestServicesCount(t *testing.T) {
 
 // When the programs are taken out, nothing old is told as if it were new.
 func TestRequestsThatWereShed(t *testing.T) {
-	p := requestsOrSkip(t)
-	c := openedBy(t, p, "requests", live())
+	p := programs(t, "requests")
+	c := opened(t, p, "requests", live())
 	var table freezeframe.Table
 	if err := c.Collect(&table); err != nil {
 		t.Fatal(err)

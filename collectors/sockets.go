@@ -32,7 +32,7 @@ type sockets struct {
 }
 
 // exact tells whether BPF tells of requests.
-func (s *sockets) exact() bool { return s.requests != nil && !s.requests.Gone() }
+func (s *sockets) exact() bool { return !s.requests.Gone() }
 
 // netspace is a network namespace.
 type netspace struct {

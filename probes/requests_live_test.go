@@ -153,13 +153,12 @@ func exact(t *testing.T, args ...string) *host {
 	if os.Geteuid() != 0 {
 		t.Skip("not root: BPF programs cannot be loaded")
 	}
-	programs := bpf.Load(bpf.Options{Without: []string{"waits"}})
+	programs := bpf.Load(bpf.Options{Without: slices.DeleteFunc(bpf.Names(), func(n string) bool { return n == "requests" })})
 	if programs.Requests == nil {
 		t.Skipf("no requests from BPF: %+v", programs.Needs())
 	}
+	t.Cleanup(programs.Close) // after the sampler was stopped
 	h := watchBy(t, "plain "+strings.Join(args, " "), programs)
-	// Closed before the sampler is stopped: the maps are still mapped.
-	t.Cleanup(func() { _ = programs })
 	return h
 }
 
