@@ -155,6 +155,28 @@ struct mutex {
 	atomic_long_t owner;
 } READS;
 
+struct ns_common {
+	unsigned int inum;
+} READS;
+
+struct net {
+	struct ns_common ns;
+} READS;
+
+struct upid {
+	int nr;
+} READS;
+
+struct pid {
+	unsigned int level;
+	struct upid numbers[1];
+} READS;
+
+/* include/net/sock.h */
+typedef struct {
+	struct net *net;
+} READS possible_net_t;
+
 struct in6_addr___kernel {
 	__u8 bytes[16];
 };
@@ -166,12 +188,25 @@ struct sock_common {
 	__u16 skc_num;
 	unsigned short skc_family;
 	volatile unsigned char skc_state;
+	possible_net_t skc_net;
 	struct in6_addr___kernel skc_v6_daddr;
 	struct in6_addr___kernel skc_v6_rcv_saddr;
 } READS;
 
+struct sk_buff_head {
+	__u32 qlen;
+} READS;
+
+struct socket;
+
 struct sock {
 	struct sock_common __sk_common;
+	struct sk_buff_head sk_receive_queue;
+	struct socket *sk_socket;
+	__u16 sk_protocol;
+	__u16 sk_type;
+	__u8 sk_shutdown;
+	struct pid *sk_peer_pid;
 } READS;
 
 struct sk_buff {
@@ -287,25 +322,8 @@ struct css_set {
 	struct cgroup *dfl_cgrp;
 } READS;
 
-struct ns_common {
-	unsigned int inum;
-} READS;
-
-struct net {
-	struct ns_common ns;
-} READS;
-
 struct nsproxy {
 	struct net *net_ns;
-} READS;
-
-struct upid {
-	int nr;
-} READS;
-
-struct pid {
-	unsigned int level;
-	struct upid numbers[1];
 } READS;
 
 struct cpumask {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"freezeframe"
@@ -49,7 +50,8 @@ type Programs struct {
 	// Timers tells which CPUs were gone.
 	Timers *Timers
 	// Tasks goes over all threads.
-	Tasks *Tasks
+	Tasks    *Tasks
+	Requests *Requests
 
 	mu     sync.Mutex
 	loaded []*loaded
@@ -79,6 +81,7 @@ var families = []family{
 	locksFamily,
 	packetsFamily,
 	timersFamily,
+	requestsFamily,
 }
 
 // Names returns the names of all families, in order.
@@ -96,8 +99,9 @@ type loaded struct {
 	programs []*ebpf.Program
 	links    []link.Link
 	closers  []io.Closer
-	stops    []func() // for what is no link: ends its running, keeps it readable
-	shed     string   // why it was taken out again; "" while it runs
+	stops    []func()    // for what is no link: ends its running, keeps it readable
+	shed     string      // why it was taken out again; "" while it runs
+	gone     atomic.Bool // as shed, for readers on the lanes
 	last     Cost
 	lastAt   time.Time
 }
@@ -326,6 +330,7 @@ func (p *Programs) Shed(name, why string) {
 			continue
 		}
 		l.shed = why
+		l.gone.Store(true)
 		// Maps stay open: readers on the lanes may be in them.
 		for _, lk := range l.links {
 			_ = lk.Close()

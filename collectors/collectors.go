@@ -44,6 +44,7 @@ type fromBPF struct {
 
 // known lists what is read from BPF programs.
 func known(p *bpf.Programs, names *kernelNames) []fromBPF {
+	sockets := newServed(p.Requests)
 	return []fromBPF{
 		{&waits{programs: p.Waits, names: names}, p.Waits != nil},
 		{&profile{programs: p.Profile, names: names}, p.Profile != nil},
@@ -60,16 +61,21 @@ func known(p *bpf.Programs, names *kernelNames) []fromBPF {
 		{&packets{programs: p.Packets}, p.Packets != nil},
 		{&signals{life: p.Life}, p.Life != nil},
 		{&parents{life: p.Life}, p.Life != nil},
+		{&requests{served: sockets}, p.Requests != nil},
+		{&services{served: sockets}, p.Requests != nil},
 	}
 }
 
-// plain lists what needs no BPF, though some of it costs less with it.
+// plain lists what needs no BPF, though some of it costs less with it: threads
+// are passed over in the kernel, and where it tells of requests, the tables of
+// sockets are read less often while nothing is wrong.
 func plain(p *bpf.Programs, names *kernelNames) []freezeframe.Collector {
 	// The table of processes, which three collectors share.
 	processes := newCensus()
 	processes.iterator, processes.names = p.Tasks, names
 	// What asks the kernel about sockets shares the answers.
 	shared := socketsUser{shared: newSockets()}
+	shared.shared.requests = p.Requests
 	return []freezeframe.Collector{
 		// The machine as a whole, one kernel source each.
 		&stat{},

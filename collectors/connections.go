@@ -80,13 +80,15 @@ const (
 // and was not read or not answered yet, and what was sent and not acknowledged.
 // While nothing is wrong a reading holds only the connections on which someone
 // may be waiting; every fifth reading looks at all, those between only at the
-// few that were busiest.
+// few that were busiest. Where BPF tells of requests those between are left out
+// while nothing is wrong: what is lost on the way takes longer.
 type connections struct {
 	socketsUser
 	texts freezeframe.Texts
 	focus *freezeframe.Focus
 
 	dump    pace
+	stalled bool
 	socket  kernel.InetSocket
 	name    []byte
 	times   timesTable
@@ -171,7 +173,12 @@ func (c *connections) Open(h freezeframe.Host) error {
 func (c *connections) Collect(t *freezeframe.Table) error {
 	share, every := time.Duration(calmShare), dumpEvery
 	var watched []int32
-	if c.focus.Stalled(t.At) {
+	stalled := c.focus.Stalled(t.At)
+	if stalled && !c.stalled {
+		c.dump.next = 0 // at once
+	}
+	c.stalled = stalled
+	if stalled {
 		share, every = stalledShare, stalledEvery
 		watched = c.focus.PIDs()
 	}
@@ -200,11 +207,11 @@ func (c *connections) Collect(t *freezeframe.Table) error {
 				failed = err
 			}
 		}
-		if c.waiting > pollMost {
+		if c.waiting > pollMost && !c.shared.exact() {
 			every = stalledEvery // more than can be asked for by name
 		}
 		c.dump.done(began, every, share)
-	} else {
+	} else if stalled || !c.shared.exact() {
 		c.poll(watched)
 	}
 	for i := range c.rows {

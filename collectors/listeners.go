@@ -29,6 +29,7 @@ const (
 	calmShare, stalledShare = 50, 10
 
 	elsewhereEvery = 250 * time.Millisecond // other namespaces, and Unix sockets
+	ownersEvery    = time.Second            // all of them, where BPF tells of requests: for who listens, and for drops
 	stalledEvery   = 50 * time.Millisecond
 )
 
@@ -36,11 +37,12 @@ const (
 // wait to be accepted, and how many were dropped because too many did. Rows of
 // TCP listeners in our own network namespace are in every reading, those of
 // other namespaces and of Unix stream sockets in every fifth while nothing is
-// wrong.
+// wrong. Where BPF tells of requests all are read once a second until then.
 type listeners struct {
 	socketsUser
 
 	own, others, unix pace
+	stalled           bool
 	noUnix            bool // the kernel has no unix_diag
 	texts             freezeframe.Texts
 	focus             *freezeframe.Focus
@@ -96,14 +98,22 @@ func (c *listeners) Open(h freezeframe.Host) error {
 }
 
 func (c *listeners) Collect(t *freezeframe.Table) error {
-	share, elsewhere := time.Duration(calmShare), elsewhereEvery
-	if c.focus.Stalled(t.At) {
-		share, elsewhere = stalledShare, stalledEvery
+	share, own, elsewhere := time.Duration(calmShare), stalledEvery, elsewhereEvery
+	if c.shared.exact() {
+		own, elsewhere = ownersEvery, ownersEvery
+	}
+	stalled := c.focus.Stalled(t.At)
+	if stalled && !c.stalled {
+		c.own.next, c.others.next, c.unix.next = 0, 0, 0 // at once
+	}
+	c.stalled = stalled
+	if stalled {
+		share, own, elsewhere = stalledShare, stalledEvery, stalledEvery
 	}
 	var failed error
 	if began := kernel.Now(); c.own.due(began) {
 		failed = c.tcp(t, c.shared.space(0))
-		c.own.done(began, stalledEvery, share)
+		c.own.done(began, own, share)
 	}
 	if began := kernel.Now(); c.others.due(began) {
 		// One that is being torn down may fail; it is no loss.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"freezeframe"
+	"freezeframe/bpf"
 	"freezeframe/internal/kernel"
 )
 
@@ -26,7 +27,12 @@ type sockets struct {
 	// be using it, closes it and empties the slot.
 	spaces [maxNamespaces]atomic.Pointer[netspace]
 	users  int
+	// requests tells of waits at services to the moment; nil: these tables do.
+	requests *bpf.Requests
 }
+
+// exact tells whether BPF tells of requests.
+func (s *sockets) exact() bool { return !s.requests.Gone() }
 
 // netspace is a network namespace.
 type netspace struct {

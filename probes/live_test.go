@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"freezeframe"
+	"freezeframe/bpf"
 	"freezeframe/collectors"
 	"freezeframe/probes"
 	"freezeframe/recorder"
@@ -21,7 +22,10 @@ import (
 
 // The services of these tests run in another process: this test's binary.
 func TestMain(m *testing.M) {
-	if mode := os.Getenv("FREEZEFRAME_TEST_SERVICE"); mode != "" {
+	if mode := os.Getenv("FREEZEFRAME_TEST_SERVICE"); strings.HasPrefix(mode, "plain ") {
+		servePlain(strings.Fields(mode)[1:])
+		return
+	} else if mode != "" {
 		serve(mode)
 		return
 	}
@@ -91,7 +95,10 @@ type host struct {
 	late []freezeframe.Lateness
 }
 
-func watch(t *testing.T, mode string) *host {
+func watch(t *testing.T, mode string) *host { return watchBy(t, mode, nil) }
+
+// watchBy watches with what BPF tells; nil: without.
+func watchBy(t *testing.T, mode string, programs *bpf.Programs) *host {
 	h := &host{t: t}
 	h.cmd = exec.Command(os.Args[0])
 	h.cmd.Env = append(os.Environ(), "FREEZEFRAME_TEST_SERVICE="+mode)
@@ -124,10 +131,10 @@ func watch(t *testing.T, mode string) *host {
 			running.Go(func() { p.Run(ctx, h.report) })
 		}
 	}
-	if len(observers) != 3 {
+	if len(observers) != 4 {
 		t.Fatalf("%d observers", len(observers))
 	}
-	sampler := recorder.NewSampler(ring, freezeframe.Host{Proc: "/proc", Sys: "/sys", Texts: ring.Texts(), Focus: focus}, collectors.All(nil), observers...)
+	sampler := recorder.NewSampler(ring, freezeframe.Host{Proc: "/proc", Sys: "/sys", Texts: ring.Texts(), Focus: focus}, collectors.All(programs), observers...)
 	if err := sampler.Start(); err != nil {
 		t.Fatal(err)
 	}

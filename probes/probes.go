@@ -30,7 +30,7 @@ type Options struct {
 }
 
 // All returns every probe, not yet running. Those that watch readings
-// (services, stuck, limits) also have Observes and Observe, to be called on
+// (services, requests, stuck, limits) also have Observes and Observe, to be called on
 // the thread that took the reading.
 func All(o Options) []freezeframe.Probe {
 	h := newHub(o)
@@ -43,6 +43,7 @@ func All(o Options) []freezeframe.Probe {
 		&fork{hub: h},
 		&loopback{hub: h},
 		services,
+		newRequests(h, services.owners),
 		newStuck(h),
 		newLimits(h),
 		&kernelLog{hub: h, owners: services.owners},

@@ -234,7 +234,20 @@ type hub struct {
 	pipes   [40]struct{ in, out *os.File }
 	// echoPort is where the loopback probe listens: nobody's service.
 	echoPort atomic.Uint32
+	// exactAt is when requests were last read from BPF: while they are, the
+	// tables of sockets need not be asked the same.
+	exactAt atomic.Int64
 }
+
+// exactly tells whether BPF tells of requests.
+func (h *hub) exactly(now freezeframe.Instant) bool {
+	at := h.exactAt.Load()
+	return at != 0 && now.Sub(freezeframe.Instant(at)) < exactFor
+}
+
+// exactFor is how long requests may not be read before their waits are inferred
+// from the tables of sockets again.
+const exactFor = 2 * time.Second
 
 func newHub(o Options) *hub { return &hub{Options: o} }
 

@@ -1,0 +1,431 @@
+package bpf
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"unsafe"
+
+	"freezeframe/internal/kernel"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+var requestsFamily = family{
+	name: "requests",
+	at:   "tp_btf sk_data_ready, sock_recv_length, sock_send_length, inet_sock_set_state",
+	lost: "to the microsecond how long clients wait for accept, for their data to be read and for an answer, and which thread kept them waiting; the tables of sockets tell it to a reading",
+	load: loadRequestsFamily,
+}
+
+// What a Told waits for.
+const (
+	WaitAccept  = 0 // a connection, to be accepted
+	WaitReceive = 1 // data that has arrived, to be read
+	WaitAnswer  = 2 // a request, for the first byte of its answer
+	WaitReply   = 3 // a client on this host, for the first byte from another host
+	WaitKinds   = 4
+)
+
+// How a Told stands.
+const (
+	ToldInFlight   = 0
+	ToldDone       = 1 // at Told.Done
+	ToldClosed     = 2 // the connection was, or the other end's half of it
+	ToldTakenUp    = 3 // was accepted at some moment since the walk before
+	ToldQueued     = 4 // at a Unix listener; Queue says how many do
+	ToldSuperseded = 5 // more of the request came: nobody could have answered it
+)
+
+// Told is a wait that takes or took long, as requests.bpf.c tells it. Moments
+// are CLOCK_MONOTONIC nanoseconds; 0: not yet, or not known.
+type Told struct {
+	Cookie     uint64 // the socket's, as in sock_diag(7)
+	Opened     uint64 // the connection was made
+	Began      uint64 // the wait
+	Read       uint64 // the request was first read; as Began when that was within two jiffies
+	Done       uint64
+	Accepted   uint64 // that it was accepted had been noticed
+	Answered   uint64 // the service's last answer before, on any connection
+	Thread     uint64 // the last that read or wrote: tgid << 32 | tid
+	Unread     uint32 // bytes (of a Unix socket: messages)
+	Queue      uint32
+	Answers    uint32 // on this connection so far
+	Unanswered uint32 // requests of this connection that more data followed instead of an answer
+	Turn       uint32 // of the service's slot
+	Service    uint16
+	Kind, How  uint8
+	Family     uint16
+	Port       uint16
+	PeerPID    uint32 // of a Unix socket
+	Addr       [16]byte
+	CommBytes  [16]byte // the thread's name
+}
+
+// PID is the process that served the socket last, 0 when none did.
+func (t *Told) PID() uint32 { return uint32(t.Thread >> 32) }
+
+// TID is the thread that did.
+func (t *Told) TID() uint32 { return uint32(t.Thread) }
+
+// Comm is that thread's name; the slice is part of the record.
+func (t *Told) Comm() []byte { return cstring(t.CommBytes[:]) }
+
+const (
+	requestServices = 512 // slots of listeners; slot 0 is none
+	requestPlaces   = 768 // slots in all
+	// RequestBins is how many bins a histogram has: four an octave from 65.5 µs
+	// on, as those of the probes' baselines.
+	RequestBins   = 80
+	requestShards = 4
+	requestQueue  = 16
+
+	// requestLeast is the shortest wait that is told for itself.
+	requestLeast = 20_000_000
+	// slotIdle is how long no socket of a slot was met when it is given away.
+	slotIdle = 30_000_000_000
+)
+
+// ServiceThread is a thread that was the first to touch connections of a
+// service.
+type ServiceThread struct {
+	Thread    uint64 // tgid << 32 | tid
+	Times     uint32
+	_         uint32
+	CommBytes [16]byte
+}
+
+// ServicePlace is an address. Family AF_UNIX: the name is Service.Name.
+type ServicePlace struct {
+	Netns  uint32
+	Family uint16
+	Port   uint16
+	Addr   [16]byte // IPv4 as ::ffff:a.b.c.d
+	Far    uint32   // 1: one that clients of this host ask, 0: a listener
+	_      uint32
+}
+
+// Service is a listening address or one that is asked, as it lies in the
+// kernel: all of it may change while it is read.
+type Service struct {
+	Least     uint64 // shorter waits are only counted
+	Seen      uint64
+	Touched   uint64 // when a new connection was last touched by a thread
+	Cookie    uint64 // of a socket that stands for it
+	connected [requestQueue]uint64
+	Threads   [4]ServiceThread
+	Place     ServicePlace
+	Connects  uint32
+	Turn      uint32 // counts the uses of this slot
+	_         uint32
+	pathBytes uint16
+	used      uint8
+	_         uint8
+	path      [108]byte
+	_         uint32
+}
+
+// Name is the name of a Unix socket as sockaddr_un has it; the slice is part
+// of the slot.
+func (s *Service) Name() []byte { return s.path[:min(int(s.pathBytes), len(s.path))] }
+
+// History is what was counted of a service since it was taken last.
+type History struct {
+	Last  [WaitKinds]uint64 // when one was last counted
+	Moved uint32            // answers that another thread wrote than read the request
+	_     uint32
+	Bins  [WaitKinds][RequestBins]uint32
+}
+
+type requestsRate struct {
+	window, told, lost uint64
+}
+
+// Requests reads what requests.bpf.c tells. It is for one goroutine.
+type Requests struct {
+	family   *loaded
+	ring     *Ring
+	objects  requestsObjects
+	walk     *link.Iter
+	services []Service
+	rates    []requestsRate
+	shards   int
+	buf      []Told
+	part     History
+	pages    [][]byte
+}
+
+func loadRequestsFamily(l *loading) error {
+	for _, name := range []string{"sk_data_ready", "sock_recv_length", "sock_send_length", "inet_sock_set_state"} {
+		if tracepoint(l.kernel, name) < 0 {
+			return fmt.Errorf("this kernel has no tracepoint %s (Linux 6.3 does): %w", name, ebpf.ErrNotSupported)
+		}
+	}
+	spec, err := loadRequests()
+	if err != nil {
+		return fmt.Errorf("read the object of requests: %w", err)
+	}
+	r := &Requests{family: l.loaded, shards: 1, buf: make([]Told, 512)}
+	for r.shards < requestShards && r.shards < possibleCPUs() {
+		r.shards *= 2
+	}
+	spec.Maps["histories"].MaxEntries = uint32(requestPlaces * r.shards)
+	spec.Maps["rates"].MaxEntries = uint32(possibleCPUs())
+	if err := l.collection(spec, map[string]any{"shard_mask": uint32(r.shards - 1)}, &r.objects); err != nil {
+		return err
+	}
+	if r.ring, err = NewRing(r.objects.Ended); err != nil {
+		return err
+	}
+	l.closing(r.ring)
+	l.closing(r)
+	if r.services, err = mapSlots[Service](r, r.objects.Services); err != nil {
+		return err
+	}
+	if size := uint32(unsafe.Sizeof(History{})); r.objects.Histories.ValueSize() != size {
+		return fmt.Errorf("map %s: its values have %d bytes, not %d", r.objects.Histories, r.objects.Histories.ValueSize(), size)
+	}
+	if r.rates, err = mapSlots[requestsRate](r, r.objects.Rates); err != nil {
+		return err
+	}
+	for i := range r.services {
+		r.services[i].Least = requestLeast
+	}
+	for id := uint32(1); id < requestPlaces; id++ {
+		if err := r.free(id); err != nil {
+			return err
+		}
+	}
+	if r.walk, err = link.AttachIter(link.IterOptions{Program: r.objects.Walk, Map: r.objects.States}); err != nil {
+		return fmt.Errorf("attach %s: %w", r.objects.Walk, err)
+	}
+	l.closing(r.walk)
+	l.programs = append(l.programs, r.objects.Walk)
+	if err := l.trace(r.objects.Arrived, r.objects.Received, r.objects.Sent, r.objects.Changed); err != nil {
+		return err
+	}
+	if err := r.listening(); err != nil {
+		return err
+	}
+	l.Requests = r
+	return nil
+}
+
+// mapSlots maps an array of many values of type T, which may be written too.
+func mapSlots[T any](r *Requests, m *ebpf.Map) ([]T, error) {
+	var zero T
+	if size := uint32(unsafe.Sizeof(zero)); m.ValueSize() != size {
+		return nil, fmt.Errorf("map %s: its values have %d bytes, not %d", m, m.ValueSize(), size)
+	}
+	page := os.Getpagesize()
+	size := (int(m.MaxEntries())*int(m.ValueSize()) + page - 1) &^ (page - 1)
+	b, err := unix.Mmap(m.FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("map %s: %w", m, err)
+	}
+	r.pages = append(r.pages, b)
+	return unsafe.Slice((*T)(unsafe.Pointer(&b[0])), m.MaxEntries()), nil
+}
+
+// Close unmaps what was mapped.
+func (r *Requests) Close() error {
+	r.services, r.rates = nil, nil
+	for _, b := range r.pages {
+		if err := unix.Munmap(b); err != nil {
+			return fmt.Errorf("unmap the maps of requests: %w", err)
+		}
+	}
+	r.pages = nil
+	return nil
+}
+
+// listening enters the sockets that listen already, in every network
+// namespace that a process is in. Those that come later enter themselves.
+func (r *Requests) listening() error {
+	own, _ := kernel.NetnsInode("/proc/thread-self/ns/net")
+	if err := r.find(); err != nil {
+		return err
+	}
+	entered := map[uint32]bool{own: true}
+	paths, _ := filepath.Glob("/proc/[0-9]*/ns/net")
+	for _, path := range paths {
+		inode, err := kernel.NetnsInode(path)
+		if err != nil || entered[inode] {
+			continue
+		}
+		entered[inode] = true
+		// Where we may not enter, a service is known by its first connection.
+		_ = kernel.InNetns(path, r.find)
+	}
+	return nil
+}
+
+func (r *Requests) find() error {
+	for _, prog := range []*ebpf.Program{r.objects.FindTcp, r.objects.FindUnix} {
+		it, err := link.AttachIter(link.IterOptions{Program: prog})
+		if err != nil {
+			return fmt.Errorf("attach %s: %w", prog, err)
+		}
+		rd, err := it.Open()
+		if err == nil {
+			_, err = io.Copy(io.Discard, rd)
+			rd.Close()
+		}
+		it.Close()
+		if err != nil {
+			return fmt.Errorf("list the listening sockets by %s: %w", prog, err)
+		}
+	}
+	return nil
+}
+
+// Drain calls f with the waits that are over, at most the given number, oldest
+// first; what is told is only valid during the call.
+func (r *Requests) Drain(most int, f func(*Told)) int {
+	return r.ring.Drain(most, func(b []byte) {
+		if len(b) >= int(unsafe.Sizeof(Told{})) {
+			f((*Told)(unsafe.Pointer(&b[0])))
+		}
+	})
+}
+
+// Walk calls f with what is waited for now, longest known or not. A wait is
+// told some 20 times a second at first, less often as it grows old. It costs
+// some 100 ns a socket, and allocates nothing.
+func (r *Requests) Walk(f func(*Told)) error {
+	fd, errno := bpfCall(unix.BPF_ITER_CREATE, &iterCreateAttr{link: uint32(r.walk.FD())})
+	if errno != 0 {
+		return fmt.Errorf("walk the sockets by BPF: %w", errno)
+	}
+	defer kernel.CloseFD(fd)
+	for {
+		n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&r.buf[0])), uintptr(len(r.buf))*unsafe.Sizeof(r.buf[0]))
+		switch {
+		case errno == unix.EAGAIN || errno == unix.EINTR:
+			continue
+		case errno != 0:
+			return fmt.Errorf("walk the sockets by BPF: %w", errno)
+		case n == 0:
+			return nil
+		}
+		told := r.buf[:int(n)/int(unsafe.Sizeof(Told{}))]
+		for i := range told {
+			f(&told[i])
+		}
+	}
+}
+
+// Gone tells whether the programs were taken out of the kernel: what the maps
+// hold says nothing any more. It is so of a nil one too.
+func (r *Requests) Gone() bool { return r == nil || r.family.gone.Load() }
+
+// Services returns the slots of all services; those in use say so.
+func (r *Requests) Services() []Service { return r.services }
+
+// Used tells whether a slot is in use.
+func (s *Service) Used() bool { return s.used != 0 }
+
+// Take adds up what was counted of the service in a slot since it was taken
+// last. What is counted in the microsecond between is lost.
+func (r *Requests) Take(slot int, h *History) error {
+	*h = History{}
+	for i := range r.shards {
+		key := uint32(slot*r.shards + i)
+		part := &r.part
+		attr := elemAttr{mapFD: uint32(r.objects.Histories.FD()), key: unsafe.Pointer(&key), value: unsafe.Pointer(part)}
+		if _, errno := bpfCall(unix.BPF_MAP_LOOKUP_ELEM, &attr); errno != 0 {
+			return fmt.Errorf("read what BPF counted of a service: %w", errno)
+		}
+		counted := false
+		h.Moved += part.Moved
+		for kind := range part.Bins {
+			h.Last[kind] = max(h.Last[kind], part.Last[kind])
+			for bin := range part.Bins[kind] {
+				n := part.Bins[kind][bin]
+				h.Bins[kind][bin] += n
+				counted = counted || n != 0
+			}
+		}
+		if !counted {
+			continue
+		}
+		*part = History{Last: part.Last}
+		if _, errno := bpfCall(unix.BPF_MAP_UPDATE_ELEM, &attr); errno != 0 {
+			return fmt.Errorf("take what BPF counted of a service: %w", errno)
+		}
+	}
+	return nil
+}
+
+// Tidy gives away the slots of which the walks have met no socket for long.
+func (r *Requests) Tidy(now uint64) error {
+	for i := 1; i < len(r.services); i++ {
+		s := &r.services[i]
+		if s.used == 0 || s.Seen == 0 || now < s.Seen || now-s.Seen < slotIdle {
+			continue
+		}
+		key := s.Place
+		s.used = 0
+		if _, errno := bpfCall(unix.BPF_MAP_DELETE_ELEM, &elemAttr{mapFD: uint32(r.objects.Registry.FD()), key: unsafe.Pointer(&key)}); errno != 0 && errno != unix.ENOENT {
+			return fmt.Errorf("forget a service in BPF: %w", errno)
+		}
+		for j := range r.shards {
+			shard := uint32(i*r.shards + j)
+			r.part = History{}
+			if _, errno := bpfCall(unix.BPF_MAP_UPDATE_ELEM, &elemAttr{mapFD: uint32(r.objects.Histories.FD()), key: unsafe.Pointer(&shard), value: unsafe.Pointer(&r.part)}); errno != 0 {
+				return fmt.Errorf("forget what BPF counted of a service: %w", errno)
+			}
+		}
+		s.Least = requestLeast
+		if err := r.free(uint32(i)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// free offers a slot to whoever comes.
+func (r *Requests) free(id uint32) error {
+	m := r.objects.FreeServices
+	if id >= requestServices {
+		m = r.objects.FreePlaces
+	}
+	if _, errno := bpfCall(unix.BPF_MAP_UPDATE_ELEM, &elemAttr{mapFD: uint32(m.FD()), value: unsafe.Pointer(&id)}); errno != 0 {
+		return fmt.Errorf("free a service's slot in BPF: %w", errno)
+	}
+	return nil
+}
+
+// Lost returns how many waits were not told, because there were too many.
+func (r *Requests) Lost() uint64 {
+	var lost uint64
+	for i := range r.rates {
+		lost += r.rates[i].lost
+	}
+	return lost
+}
+
+// iterCreateAttr and elemAttr are what bpf(2) takes for BPF_ITER_CREATE and
+// BPF_MAP_*_ELEM.
+type iterCreateAttr struct {
+	link, flags uint32
+}
+
+type elemAttr struct {
+	mapFD uint32
+	_     uint32
+	key   unsafe.Pointer
+	value unsafe.Pointer
+	flags uint64
+}
+
+// bpfCall is bpf(2), raw and without allocating: cilium's own calls do.
+func bpfCall[T any](cmd uintptr, attr *T) (int, unix.Errno) {
+	n, _, errno := unix.RawSyscall(unix.SYS_BPF, cmd, uintptr(unsafe.Pointer(attr)), unsafe.Sizeof(*attr))
+	runtime.KeepAlive(attr)
+	return int(n), errno
+}

@@ -1,0 +1,278 @@
+package bpf
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestRequestsWalkDoesNotAllocate reads with a wait in flight.
+func TestRequestsWalkDoesNotAllocate(t *testing.T) {
+	r := load(t).Requests
+	if r == nil {
+		t.Fatal("no requests")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	port := uint16(l.Addr().(*net.TCPAddr).Port)
+	ours := func(x *Told) bool { return r.Services()[x.Service].Place.Port == port }
+	// Nobody accepts, so that it is told by and by.
+	found := 0
+	for deadline := time.Now().Add(2 * time.Second); found < 3 && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if err := r.Walk(func(x *Told) {
+			if ours(x) && x.Kind == WaitAccept && x.How == ToldInFlight {
+				found++
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if found < 3 {
+		t.Fatalf("a connection that nobody accepts was told %d times", found)
+	}
+	n := 0
+	take := func(*Told) { n++ }
+	var h History
+	if allocations := testing.AllocsPerRun(100, func() {
+		if err := r.Walk(take); err != nil {
+			t.Error(err)
+		}
+		r.Drain(100, take)
+		if err := r.Take(1, &h); err != nil {
+			t.Error(err)
+		}
+		if err := r.Tidy(1); err != nil {
+			t.Error(err)
+		}
+		r.Lost()
+	}); allocations != 0 {
+		t.Errorf("%v allocations a reading", allocations)
+	}
+}
+
+// TestRequestsGiveAwaySlots closes a listener: its slot is for another, that of
+// one that is idle is not.
+func TestRequestsGiveAwaySlots(t *testing.T) {
+	r := load(t).Requests
+	if r == nil {
+		t.Fatal("no requests")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := uint16(l.Addr().(*net.TCPAddr).Port)
+	slot := func() int {
+		for i := range r.Services() {
+			if s := &r.Services()[i]; s.Used() && s.Place.Port == port && s.Place.Far == 0 {
+				return i
+			}
+		}
+		return 0
+	}
+	at := slot()
+	if at == 0 {
+		t.Fatal("a listener has no slot")
+	}
+	now := func() uint64 {
+		var ts unix.Timespec
+		_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts)
+		return uint64(ts.Nano())
+	}
+	// As if half a minute had gone by: the walk finds those that are still there.
+	for i := range r.Services() {
+		r.Services()[i].Seen = now() - 2*slotIdle
+	}
+	if err := r.Walk(func(*Told) {}); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Tidy(now()); err != nil {
+		t.Fatal(err)
+	}
+	if slot() != at {
+		t.Fatal("the slot of a listener that is there was given away")
+	}
+	l.Close()
+	for range 50 { // the kernel frees it a little later
+		r.Services()[at].Seen = now() - 2*slotIdle
+		if err := r.Walk(func(*Told) {}); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Tidy(now()); err != nil {
+			t.Fatal(err)
+		}
+		if slot() == 0 {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	t.Error("the slot of a listener that is gone is still in use")
+}
+
+// TestRequestsWalkSeesAll has more sockets than one stretch of a walk looks at,
+// all with a request that nobody reads: sooner or later each is told.
+func TestRequestsWalkSeesAll(t *testing.T) {
+	r := load(t).Requests
+	if r == nil {
+		t.Fatal("no requests")
+	}
+	const n = 4000 // connections of two sockets
+	fds, closeAll := connections(t, n)
+	defer closeAll()
+	for _, fd := range fds {
+		if _, err := unix.Write(fd, []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	time.Sleep(50 * time.Millisecond)
+	told := map[uint64]bool{}
+	for range 200 {
+		if err := r.Walk(func(x *Told) {
+			if x.Kind == WaitReceive && x.PID() == uint32(os.Getpid()) {
+				told[x.Cookie] = true
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if len(told) == n {
+			return
+		}
+	}
+	t.Errorf("%d of %d waits were told", len(told), n)
+}
+
+// BenchmarkRequestsWalk walks over many connections, of which none waits
+// and each has two sockets: run it with -benchtime 20x. It needs a limit of
+// 20,000 descriptors.
+func BenchmarkRequestsWalk(b *testing.B) {
+	for _, n := range []int{100, 1000, 9000, 25000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			walkOver(b, n)
+		})
+	}
+}
+
+func walkOver(b *testing.B, n int) {
+	if os.Geteuid() != 0 {
+		b.Skip("not root: BPF programs cannot be loaded")
+	}
+	const most = 9000 // in one process
+	var without int64
+	if n <= most {
+		_, closeAll := connections(b, n) // the slabs grow
+		closeAll()
+		slab := slabBytes(b)
+		_, closeAll = connections(b, n)
+		without = slabBytes(b) - slab
+		closeAll()
+	}
+	p := Load(onlyRequests())
+	defer p.Close()
+	r := p.Requests
+	if r == nil {
+		b.Fatalf("%+v", p.Needs())
+	}
+	if n <= most {
+		slab := slabBytes(b)
+		_, closeAll := connections(b, n)
+		defer closeAll()
+		b.Logf("%d bytes of slab a connection without, %d with", without/int64(n), (slabBytes(b)-slab)/int64(n))
+	}
+	for left := n; n > most && left > 0; left -= most {
+		startServer(b, fmt.Sprintf("crowd %d", min(left, most)))
+	}
+	cpu := threadCPU()
+	b.ResetTimer()
+	for b.Loop() {
+		if err := r.Walk(func(*Told) {}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(threadCPU()-cpu)/float64(b.N)/1e3, "cpu-us/walk")
+	b.ReportMetric(float64(threadCPU()-cpu)/float64(b.N)/float64(2*n), "cpu-ns/socket")
+}
+
+// connections makes connections that have each answered a request, and returns
+// the clients' ends and what closes all.
+func connections(b testing.TB, n int) (clients []int, closeAll func()) {
+	var fds []int
+	keep := func(fd int) int { fds = append(fds, fd); return fd }
+	closeAll = func() {
+		for _, fd := range fds {
+			_ = unix.Close(fd)
+		}
+		time.Sleep(300 * time.Millisecond) // the kernel frees what they had
+	}
+	l, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	keep(l)
+	name := &unix.SockaddrUnix{Name: fmt.Sprintf("@freezeframe-%d", os.Getpid())}
+	if err := unix.Bind(l, name); err != nil {
+		b.Fatal(err)
+	}
+	if err := unix.Listen(l, 16); err != nil {
+		b.Fatal(err)
+	}
+	buf := []byte("x")
+	for range n {
+		c, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			b.Fatal(err)
+		}
+		keep(c)
+		clients = append(clients, c)
+		if err := unix.Connect(c, name); err != nil {
+			b.Fatal(err)
+		}
+		s, _, err := unix.Accept4(l, unix.SOCK_CLOEXEC)
+		if err != nil {
+			b.Fatal(err)
+		}
+		keep(s)
+		for _, fds := range [][2]int{{c, s}, {s, c}} {
+			if _, err := unix.Write(fds[0], buf); err != nil {
+				b.Fatal(err)
+			}
+			if _, err := unix.Read(fds[1], buf); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	return clients, closeAll
+}
+
+func threadCPU() int64 {
+	var u syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u)
+	return u.Utime.Nano() + u.Stime.Nano()
+}
+
+func slabBytes(b testing.TB) int64 {
+	text, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		b.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		var kb int64
+		if _, err := fmt.Sscanf(line, "Slab: %d kB", &kb); err == nil {
+			return kb << 10
+		}
+	}
+	return 0
+}

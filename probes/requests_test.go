@@ -1,0 +1,373 @@
+package probes
+
+import (
+	"testing"
+	"time"
+
+	"freezeframe"
+	"freezeframe/bpf"
+)
+
+// exactWorld is what BPF would tell of a service, read by a requests probe at a
+// made-up time.
+type exactWorld struct {
+	t       *testing.T
+	p       *requests
+	focus   *freezeframe.Focus
+	now     freezeframe.Instant
+	turn    int
+	flight  map[freezeframe.Key]map[string]uint64 // told at every reading
+	ended   []map[string]uint64                   // told at the next
+	second  map[string]uint64                     // what is counted in each second
+	reports []report
+}
+
+func newExactWorld(t *testing.T) *exactWorld {
+	focus := &freezeframe.Focus{}
+	w := &exactWorld{t: t, focus: focus, p: newRequests(newHub(Options{Focus: focus}), &serviceOwners{}),
+		now: freezeframe.Instant(time.Hour), flight: map[freezeframe.Key]map[string]uint64{},
+		second: map[string]uint64{"service": 1080, "pid": 4321, "comm": 7}}
+	w.step(100 * time.Millisecond)
+	return w
+}
+
+// quick has the service answer so many requests a second, each within d.
+func (w *exactWorld) quick(n int, d time.Duration) {
+	for _, kind := range []string{"accept", "receive", "answer"} {
+		w.second[kind+"s"] = uint64(n)
+		for _, q := range []string{"_p50_ns", "_p90_ns", "_p99_ns", "_max_ns"} {
+			w.second[kind+q] = uint64(d)
+		}
+	}
+}
+
+// step takes readings, one each 50 ms, for d.
+func (w *exactWorld) step(d time.Duration) {
+	for end := w.now.Add(d); w.now < end; {
+		w.now = w.now.Add(50 * time.Millisecond)
+		if w.turn++; w.turn%20 == 0 {
+			src, t := table(serviceColumns, map[freezeframe.Key]map[string]uint64{web: w.second}, w.now)
+			src.Name = "services"
+			w.p.Observe(src, t)
+		}
+		rows := map[freezeframe.Key]map[string]uint64{}
+		for key, row := range w.flight {
+			rows[key] = row
+		}
+		for i, row := range w.ended {
+			rows[freezeframe.Key(1000+i)] = row
+		}
+		w.ended = nil
+		src, t := table(requestColumns, rows, w.now)
+		src.Name = "requests"
+		w.p.Observe(src, t)
+		for more := true; more; {
+			select {
+			case r := <-w.p.out:
+				if r.kind >= 0 {
+					w.reports = append(w.reports, r)
+				}
+			default:
+				more = false
+			}
+		}
+	}
+}
+
+// wait is a row of one.
+func (w *exactWorld) wait(cookie uint64, kind int, began freezeframe.Instant, more map[string]uint64) map[string]uint64 {
+	row := map[string]uint64{"kind": uint64(kind), "listener": uint64(web), "service": 1080, "cookie": cookie, "pid": 4321, "tid": 4330, "comm": 7,
+		"began_at": uint64(began), "answers": 40}
+	for k, v := range more {
+		row[k] = v
+	}
+	return row
+}
+
+func (w *exactWorld) end(row map[string]uint64, state int, done freezeframe.Instant) {
+	out := map[string]uint64{}
+	for k, v := range row {
+		out[k] = v
+	}
+	out["state"], out["done_at"] = uint64(state), uint64(done)
+	w.ended = append(w.ended, out)
+}
+
+// best returns the highest quality of a report that would open an incident.
+func (w *exactWorld) best(kind int8) (q float32) {
+	for _, r := range w.reports {
+		if r.kind == kind && r.age() >= max(r.floor, 4*r.usual) {
+			q = max(q, r.quality)
+		}
+	}
+	return q
+}
+
+func TestExactWaitInFlightAndAfter(t *testing.T) {
+	for kind := range 3 {
+		t.Run(serviceProbes[kind], func(t *testing.T) {
+			w := newExactWorld(t)
+			w.quick(40, 2*time.Millisecond)
+			w.step(4 * time.Second)
+			began := w.now.Add(13 * time.Millisecond)
+			w.step(50 * time.Millisecond)
+			row := w.wait(5, kind, began, nil)
+			w.flight[5] = row
+			w.step(200 * time.Millisecond)
+			if q := w.best(int8(kind)); q < 0.9 {
+				t.Fatalf("while in flight: quality %v, want 0.9", q)
+			}
+			if !w.focus.Stalled(w.now) {
+				t.Error("the full rate was not asked for")
+			}
+			delete(w.flight, 5)
+			w.end(row, bpf.ToldDone, began.Add(271234567))
+			w.step(100 * time.Millisecond)
+			r := w.reports[len(w.reports)-1]
+			if r.kind != int8(kind) || r.began != began || r.done != began.Add(271234567) || r.target != 1080 || r.pid != 4321 || r.tid != 4330 || r.floor != exactFloor {
+				t.Errorf("%+v", r)
+			}
+		})
+	}
+}
+
+// A wait that came and went between two readings.
+func TestExactWaitThatNoReadingSaw(t *testing.T) {
+	for kind := range 3 {
+		w := newExactWorld(t)
+		w.quick(40, 2*time.Millisecond)
+		w.step(4 * time.Second)
+		w.end(w.wait(5, kind, w.now.Add(-130*time.Millisecond), nil), bpf.ToldDone, w.now.Add(-5*time.Millisecond))
+		w.step(50 * time.Millisecond)
+		if q := w.best(int8(kind)); q < 0.9 {
+			t.Errorf("%s: quality %v, want 0.9", serviceProbes[kind], q)
+		}
+	}
+}
+
+// The same wait beside others that were answered is one slow request; two are
+// a slow service.
+func TestExactSlowRequest(t *testing.T) {
+	w := newExactWorld(t)
+	w.quick(40, 2*time.Millisecond)
+	w.step(4 * time.Second)
+	slow := func(cookie uint64) {
+		w.end(w.wait(cookie, waitAnswer, w.now.Add(-250*time.Millisecond), map[string]uint64{"answered_at": uint64(w.now.Add(-20 * time.Millisecond))}),
+			bpf.ToldDone, w.now.Add(-5*time.Millisecond))
+		w.step(300 * time.Millisecond)
+	}
+	slow(5)
+	if q := w.best(waitAnswer); q != lonely {
+		t.Errorf("one: quality %v, want %v", q, lonely)
+	}
+	slow(6)
+	if q := w.best(waitAnswer); q < 0.5 {
+		t.Errorf("two: quality %v", q)
+	}
+}
+
+// An endpoint that is slow by design: the first may look like a stall, when it
+// was always so it does not.
+func TestExactSlowByDesign(t *testing.T) {
+	w := newExactWorld(t)
+	w.quick(40, 2*time.Millisecond)
+	w.step(4 * time.Second)
+	slow := func(d time.Duration) float32 {
+		w.reports = nil
+		began := w.now
+		row := w.wait(5, waitAnswer, began, nil)
+		w.flight[5] = row
+		for w.now < began.Add(d) {
+			row["answered_at"] = uint64(w.now.Add(-3 * time.Millisecond))
+			w.step(50 * time.Millisecond)
+		}
+		delete(w.flight, 5)
+		w.end(row, bpf.ToldDone, w.now)
+		w.step(20 * time.Second)
+		return w.best(waitAnswer)
+	}
+	if q := slow(3 * time.Second); q < 0.5 {
+		t.Errorf("at first sight: quality %v", q)
+	}
+	slow(3 * time.Second)
+	slow(3 * time.Second)
+	if q := slow(3 * time.Second); q >= lonely {
+		t.Errorf("when it has always been so: quality %v", q)
+	}
+	if q := slow(6 * time.Second); q < 0.5 {
+		t.Errorf("twice as long as ever: quality %v", q)
+	}
+}
+
+// Nothing is known of a service whose answers take long when it is first seen.
+func TestExactFirstSight(t *testing.T) {
+	w := newExactWorld(t)
+	w.step(4 * time.Second)
+	w.flight[5] = w.wait(5, waitAnswer, w.now, map[string]uint64{"answers": 0})
+	w.step(5 * time.Second)
+	if q := w.best(waitAnswer); q >= 0.5 {
+		t.Errorf("of a service that has never answered: quality %v", q)
+	}
+}
+
+// Long polls: some wait at all times.
+func TestExactLongPoll(t *testing.T) {
+	w := newExactWorld(t)
+	w.quick(1, 25*time.Second)
+	var began [3]freezeframe.Instant
+	for range 400 {
+		for i := range began {
+			key := freezeframe.Key(5 + i)
+			if began[i] == 0 || w.now.Sub(began[i]) > time.Duration(20+i)*time.Second {
+				if began[i] != 0 {
+					w.end(w.flight[key], bpf.ToldDone, w.now)
+				}
+				began[i] = w.now
+				w.flight[key] = w.wait(uint64(key), waitAnswer, w.now, nil)
+			}
+		}
+		w.step(200 * time.Millisecond)
+	}
+	if q := w.best(waitAnswer); q >= 0.5 {
+		t.Errorf("quality %v", q)
+	}
+}
+
+// A stall of many clients does not become usual, and the second is seen too.
+func TestExactStallsAgain(t *testing.T) {
+	w := newExactWorld(t)
+	w.quick(40, 2*time.Millisecond)
+	w.step(4 * time.Second)
+	for stall := range 4 {
+		w.reports = nil
+		began := w.now
+		for cookie := uint64(100); cookie < 140; cookie++ {
+			w.flight[freezeframe.Key(cookie)] = w.wait(cookie, waitAnswer, began, nil)
+		}
+		w.quick(0, 0)
+		w.step(1500 * time.Millisecond)
+		if q := w.best(waitAnswer); q < 0.9 {
+			t.Fatalf("stall %d: quality %v, want 0.9", stall, q)
+		}
+		for key, row := range w.flight {
+			delete(w.flight, key)
+			w.end(row, bpf.ToldDone, w.now)
+		}
+		w.quick(60, 1500*time.Millisecond) // what that second holds
+		w.step(time.Second)
+		w.quick(40, 2*time.Millisecond)
+		w.step(5 * time.Second)
+	}
+}
+
+// More of the request came: it was not complete.
+func TestExactSuperseded(t *testing.T) {
+	w := newExactWorld(t)
+	w.quick(40, 2*time.Millisecond)
+	w.step(4 * time.Second)
+	for i := range 20 {
+		// At first sight nobody can tell that it is not complete.
+		if i == 3 {
+			w.step(time.Second)
+			w.reports = nil
+		}
+		row := w.wait(uint64(5+i), waitAnswer, w.now, nil)
+		w.flight[5] = row
+		w.step(190 * time.Millisecond)
+		delete(w.flight, 5)
+		w.end(row, bpf.ToldSuperseded, w.now)
+	}
+	if q := w.best(waitAnswer); q >= 0.5 {
+		t.Errorf("quality %v", q)
+	}
+	ends := 0
+	for _, r := range w.reports {
+		if r.done != 0 {
+			if ends++; r.quality > 0.2 {
+				t.Errorf("a piece ended as if it had been answered: %+v", r)
+			}
+		}
+	}
+	if ends == 0 {
+		t.Error("what was told in flight was not taken back")
+	}
+}
+
+// A connection of which messages are often not answered, at a service that
+// answers: a web socket.
+func TestExactMessagesWithoutAnswer(t *testing.T) {
+	w := newExactWorld(t)
+	w.quick(40, 2*time.Millisecond)
+	w.step(4 * time.Second)
+	w.flight[5] = w.wait(5, waitAnswer, w.now, map[string]uint64{"answers": 3, "unanswered": 9})
+	w.step(2 * time.Second)
+	if q := w.best(waitAnswer); q >= 0.5 {
+		t.Errorf("quality %v", q)
+	}
+}
+
+// The socket is gone without a word: its wait does not go on.
+func TestExactVanished(t *testing.T) {
+	w := newExactWorld(t)
+	w.quick(40, 2*time.Millisecond)
+	w.step(4 * time.Second)
+	w.flight[5] = w.wait(5, waitAnswer, w.now, nil)
+	w.step(500 * time.Millisecond)
+	delete(w.flight, 5)
+	w.step(2 * time.Second)
+	r := w.reports[len(w.reports)-1]
+	if r.done == 0 || r.age() > 1200*time.Millisecond {
+		t.Errorf("%+v took %v", r, r.age())
+	}
+	if n := w.p.conns.n; n != 0 {
+		t.Errorf("%d connections are kept", n)
+	}
+}
+
+// What services would infer is not told twice.
+func TestServicesLeaveItToRequests(t *testing.T) {
+	w := newWorld(t)
+	w.serve(5, 40, 10*time.Millisecond)
+	w.step(3 * time.Second)
+	w.reports = nil
+	row := w.conns[5]
+	row["received_at"], row["bytes_received"] = uint64(w.now), row["bytes_received"]+100
+	w.listeners[web]["queue"] = 1
+	for range 20 {
+		w.p.hub.exactAt.Store(int64(w.now))
+		w.step(50 * time.Millisecond)
+	}
+	if len(w.reports) != 0 {
+		t.Fatalf("%d reports, first %+v", len(w.reports), w.reports[0])
+	}
+	// BPF has gone away: a wait that goes on is found again.
+	row["received_at"], row["bytes_received"] = uint64(w.now), row["bytes_received"]+100
+	w.step(4 * time.Second)
+	if w.best(waitAccept) < 0.9 {
+		t.Error("without BPF the queue is not seen again")
+	}
+}
+
+func TestObserveRequestsWithoutAllocating(t *testing.T) {
+	w := newExactWorld(t)
+	w.quick(40, 2*time.Millisecond)
+	rows := map[freezeframe.Key]map[string]uint64{}
+	for cookie := uint64(1); cookie <= 600; cookie++ {
+		rows[freezeframe.Key(cookie)] = w.wait(cookie, int(cookie%3), w.now, nil)
+	}
+	src, tab := table(requestColumns, rows, w.now)
+	src.Name = "requests"
+	ssrc, stab := table(serviceColumns, map[freezeframe.Key]map[string]uint64{web: w.second}, w.now)
+	ssrc.Name = "services"
+	if n := testing.AllocsPerRun(100, func() {
+		w.now = w.now.Add(50 * time.Millisecond)
+		tab.At, stab.At = w.now, w.now
+		w.p.Observe(src, tab)
+		w.p.Observe(ssrc, stab)
+		for len(w.p.out) > 0 {
+			<-w.p.out
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations a reading", n)
+	}
+}
