@@ -219,3 +219,20 @@ func TestWhoPushedItOut(t *testing.T) {
 		})
 	}), "mem.file_thrash", process(hog))
 }
+
+// TestSlowIsNotBusy: many small requests are a load, though they move nothing.
+func TestSlowIsNotBusy(t *testing.T) {
+	for _, x := range []struct {
+		requests, bytes float64
+		slow            bool
+	}{{40, 4096, true}, {400, 512, false}, {40, 1 << 18, false}} {
+		w := build(func(w *window) {
+			asleep(w, wait{Class: freezeframe.DeviceWait, Stack: deviceStack, File: "/srv/data"})
+			timed(w, 40, 4096, 300*us, x.requests, x.bytes, 90*ms)
+		})
+		slow := slices.ContainsFunc(detectors.Judge(w, rules.All()).Findings, func(f freezeframe.Finding) bool { return f.Cause == "io.device_slow" })
+		if slow != x.slow {
+			t.Errorf("%.0f requests a second of %.0f bytes, after 40 of 4096: slow %v", x.requests, x.bytes, slow)
+		}
+	}
+}
