@@ -39,6 +39,9 @@ func TestWhoFillsADiskByItsRequests(t *testing.T) {
 	verdict(t, scene(func(*window) {}), "io.device_saturated", process(service))
 	// The kernel's own work has nobody to blame.
 	verdict(t, scene(func(w *window) { using(w, 77, "md_resync", "kernel", 400, 1<<18, 40*ms) }), "io.device_saturated", freezeframe.Culprit{Kind: freezeframe.CulpritDevice, Device: "vda"})
+	// What a limit held back is passed on by the kernel: whose it was is told by
+	// what processes moved.
+	verdict(t, scene(func(w *window) { using(w, 77, "kthrotld", "kernel", 400, 1<<18, 40*ms) }), "io.device_saturated", process(hog))
 	// Our own probe's requests are there to be timed.
 	for _, f := range detectors.Judge(scene(func(w *window) {
 		w.Symptom(freezeframe.Symptom{Probe: "fsync", Target: "/srv", Own: true, Victims: []freezeframe.Victim{{PID: 77, TID: 78, Comm: "ff-fsync"}}})
