@@ -11,6 +11,7 @@ import (
 	"time"
 	"unsafe"
 
+	"freezeframe"
 	"freezeframe/internal/kernel"
 
 	"golang.org/x/sys/unix"
@@ -209,7 +210,7 @@ func TestWritebackIsItsWriters(t *testing.T) {
 	// The loop's backing file is dirtied by the loop's kworker, for dd or us.
 	var below uint64
 	for _, x := range b.Issuers() {
-		if x.Dev != dev && (x.TGID == dd || x.TGID == uint32(os.Getpid())) && x.Via != ViaItself {
+		if x.Dev != dev && (x.TGID == dd || x.TGID == uint32(os.Getpid())) && x.Via == ViaLoop {
 			below += x.WriteBytes
 		}
 	}
@@ -262,18 +263,27 @@ func TestOldestRequestIsSeen(t *testing.T) {
 		}
 	}()
 	cmd := exec.Command("dd", "if=/dev/zero", "of="+device, "bs=4k", "count=1", "oflag=direct", "conv=notrunc", "status=none")
+	begun := kernel.Now()
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	dd := uint32(cmd.Process.Pid)
-	time.Sleep(400 * time.Millisecond)
-	now := uint64(kernel.Now())
-	var found *BlockFlight
-	for i := range b.Flights() {
-		if f := b.Flights()[i]; f.Request != 0 && f.Issued != 0 && b.Devices()[f.Device&63].Dev == dev {
-			found = &f
+	look := func() *BlockFlight {
+		for i := range b.Flights() {
+			if f := b.Flights()[i]; f.Request != 0 && f.Issued != 0 && b.Devices()[f.Device&63].Dev == dev {
+				return &f
+			}
 		}
+		return nil
 	}
+	var found *BlockFlight
+	for until := time.Now().Add(10 * time.Second); found == nil && time.Now().Before(until); time.Sleep(5 * time.Millisecond) {
+		found = look()
+	}
+	seen := kernel.Now()
+	time.Sleep(300 * time.Millisecond)
+	found = look()
+	now := kernel.Now()
 	if err := unix.IoctlSetInt(dir, thaw, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -282,10 +292,16 @@ func TestOldestRequestIsSeen(t *testing.T) {
 		t.Errorf("dd: %v", err)
 	}
 	if found == nil {
-		t.Fatal("a request that hung for 400 ms was not seen in flight")
+		t.Fatal("a request that hung was not seen in flight")
 	}
-	if age := time.Duration(now - found.Issued); age < 250*time.Millisecond || age > 420*time.Millisecond || found.TGID != dd || found.Op != OpWrite {
-		t.Errorf("seen: %v old, of process %d (dd is %d), operation %d", age, found.TGID, dd, found.Op)
+	if age := now.Sub(freezeframe.Instant(found.Issued)); age < now.Sub(seen) || age > now.Sub(begun) {
+		t.Errorf("%v old; it was seen for %v, and dd was started %v ago", age, now.Sub(seen), now.Sub(begun))
+	}
+	if found.TGID != dd || found.Op != OpWrite {
+		t.Errorf("of process %d (dd is %d), operation %d", found.TGID, dd, found.Op)
+	}
+	if left := look(); left != nil {
+		t.Errorf("done, and still in flight: %+v", left)
 	}
 }
 

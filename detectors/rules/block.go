@@ -37,7 +37,8 @@ func wholeDisk(name string) string {
 	return short
 }
 
-// issuersOn returns who used a disk over a span, most bytes first.
+// issuersOn returns who used a disk over a span, most bytes first; nothing where
+// that is not told of enough of it.
 func issuersOn(w freezeframe.Window, s freezeframe.Span, name string) []issuer {
 	series := w.Between("block_issuers", s)
 	columns := []string{"device", "pid", "comm", "via", "reads", "writes", "read_bytes", "write_bytes", "flushes", "device_ns", "flush_ns", "since"}
@@ -84,9 +85,27 @@ func issuersOn(w freezeframe.Window, s freezeframe.Span, name string) []issuer {
 			out = append(out, x.issuer)
 		}
 	}
+	var carried, sum uint64
+	for i := range out {
+		sum += out[i].bytes
+		if out[i].kernel() && hasPrefix(out[i].comm, carriers...) {
+			carried += out[i].bytes
+		}
+	}
+	if sum > 0 && float64(carried) >= mostlyCarried*float64(sum) {
+		return nil // whose they are is not told
+	}
 	slices.SortStableFunc(out, func(a, b issuer) int { return cmp.Compare(b.bytes, a.bytes) })
 	return out
 }
+
+// carriers are the kernel's queues that pass on what others asked for: held
+// back for a limit, encrypted, written back from memory.
+var carriers = []string{"kthrotld", "kblockd", "kcryptd", "kdmflush", "dm-", "flush-", "writeback", "xfs-", "btrfs-", "loop", "kworker/"}
+
+// mostlyCarried is the share of a device's bytes that came by carriers from
+// which on those of the others say nothing.
+const mostlyCarried = 0.3
 
 // kernel tells whether it is a kernel thread, about its own business.
 func (i *issuer) kernel() bool { return i.via == "kernel" }

@@ -39,6 +39,9 @@ func TestWhoFillsADiskByItsRequests(t *testing.T) {
 	verdict(t, scene(func(*window) {}), "io.device_saturated", process(service))
 	// The kernel's own work has nobody to blame.
 	verdict(t, scene(func(w *window) { using(w, 77, "md_resync", "kernel", 400, 1<<18, 40*ms) }), "io.device_saturated", freezeframe.Culprit{Kind: freezeframe.CulpritDevice, Device: "vda"})
+	// What a limit held back is passed on by the kernel: whose it was is told by
+	// what processes moved.
+	verdict(t, scene(func(w *window) { using(w, 77, "kthrotld", "kernel", 400, 1<<18, 40*ms) }), "io.device_saturated", process(hog))
 	// Our own probe's requests are there to be timed.
 	for _, f := range detectors.Judge(scene(func(w *window) {
 		w.Symptom(freezeframe.Symptom{Probe: "fsync", Target: "/srv", Own: true, Victims: []freezeframe.Victim{{PID: 77, TID: 78, Comm: "ff-fsync"}}})
@@ -218,4 +221,21 @@ func TestWhoPushedItOut(t *testing.T) {
 			return v{"pid": hog, "comm": "scan", "pages": w.Ran(at, 0, 50000), "direct_ns": w.Ran(at, 0, 5e8)}
 		})
 	}), "mem.file_thrash", process(hog))
+}
+
+// TestSlowIsNotBusy: many small requests are a load, though they move nothing.
+func TestSlowIsNotBusy(t *testing.T) {
+	for _, x := range []struct {
+		requests, bytes float64
+		slow            bool
+	}{{40, 4096, true}, {400, 512, false}, {40, 1 << 18, false}} {
+		w := build(func(w *window) {
+			asleep(w, wait{Class: freezeframe.DeviceWait, Stack: deviceStack, File: "/srv/data"})
+			timed(w, 40, 4096, 300*us, x.requests, x.bytes, 90*ms)
+		})
+		slow := slices.ContainsFunc(detectors.Judge(w, rules.All()).Findings, func(f freezeframe.Finding) bool { return f.Cause == "io.device_slow" })
+		if slow != x.slow {
+			t.Errorf("%.0f requests a second of %.0f bytes, after 40 of 4096: slow %v", x.requests, x.bytes, slow)
+		}
+	}
 }
