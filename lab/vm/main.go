@@ -43,7 +43,9 @@ func run() (code int, err error) {
 	kernel := flag.String("kernel", machine.DefaultKernel, "Debian `package` of the kernel; PACKAGE/SUITE for another suite's")
 	limit := flag.Duration("limit", 10*time.Minute, "how long the command may run")
 	boot := flag.Duration("boot", 3*time.Minute, "how long the machine may take to start")
-	cpus := flag.Int("cpus", 2, "CPUs")
+	cpus := flag.Int("cpus", 2, "CPUs; 1 with -steady")
+	steady := flag.Bool("steady", false, "let the machine's clock count its instructions, so that slow emulation does not show inside; 1 CPU, and slower still")
+	shift := flag.Int("shift", 1, "of a -steady clock: an instruction takes 2^`N` ns")
 	memory := flag.Int("memory", 2048, "memory in MiB")
 	more := flag.String("append", "", "more of the kernel's command line")
 	rebuild := flag.Bool("rebuild", false, "make the images again, from the packages of today")
@@ -59,9 +61,15 @@ func run() (code int, err error) {
 	if err != nil {
 		return 0, err
 	}
+	if *steady {
+		*cpus = 1
+	}
 	m := &machine.Machine{
-		Kernel: *kernel, CPUs: *cpus, Memory: *memory, Boot: *boot, Append: *more,
+		Kernel: *kernel, CPUs: *cpus, Steady: *steady, Shift: *shift, Memory: *memory, Boot: *boot, Append: *more,
 		Cache: cache, Rebuild: *rebuild, Log: os.Stderr,
+	}
+	if err := m.Check(); err != nil {
+		return 0, err
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()

@@ -37,6 +37,8 @@ type Machine struct {
 	Kernel  string // a Debian package, "linux-image-amd64/bookworm-backports" for another suite's
 	CPUs    int
 	Memory  int           // MiB
+	Steady  bool          // its clock counts its instructions, see Check
+	Shift   int           // of a steady clock: 2^Shift ns an instruction
 	Boot    time.Duration // how long it may take from the start of QEMU to the command
 	Append  string        // more of the kernel's command line
 	Cache   string        // directory of the images, see CacheDir
@@ -65,6 +67,23 @@ type Result struct {
 	Hello wire.Hello
 	Boot  time.Duration // from the start of QEMU until the command started
 	Ran   time.Duration // the command, as this machine's clock saw it
+}
+
+// Check says what is wrong with the machine's description.
+//
+// A steady clock hides from the guest how slow emulation is, and who else uses
+// the host: what measures time there measures as on a real, slow computer. QEMU
+// counts the instructions of one CPU; with more they wait for each other's
+// turns, and the machine does not even start in minutes.
+func (m *Machine) Check() error {
+	if m.Steady && m.CPUs != 1 {
+		return fmt.Errorf("a steady clock needs a machine of 1 CPU, not %d", m.CPUs)
+	}
+	if m.CPUs < 1 || m.Memory < 256 {
+		return fmt.Errorf("a machine of %d CPUs and %d MiB is too small (1 and 256 MiB at least)", m.CPUs, m.Memory)
+	}
+	_, _, err := splitKernel(m.Kernel)
+	return err
 }
 
 // tools are what building and booting needs, with the package each is in.
