@@ -80,7 +80,7 @@ func run() (code int, err error) {
 		m.Rebuild = false
 	}
 	job := machine.Job{
-		Job: wire.Job{Command: *command, Limit: *limit}, Inputs: inputs,
+		Job: wire.Job{Command: *command}, Limit: *limit, Inputs: inputs,
 		Stdout: os.Stdout, Stderr: os.Stderr, Results: *out,
 	}
 	if *out != "" {

@@ -28,25 +28,40 @@ func agent() error {
 		return err
 	}
 	out := wire.NewEncoder(port)
-	exit := run(out)
+	stop, done := make(chan struct{}), make(chan struct{})
+	go hear(port, stop, done)
+	exit := run(out, stop)
 	if err := out.SendJSON(wire.KindExit, exit); err != nil {
 		return fmt.Errorf("tell the host the result: %w", err)
 	}
-	// The host says a byte when it has everything.
-	heard := make(chan struct{})
-	go func() {
-		_, _ = port.Read(make([]byte, 1))
-		close(heard)
-	}()
 	select {
-	case <-heard:
+	case <-done:
 	case <-time.After(30 * time.Second):
 	}
 	powerOff()
 	return errors.New("the machine did not switch itself off")
 }
 
-func run(out *wire.Encoder) wire.Exit {
+// hear takes what the host says.
+func hear(port io.Reader, stop, done chan struct{}) {
+	var said [1]byte
+	stopped := false
+	for {
+		if _, err := port.Read(said[:]); err != nil {
+			return
+		}
+		switch {
+		case said[0] == wire.Done:
+			close(done)
+			return
+		case said[0] == wire.Stop && !stopped:
+			stopped = true
+			close(stop)
+		}
+	}
+}
+
+func run(out *wire.Encoder, stop <-chan struct{}) wire.Exit {
 	fail := func(err error) wire.Exit { return wire.Exit{Code: 255, Err: err.Error()} }
 	job, err := unpack()
 	if err != nil {
@@ -59,7 +74,7 @@ func run(out *wire.Encoder) wire.Exit {
 	if err := out.SendJSON(wire.KindHello, hello); err != nil {
 		return fail(err)
 	}
-	exit, err := execute(job, out)
+	exit, err := execute(job, out, stop)
 	if err != nil {
 		return fail(err)
 	}
@@ -167,7 +182,7 @@ func settled() (h wire.Hello, err error) {
 // below its own.
 const jobUnit = "lab.service"
 
-func execute(job wire.Job, out *wire.Encoder) (wire.Exit, error) {
+func execute(job wire.Job, out *wire.Encoder, stop <-chan struct{}) (wire.Exit, error) {
 	cmd := exec.Command("systemd-run", "--quiet", "--wait", "--pipe", "--collect", "--unit="+jobUnit,
 		"--property=Delegate=yes", "--property=LimitNOFILE=65536", "--working-directory="+wire.Dir,
 		"--setenv=HOME=/root", "--setenv=PATH="+wire.Dir+":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -181,15 +196,15 @@ func execute(job wire.Job, out *wire.Encoder) (wire.Exit, error) {
 	var exit wire.Exit
 	select {
 	case <-done:
-	case <-time.After(job.Limit):
+	case <-stop:
 		exit.TimedOut = true
 		if text, err := exec.Command("systemctl", "kill", "--signal=KILL", jobUnit).CombinedOutput(); err != nil {
-			return exit, fmt.Errorf("end the command after %v: %w: %s", job.Limit, err, bytes.TrimSpace(text))
+			return exit, fmt.Errorf("end the command: %w: %s", err, bytes.TrimSpace(text))
 		}
 		select {
 		case <-done:
 		case <-time.After(20 * time.Second):
-			return exit, fmt.Errorf("the command does not die, %v after its limit of %v", 20*time.Second, job.Limit)
+			return exit, errors.New("the command does not die within 20 s")
 		}
 	}
 	exit.Code = cmd.ProcessState.ExitCode()

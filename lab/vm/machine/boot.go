@@ -255,13 +255,13 @@ func (m *Machine) boot(ctx context.Context, p parts, job Job) (res Result, err e
 	limit := time.NewTimer(m.Boot)
 	defer limit.Stop()
 	what := fmt.Sprintf("the machine did not start within %v", m.Boot)
+	running := false
 	for {
 		select {
 		case <-started:
 			m.logf("%s started the command after %.1f s (systemd %s%s)", l.res.Hello.Kernel, l.res.Boot.Seconds(), l.res.Hello.State, failedUnits(l.res.Hello.Failed))
-			// The guest keeps the limit itself; this is for one that cannot.
-			limit.Reset(job.Limit + time.Minute)
-			what = fmt.Sprintf("the machine said nothing of the end of the command, a minute after its limit of %v", job.Limit)
+			running = true
+			limit.Reset(job.Limit)
 		case err := <-heard:
 			if err == nil {
 				// It has been told that all is here and switches itself off.
@@ -274,12 +274,25 @@ func (m *Machine) boot(ctx context.Context, p parts, job Job) (res Result, err e
 			}
 			return l.res, err
 		case <-limit.C:
-			return res, errors.New(what)
+			if !running {
+				return res, errors.New(what)
+			}
+			// It ends the command and says what there is until now.
+			if _, err := ours.Write([]byte{wire.Stop}); err != nil {
+				return res, fmt.Errorf("end the command after %v: %w", job.Limit, err)
+			}
+			running = false
+			limit.Reset(grace)
+			what = fmt.Sprintf("the machine did not end the command within %v of its limit of %v", grace, job.Limit)
 		case <-ctx.Done():
 			return res, ctx.Err()
 		}
 	}
 }
+
+// grace is the machine's for ending a command whose time is over, and for
+// sending what it left.
+const grace = 2 * time.Minute
 
 func failedUnits(lines string) string {
 	if lines == "" {
@@ -379,7 +392,7 @@ func (l *listener) listen(channel io.ReadWriter) error {
 			if err := <-unpacked; err != nil && got {
 				return fmt.Errorf("unpack the results: %w", err)
 			}
-			if _, err := channel.Write([]byte{'.'}); err != nil {
+			if _, err := channel.Write([]byte{wire.Done}); err != nil {
 				return fmt.Errorf("let the machine go: %w", err)
 			}
 			if l.res.Err != "" {

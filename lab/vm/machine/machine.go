@@ -55,6 +55,7 @@ type Input struct {
 // Job is what to do in the machine.
 type Job struct {
 	wire.Job
+	Limit          time.Duration // how long the command may run, by this machine's clock
 	Inputs         []Input
 	Stdout, Stderr io.Writer
 	Results        string // directory for what the command leaves in wire.OutDir; empty: nowhere

@@ -90,19 +90,22 @@ func sources(ctx context.Context, suite string) ([]source, error) {
 
 // pickSources takes Debian's own archives out of apt's list and returns the
 // sources of a suite. Another suite than those that are listed is taken to be
-// in the same archive as they are. What apt does not know the origin of (it
-// was never updated) has the benefit of the doubt.
+// in the same archive as they are. Where apt does not know the origin, because
+// it was never updated, the release's name has to do.
 func pickSources(list, suite string) []source {
 	release, _, _ := strings.Cut(suite, "-")
 	var archive, security string
 	for line := range strings.Lines(list) {
 		f := strings.Fields(line)
-		if len(f) < 3 || f[2] != "main" || len(f) > 3 && f[3] != "Debian" && !strings.HasPrefix(f[3], "$(") {
+		if len(f) < 3 || f[2] != "main" {
 			continue
 		}
 		name, part, _ := strings.Cut(f[1], "-")
+		known := len(f) > 3 && !strings.HasPrefix(f[3], "$(")
+		if known && f[3] != "Debian" || !known && name != release {
+			continue
+		}
 		switch {
-		case strings.Contains(name, "/"): // the old form of a security suite, or none at all
 		case part == "security" && security == "":
 			security = f[0]
 		case part == "" && archive == "":

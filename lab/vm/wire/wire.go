@@ -31,9 +31,14 @@ const (
 
 // Job is what the machine is to do.
 type Job struct {
-	Command string        `json:"command"` // of sh -c
-	Limit   time.Duration `json:"limit_ns"`
+	Command string `json:"command"` // of sh -c
 }
+
+// What the host says to the machine, a byte each.
+const (
+	Stop = 'k' // end the command now: its time is over, by the host's clock
+	Done = '.' // everything is here: switch off
+)
 
 // Hello is said once, before the command starts.
 type Hello struct {
