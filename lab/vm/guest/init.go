@@ -58,6 +58,11 @@ func initialise() error {
 	if err != nil {
 		return err
 	}
+	if inMemory() {
+		if root, err = memoryDisk(root); err != nil {
+			return err
+		}
+	}
 	if err := mount(root, newRoot, "ext4", unix.MS_NOATIME, ""); err != nil {
 		return err
 	}
@@ -116,7 +121,11 @@ func loadModules() error {
 		if err != nil {
 			return err
 		}
-		err = unix.FinitModule(int(f.Fd()), "", 0)
+		settings := ""
+		if strings.HasSuffix(e.Name(), "null_blk.ko") {
+			settings = "nr_devices=0" // or it makes one of 250 GB
+		}
+		err = unix.FinitModule(int(f.Fd()), settings, 0)
 		f.Close()
 		// A CPU without an instruction that a module is for is ENODEV.
 		if err != nil && !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.ENODEV) {

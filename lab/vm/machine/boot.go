@@ -66,7 +66,15 @@ func (m *Machine) Run(ctx context.Context, job Job) (res Result, err error) {
 	if p.console == "" {
 		p.console = filepath.Join(dir, "console.log")
 	}
-	if err := makeInitrd(ctx, kernel, dir, p.initrd); err != nil {
+	var more []cpioFile
+	if m.Steady {
+		list, err := dataExtents(root)
+		if err != nil {
+			return res, fmt.Errorf("find the data in %s: %w", root, err)
+		}
+		more = append(more, cpioFile{name: wire.ExtentsName, mode: 0o100644, data: []byte(list)})
+	}
+	if err := makeInitrd(ctx, kernel, dir, p.initrd, more); err != nil {
 		return res, fmt.Errorf("make the initial RAM disk: %w", err)
 	}
 	if err := makeInput(p.input, job.Job, job.Inputs); err != nil {
@@ -92,7 +100,7 @@ func printable(text []byte) string {
 }
 
 // makeInitrd builds the guest program and packs it with the kernel's modules.
-func makeInitrd(ctx context.Context, kernel, dir, to string) error {
+func makeInitrd(ctx context.Context, kernel, dir, to string, more []cpioFile) error {
 	guest := filepath.Join(dir, "guest")
 	build := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-trimpath", "-ldflags", "-s -w", "-o", guest, "freezeframe/lab/vm/guest")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
@@ -110,12 +118,37 @@ func makeInitrd(ctx context.Context, kernel, dir, to string) error {
 	files = append([]cpioFile{
 		{name: "dev", mode: 0o040755}, {name: "proc", mode: 0o040755}, {name: "sys", mode: 0o040755}, {name: "modules", mode: 0o040755},
 		{name: "init", mode: 0o100755, data: init},
-	}, files...)
+	}, append(files, more...)...)
 	f, err := os.Create(to)
 	if err != nil {
 		return err
 	}
 	return errors.Join(writeCpio(f, files), f.Close())
+}
+
+// dataExtents lists where a sparse file has data (lseek(2), SEEK_DATA), as
+// wire.ExtentsName wants it.
+func dataExtents(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	var list strings.Builder
+	fd := int(f.Fd())
+	for end := int64(0); ; {
+		start, err := unix.Seek(fd, end, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) { // no more
+			return list.String(), nil
+		}
+		if err != nil {
+			return "", err
+		}
+		if end, err = unix.Seek(fd, start, unix.SEEK_HOLE); err != nil {
+			return "", err
+		}
+		fmt.Fprintf(&list, "%d %d\n", start, end)
+	}
 }
 
 // makeInput writes the input disk: the job, then the files.

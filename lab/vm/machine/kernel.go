@@ -16,7 +16,7 @@ import (
 // wanted are the modules that the initial RAM disk loads; what they need comes
 // along. Of those in spare a kernel may have none.
 var (
-	wanted = []string{"virtio_pci", "virtio_blk", "virtio_console", "virtio_rng", "ext4"}
+	wanted = []string{"virtio_pci", "virtio_blk", "virtio_console", "virtio_rng", "ext4", "null_blk"}
 	spare  = []string{"crc32c_generic", "crc32c_intel"} // the checksum of ext4, asked for by the name of the algorithm
 )
 
@@ -86,20 +86,12 @@ func kernelArgs(tree, pkg, suite string, from []source) []string {
 
 // takeKernel takes what is needed out of an extracted package.
 func takeKernel(ctx context.Context, tree, dir string) error {
-	images, err := filepath.Glob(filepath.Join(tree, "boot/vmlinuz-*"))
+	image, version, all, err := findKernel(tree)
 	if err != nil {
 		return err
 	}
-	if len(images) != 1 {
-		return fmt.Errorf("the package brought %d kernels, not one", len(images))
-	}
-	version := strings.TrimPrefix(filepath.Base(images[0]), "vmlinuz-")
-	if err := os.Rename(images[0], filepath.Join(dir, "vmlinuz")); err != nil {
+	if err := os.Rename(image, filepath.Join(dir, "vmlinuz")); err != nil {
 		return err
-	}
-	all := filepath.Join(tree, "lib/modules")
-	if _, err := os.Stat(all); err != nil {
-		all = filepath.Join(tree, "usr/lib/modules") // since trixie
 	}
 	for _, path := range unwanted {
 		if err := os.RemoveAll(filepath.Join(all, version, "kernel", path)); err != nil {
@@ -125,6 +117,35 @@ func takeKernel(ctx context.Context, tree, dir string) error {
 		return err
 	}
 	return os.RemoveAll(base)
+}
+
+// findKernel finds what a package brought: the image, its version and where the
+// modules of all versions are.
+func findKernel(tree string) (image, version, modules string, err error) {
+	var found []string
+	// In /boot, or since Debian's 7.x packages beside the modules.
+	for _, pattern := range []string{"boot/vmlinuz-*", "lib/modules/*/vmlinuz", "usr/lib/modules/*/vmlinuz"} {
+		some, err := filepath.Glob(filepath.Join(tree, pattern))
+		if err != nil {
+			return "", "", "", err
+		}
+		found = append(found, some...)
+	}
+	if len(found) != 1 {
+		return "", "", "", fmt.Errorf("the package brought %d kernels, not one", len(found))
+	}
+	image = found[0]
+	version, inBoot := strings.CutPrefix(filepath.Base(image), "vmlinuz-")
+	if !inBoot {
+		version = filepath.Base(filepath.Dir(image))
+	}
+	for _, dir := range []string{"lib/modules", "usr/lib/modules"} {
+		modules = filepath.Join(tree, dir)
+		if _, err := os.Stat(filepath.Join(modules, version)); err == nil {
+			return image, version, modules, nil
+		}
+	}
+	return "", "", "", fmt.Errorf("the package brought no modules for %s", version)
 }
 
 // pickModules puts the modules of the RAM disk into to, unpacked.

@@ -139,6 +139,41 @@ kernel/drivers/virtio/virtio.ko:
 	}
 }
 
+func TestFindKernel(t *testing.T) {
+	for name, c := range map[string]struct {
+		files              []string
+		image, version, in string
+	}{
+		"bookworm":   {[]string{"boot/vmlinuz-6.1.0-1-amd64", "lib/modules/6.1.0-1-amd64/modules.order"}, "boot/vmlinuz-6.1.0-1-amd64", "6.1.0-1-amd64", "lib/modules"},
+		"trixie":     {[]string{"boot/vmlinuz-6.12-amd64", "usr/lib/modules/6.12-amd64/modules.order"}, "boot/vmlinuz-6.12-amd64", "6.12-amd64", "usr/lib/modules"},
+		"7.x":        {[]string{"usr/lib/modules/7.3-amd64/vmlinuz"}, "usr/lib/modules/7.3-amd64/vmlinuz", "7.3-amd64", "usr/lib/modules"},
+		"two":        {[]string{"boot/vmlinuz-1", "boot/vmlinuz-2", "lib/modules/1/x"}, "", "", ""},
+		"none":       {[]string{"lib/modules/1/x"}, "", "", ""},
+		"no modules": {[]string{"boot/vmlinuz-1", "lib/modules/2/x"}, "", "", ""},
+	} {
+		tree := t.TempDir()
+		for _, file := range c.files {
+			path := filepath.Join(tree, file)
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		image, version, modules, err := findKernel(tree)
+		if c.image == "" {
+			if err == nil {
+				t.Errorf("%s: no error", name)
+			}
+			continue
+		}
+		if err != nil || image != filepath.Join(tree, c.image) || version != c.version || modules != filepath.Join(tree, c.in) {
+			t.Errorf("%s: %s %s %s %v", name, image, version, modules, err)
+		}
+	}
+}
+
 func TestCpioForm(t *testing.T) {
 	var b bytes.Buffer
 	if err := writeCpio(&b, []cpioFile{{name: "dev", mode: 0o040755}, {name: "init", mode: 0o100755, data: []byte("hello")}}); err != nil {
@@ -326,6 +361,27 @@ func TestImagesAreMadeOnce(t *testing.T) {
 	left, err := filepath.Glob(filepath.Join(m.Cache, "*"))
 	if err != nil || len(left) != keepImages || slices.Contains(left, filepath.Join(m.Cache, "kernel-1")) {
 		t.Errorf("left: %q, %v", left, err)
+	}
+}
+
+func TestDataExtents(t *testing.T) {
+	f, err := os.Create(filepath.Join(t.TempDir(), "disk"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Truncate(64 << 20); err != nil {
+		t.Fatal(err)
+	}
+	text := bytes.Repeat([]byte("x"), 1<<20)
+	for _, at := range []int64{4 << 20, 32 << 20} {
+		if _, err := f.WriteAt(text, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := dataExtents(f.Name())
+	if err != nil || got != "4194304 5242880\n33554432 34603008\n" {
+		t.Errorf("%q, %v", got, err)
 	}
 }
 

@@ -22,6 +22,10 @@ const (
 	OutDir = "out"
 )
 
+// ExtentsName is a file of the initial RAM disk: where the root disk has data,
+// "OFFSET END" in bytes, a line each. With it the root is copied to memory.
+const ExtentsName = "extents"
+
 // The serials of the machine's disks: what they are called is up to the kernel.
 const (
 	RootDisk    = "root"
