@@ -75,12 +75,12 @@ func (m *Machine) kernel(ctx context.Context) (string, error) {
 }
 
 func kernelArgs(tree, pkg, suite string, from []source) []string {
+	if suite != Suite && strings.Contains(suite, "-") {
+		pkg += "/" + suite // backports are not taken by themselves
+	}
 	// Extracted, not installed: nothing of it runs here. Its dependencies come
 	// along and are thrown away.
-	args := []string{"--quiet", "--variant=extract", "--format=directory", "--include=" + pkg}
-	if suite != Suite && strings.Contains(suite, "-") {
-		args[3] += "/" + suite // backports are not taken by themselves
-	}
+	args := []string{"--variant=extract", "--format=directory", "--include=" + pkg}
 	return append(append(args, suite, tree), oneLine(from)...)
 }
 

@@ -236,7 +236,7 @@ func command(ctx context.Context, name string, args ...string) (string, error) {
 	}
 	out, err := exec.CommandContext(ctx, path, args...).CombinedOutput()
 	if err != nil {
-		return "", fmt.Errorf("%s: %w: %s", name, err, lastLines(string(out), 8))
+		return "", fmt.Errorf("%s: %w: %s", name, err, lastLines(string(out), 12))
 	}
 	return string(out), nil
 }

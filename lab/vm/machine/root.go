@@ -50,7 +50,7 @@ func (m *Machine) root(ctx context.Context) (string, error) {
 }
 
 func rootArgs(tree string, from []source) []string {
-	args := []string{"--quiet", "--variant=minbase", "--format=directory", "--include=" + strings.Join(packages, ",")}
+	args := []string{"--variant=minbase", "--format=directory", "--include=" + strings.Join(packages, ",")}
 	for _, path := range excluded {
 		args = append(args, "--dpkgopt=path-exclude="+path)
 	}
