@@ -39,6 +39,13 @@ func (m *Machine) images(ctx context.Context) (root, kernel string, err error) {
 	return root, kernel, err
 }
 
+// scratch and making begin the names of directories that are removed again; the
+// process id follows, for those of a process that was killed.
+const (
+	scratch = "freezeframe-vm-"
+	making  = "making-"
+)
+
 // parts are the files a machine is started with.
 type parts struct {
 	root, modules   string
@@ -54,7 +61,10 @@ func (m *Machine) Run(ctx context.Context, job Job) (res Result, err error) {
 	if err != nil {
 		return res, err
 	}
-	dir, err := os.MkdirTemp("", "freezeframe-vm-")
+	if err := removeStale(os.TempDir(), scratch); err != nil {
+		return res, err
+	}
+	dir, err := os.MkdirTemp("", scratch+strconv.Itoa(os.Getpid())+"-")
 	if err != nil {
 		return res, err
 	}

@@ -158,42 +158,33 @@ func (m *Machine) image(kind, key string, build func(dir string) error) (string,
 	if err := os.MkdirAll(m.Cache, 0o755); err != nil {
 		return "", err
 	}
-	making, err := os.MkdirTemp(m.Cache, "making-"+strconv.Itoa(os.Getpid())+"-")
+	if err := removeStale(m.Cache, making); err != nil {
+		return "", err
+	}
+	tmp, err := os.MkdirTemp(m.Cache, making+strconv.Itoa(os.Getpid())+"-")
 	if err != nil {
 		return "", err
 	}
-	defer os.RemoveAll(making)
-	if err := os.Chmod(making, 0o755); err != nil {
+	defer os.RemoveAll(tmp)
+	if err := os.Chmod(tmp, 0o755); err != nil {
 		return "", err
 	}
 	began := time.Now()
-	if err := build(making); err != nil {
+	if err := build(tmp); err != nil {
 		return "", fmt.Errorf("make the %s image: %w", kind, err)
 	}
 	if err := os.RemoveAll(dir); err != nil {
 		return "", err
 	}
-	if err := os.Rename(making, dir); err != nil {
+	if err := os.Rename(tmp, dir); err != nil {
 		return "", err
 	}
 	m.logf("made the %s image in %.0f s: %s", kind, time.Since(began).Seconds(), dir)
 	return dir, m.prune(kind)
 }
 
-// prune removes the images that were not used for longest, and what a build
-// that was killed left.
+// prune removes the images that were not used for longest.
 func (m *Machine) prune(kind string) error {
-	stale, err := filepath.Glob(filepath.Join(m.Cache, "making-*"))
-	if err != nil {
-		return err
-	}
-	for _, dir := range stale {
-		if !alive(dir) {
-			if err := os.RemoveAll(dir); err != nil {
-				return err
-			}
-		}
-	}
 	dirs, err := filepath.Glob(filepath.Join(m.Cache, kind+"-*"))
 	if err != nil {
 		return err
@@ -220,12 +211,25 @@ func (m *Machine) prune(kind string) error {
 	return nil
 }
 
-// alive tells whether the process that makes a directory still runs: its id
-// stands in the name.
-func alive(dir string) bool {
-	pid, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), "making-"), "-")
-	_, err := os.Stat("/proc/" + pid)
-	return err == nil
+// removeStale removes the directories whose names begin with prefix and the id
+// of a process that is not there any more.
+func removeStale(in, prefix string) error {
+	dirs, err := filepath.Glob(filepath.Join(in, prefix+"*"))
+	if err != nil {
+		return err
+	}
+	for _, dir := range dirs {
+		pid, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), prefix), "-")
+		if n, err := strconv.Atoi(pid); err != nil || n <= 0 {
+			continue // not ours
+		}
+		if _, err := os.Stat("/proc/" + pid); errors.Is(err, os.ErrNotExist) {
+			if err := os.RemoveAll(dir); err != nil && !errors.Is(err, os.ErrPermission) { // another user's
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // command runs a program; its output is in the error.

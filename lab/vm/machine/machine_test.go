@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -382,6 +384,29 @@ func TestDataExtents(t *testing.T) {
 	got, err := dataExtents(f.Name())
 	if err != nil || got != "4194304 5242880\n33554432 34603008\n" {
 		t.Errorf("%q, %v", got, err)
+	}
+}
+
+func TestStaleDirectoriesAreRemoved(t *testing.T) {
+	dir := t.TempDir()
+	dead := exec.Command("true")
+	if err := dead.Run(); err != nil {
+		t.Fatal(err)
+	}
+	mine := scratch + strconv.Itoa(os.Getpid()) + "-1"
+	for _, name := range []string{mine, scratch + strconv.Itoa(dead.Process.Pid) + "-1", scratch + "notes", "other-1"} {
+		if err := os.MkdirAll(filepath.Join(dir, name, "x"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := removeStale(dir, scratch); err != nil {
+		t.Fatal(err)
+	}
+	left, err := filepath.Glob(filepath.Join(dir, "*"))
+	want := []string{filepath.Join(dir, mine), filepath.Join(dir, scratch+"notes"), filepath.Join(dir, "other-1")}
+	slices.Sort(want)
+	if err != nil || !slices.Equal(left, want) {
+		t.Errorf("left: %q, %v", left, err)
 	}
 }
 
