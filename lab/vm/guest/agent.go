@@ -188,6 +188,8 @@ func execute(job wire.Job, out *wire.Encoder, stop <-chan struct{}) (wire.Exit, 
 		"--setenv=HOME=/root", "--setenv=PATH="+wire.Dir+":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"/bin/sh", "-c", job.Command)
 	cmd.Stdout, cmd.Stderr = out.Writer(wire.KindStdout), out.Writer(wire.KindStderr)
+	// What the command started and left may hold its output open for ever.
+	cmd.WaitDelay = 5 * time.Second
 	if err := cmd.Start(); err != nil {
 		return wire.Exit{}, err
 	}
