@@ -1,7 +1,7 @@
 #!/bin/sh
 # What `make vm` runs in the machine: what freezeframe sees there, and a few
-# faults of the lab. The scratch directory is in memory: with a steady clock
-# the host's disk would seem slow.
+# faults of the lab. Its disks are files in memory, as the root is with a steady
+# clock: the memory of the root's own disk is not given back.
 set -eu
 freezeframe check
 echo
