@@ -10,7 +10,7 @@ RUN    := $(GO) run -buildvcs=false
 PAGE   := reports/page
 SOURCE := $(wildcard $(PAGE)/src/* $(PAGE)/*.ts $(PAGE)/*.json $(PAGE)/index.html)
 
-.PHONY: help demo build test race fuzz bench lab served incidents lint check page go-build
+.PHONY: help demo build test race fuzz bench lab served vm incidents lint check page go-build
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,10 @@ lab: build ## make every fault for real and score the verdicts (root, a quiet ma
 
 served: go-build ## stall servers of many kinds, and hold what is said of them against their clients (root, a quiet machine)
 	$(RUN) ./lab/served -bin bin/freezeframe $(SERVED)
+
+vm: build ## boot a Debian machine (QEMU, no KVM needed), check and score a few faults in it; VM= has flags of lab/vm
+	CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags "-s -w" -o bin/labrun ./lab/run
+	$(RUN) ./lab/vm -steady -in bin/freezeframe -in bin/labrun -in lab/vm/core.sh -out out/vm -limit 20m -boot 5m $(VM) -run core.sh
 
 incidents: ## replay the recorded incidents through the rules
 	$(GO) test ./incidents/...

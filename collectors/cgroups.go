@@ -387,6 +387,10 @@ type knownCgroup struct {
 	tree    int
 	walk    int // the last walk that saw it
 	checked freezeframe.Instant
+	// The v2 controllers it had when its files were opened: systemd enables one
+	// for a running unit as soon as a setting asks for it, and only then are
+	// its files there (Documentation/admin-guide/cgroup-v2.rst, cgroup.controllers).
+	controllers string
 }
 
 // findTrees looks up where the hierarchies are mounted.
@@ -560,6 +564,10 @@ func (w *cgroupWalker) look(tree int, dir, below string) {
 		}
 		return
 	}
+	controllers := w.controllers(k)
+	if k.cgroup != nil && k.controllers != controllers {
+		w.retire(k)
+	}
 	if k.cgroup == nil {
 		if len(w.known) > 4*maxCgroups || w.rows() >= maxCgroups {
 			w.dropped++
@@ -568,6 +576,7 @@ func (w *cgroupWalker) look(tree int, dir, below string) {
 		if k.cgroup = w.openCgroup(k, key); k.cgroup == nil {
 			return
 		}
+		k.controllers = controllers
 		w.changed = true
 	}
 	k.cgroup.hot.Store(limited)
@@ -605,6 +614,22 @@ func (w *cgroupWalker) limits(k *knownCgroup) (row [cgWidth]uint64) {
 		}
 	}
 	return row
+}
+
+// controllers returns what controllers a v2 cgroup has; nothing in v1, where
+// that does not change.
+func (w *cgroupWalker) controllers(k *knownCgroup) string {
+	if w.trees[k.tree].kind.controller != "" {
+		return ""
+	}
+	n, err := kernel.SlowReadAt(kernel.AtCWD, append([]byte(k.dir), "/cgroup.controllers\x00"...), w.small)
+	if err != nil {
+		return k.controllers // a moment's failure is no change
+	}
+	if string(w.small[:n]) == k.controllers {
+		return k.controllers
+	}
+	return string(w.small[:n])
 }
 
 // openCgroup opens the live files of a cgroup; nil when there are none.

@@ -355,6 +355,51 @@ func TestCgroupsRemoved(t *testing.T) {
 	}
 }
 
+// systemd enables a controller for a unit that runs already when a setting asks
+// for it: its files appear in a group that has a row.
+func TestCgroupsControllerEnabledLater(t *testing.T) {
+	dir := unpack(t, "testdata/cgroups/v2-debian-12.txtar")
+	group := filepath.Join(dir, "sys/fs/cgroup/system.slice/ssh.service")
+	write(t, group, "cgroup.controllers", "memory pids\n")
+	c := &cgroups{every: pace{}, buf: make([]byte, 32<<10)}
+	host := hostAt(dir)
+	c.texts = host.Texts
+	c.walker = &cgroupWalker{host: host, publish: c.hand, needs: &c.needs, small: make([]byte, 16<<10), known: make(map[string]*knownCgroup)}
+	if err := c.walker.findTrees(); err != nil {
+		t.Fatal(err)
+	}
+	defer c.walker.closeAll()
+	read := func() uint64 {
+		for _, k := range c.walker.known {
+			k.checked = 0 // seconds later
+		}
+		c.walker.walk()
+		k := c.walker.known["/system.slice/ssh.service"]
+		if k == nil || k.cgroup == nil {
+			t.Fatal("no row")
+		}
+		var table freezeframe.Table
+		c.read(&table, k.cgroup)
+		return table.Vals[cgIORead]
+	}
+	if err := os.Remove(filepath.Join(group, "io.stat")); err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	if v := read(); v != 0 {
+		t.Fatalf("it read %d bytes, and has no io.stat", v)
+	}
+	open := c.walker.open
+	write(t, group, "io.stat", "254:0 rbytes=4096 wbytes=0 rios=1 wios=0 dbytes=0 dios=0\n")
+	write(t, group, "cgroup.controllers", "io memory pids\n")
+	if v := read(); v != 4096 {
+		t.Errorf("io.stat appeared with 4096 bytes, read were %d", v)
+	}
+	read()
+	if c.walker.open != open+1 {
+		t.Errorf("%d descriptors, %d and one more are needed", c.walker.open, open)
+	}
+}
+
 func BenchmarkCgroups(b *testing.B) {
 	c := &cgroups{}
 	if err := c.Open(live()); err != nil {

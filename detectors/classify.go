@@ -178,6 +178,11 @@ func (p *place) class() freezeframe.Class {
 	} else if p.wchan != "" && !strings.Contains(where, p.wchan) {
 		where = p.wchan + "<-" + where
 	}
+	if innermost, _, _ := strings.Cut(where, "<-"); p.state == 'S' && innermost == "get_signal" {
+		// The freezer of cgroup v2 where do_freezer_trap was inlined (Debian's
+		// 6.1). Whatever else waits below get_signal is stopped, or innermost.
+		return freezeframe.Frozen
+	}
 	class, ok := signClass(where)
 	if !ok {
 		// The name of the system call is better than nothing.

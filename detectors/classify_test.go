@@ -46,6 +46,13 @@ func TestPlacesOfRealKernels(t *testing.T) {
 		{place{state: 'D', stack: "mem_cgroup_out_of_memory<-try_charge_memcg"}, freezeframe.Reclaim},
 		{place{state: 'D', stack: "rwsem_down_read_slowpath<-down_read<-do_user_addr_fault"}, freezeframe.KernelLock},
 		{place{state: 'D', stack: "__refrigerator<-get_signal"}, freezeframe.Frozen},
+		// cgroup v2, Debian 12's 6.1.0-57: in a system call, by stack and without, and interrupted in user space.
+		{place{state: 'S', wchan: "get_signal", syscall: "clock_nanosleep",
+			stack: "get_signal<-arch_do_signal_or_restart<-exit_to_user_mode_prepare<-syscall_exit_to_user_mode<-do_syscall_64"}, freezeframe.Frozen},
+		{place{state: 'S', wchan: "get_signal", syscall: "epoll_wait"}, freezeframe.Frozen},
+		{place{state: 'S', wchan: "get_signal", stack: "get_signal<-arch_do_signal_or_restart<-exit_to_user_mode_prepare<-irqentry_exit_to_user_mode"}, freezeframe.Frozen},
+		{place{state: 'T', wchan: "get_signal"}, freezeframe.Stopped},
+		{place{state: 'D', wchan: "folio_wait_bit_common", stack: "io_schedule<-folio_wait_bit_common<-do_exit<-do_group_exit<-get_signal"}, freezeframe.DeviceWait},
 		{place{state: 'D', stack: "do_exit_driver_thing<-ioctl"}, freezeframe.KernelLock},
 		{place{state: 'S', syscall: "flock"}, freezeframe.FileLock},
 		{place{state: 'S'}, freezeframe.Unseen},

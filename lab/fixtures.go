@@ -118,41 +118,6 @@ func mountIoctl(mount string, op uint) error {
 	return nil
 }
 
-// Cgroup is a version 1 control group.
-type Cgroup struct {
-	Dir  string // /sys/fs/cgroup/cpu/fflab-…
-	Path string // /fflab-…
-	s    *Scene
-}
-
-// Cgroup makes a control group of one controller.
-func (s *Scene) Cgroup(controller string) *Cgroup {
-	name := s.Name("svc")
-	c := &Cgroup{Dir: "/sys/fs/cgroup/" + controller + "/" + name, Path: "/" + name, s: s}
-	s.lab.janitor.later("rmcgroup", c.Dir)
-	s.Check(os.Mkdir(c.Dir, 0o755))
-	return c
-}
-
-// Set writes a value to one of its files.
-func (c *Cgroup) Set(file, value string) {
-	c.s.Check(os.WriteFile(filepath.Join(c.Dir, file), []byte(value), 0))
-}
-
-// Get reads one of its files.
-func (c *Cgroup) Get(file string) string {
-	b, err := os.ReadFile(filepath.Join(c.Dir, file))
-	c.s.Check(err)
-	return strings.TrimSpace(string(b))
-}
-
-// Freezer freezes the group (of the freezer controller); what it returns thaws it.
-func (c *Cgroup) Freezer() (thaw func()) {
-	undo := c.s.lab.janitor.later("write", filepath.Join(c.Dir, "freezer.state"), "THAWED")
-	c.Set("freezer.state", "FROZEN")
-	return func() { c.s.Check(undo()) }
-}
-
 // Sysctl sets a kernel setting of the machine; what it returns puts it back.
 func (s *Scene) Sysctl(path, value string) (restore func()) {
 	was, err := os.ReadFile(path)
@@ -245,10 +210,14 @@ func Leftovers() []string {
 			left = append(left, "mount "+f[1])
 		}
 	}
-	for _, pattern := range []string{"/sys/fs/cgroup/*/" + Prefix + "*", "/run/netns/" + Prefix + "*"} {
+	patterns := []string{cgroupRoot + "/*/" + Prefix + "*", "/run/netns/" + Prefix + "*"}
+	if base, err := cgroupBase(); err == nil {
+		patterns = append(patterns, base+"/"+Prefix+"*")
+	}
+	for _, pattern := range patterns {
 		found, _ := filepath.Glob(pattern)
 		for _, f := range found {
-			if !isOthers(f) {
+			if !isOthers(f) && filepath.Base(f) != labGroup {
 				left = append(left, f)
 			}
 		}

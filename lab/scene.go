@@ -298,12 +298,7 @@ func (s *Scene) guiltyNow() Guilty {
 			g.PIDs = append(g.PIDs, pid)
 		}
 		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", p.PID)); err == nil {
-			for line := range strings.Lines(string(b)) {
-				_, path, _ := strings.Cut(strings.TrimSpace(line), ":/")
-				if strings.HasPrefix(path, Prefix) {
-					g.Cgroups = append(g.Cgroups, "/"+path)
-				}
-			}
+			g.Cgroups = append(g.Cgroups, ownGroups(string(b))...)
 		}
 	}
 	return g

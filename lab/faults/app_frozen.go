@@ -9,7 +9,7 @@ var appFrozen = []lab.Fault{
 	{
 		Name:      "app.frozen/freezer",
 		Cause:     "app.frozen",
-		About:     "the freezer cgroup of a Python event-loop service is frozen, as by docker pause",
+		About:     "the cgroup of a Python event-loop service is frozen, as by docker pause",
 		MissAbout: "the cgroup of a process that serves nobody is frozen",
 		Needs:     needs(root, controller("freezer"), program("python3")),
 		Run: func(s *lab.Scene) {

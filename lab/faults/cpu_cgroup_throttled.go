@@ -16,7 +16,7 @@ var cpuCgroupThrottled = []lab.Fault{
 		MissAbout: "a batch job is throttled in a cgroup of its own, and nobody waits for it",
 		Needs:     needs(root, controller("cpu")),
 		Run: func(s *lab.Scene) {
-			group := quota(s, "100000", "1000000")
+			group := quota(s, 100_000, 1_000_000)
 			place := lab.Place{Cgroups: []string{group.Dir}}
 			svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Work: []string{"compute:200us"}}, place)
 			helper := s.Start(lab.Cmd{Name: "reindex", Role: "spin", Args: []string{"2"}, Place: place})
@@ -26,7 +26,7 @@ var cpuCgroupThrottled = []lab.Fault{
 			s.Break(func() { s.Check(helper.Say("go")) }, func() { s.Check(helper.Say("stop")) })
 		},
 		Miss: func(s *lab.Scene) {
-			group := quota(s, "20000", "100000")
+			group := quota(s, 20_000, 100_000)
 			svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Work: []string{"compute:200us"}}, lab.Place{})
 			job := s.Start(lab.Cmd{Name: "reindex", Role: "spin", Args: []string{"2"}, Place: lab.Place{Cgroups: []string{group.Dir}}})
 			s.Watch(svc)
@@ -40,8 +40,8 @@ var cpuCgroupThrottled = []lab.Fault{
 		MissAbout: "it is cut to what the service still fits in",
 		Needs:     needs(root, controller("cpu"), program("python3")),
 		Shortest:  600e6,
-		Run:       func(s *lab.Scene) { cutQuota(s, "2000") },
-		Miss:      func(s *lab.Scene) { cutQuota(s, "80000") },
+		Run:       func(s *lab.Scene) { cutQuota(s, 2_000) },
+		Miss:      func(s *lab.Scene) { cutQuota(s, 80_000) },
 	},
 	{
 		Name:      "cpu.cgroup_throttled/own-burst",
@@ -55,23 +55,22 @@ var cpuCgroupThrottled = []lab.Fault{
 	},
 }
 
-func quota(s *lab.Scene, us, period string) *lab.Cgroup {
+func quota(s *lab.Scene, us, period int) *lab.Cgroup {
 	group := s.Cgroup("cpu")
-	group.Set("cpu.cfs_period_us", period)
-	group.Set("cpu.cfs_quota_us", us)
+	group.CPUQuota(us, period)
 	return group
 }
 
-func cutQuota(s *lab.Scene, to string) {
-	group := quota(s, "-1", "100000")
+func cutQuota(s *lab.Scene, to int) {
+	group := quota(s, -1, 100_000)
 	svc := s.Serve(victim.Spec{Kind: victim.Threads, Work: []string{"compute:2ms"}}, lab.Place{Cgroups: []string{group.Dir}})
 	s.Blame(lab.Guilty{Cgroups: []string{group.Path}})
 	s.Watch(svc)
-	s.Break(func() { group.Set("cpu.cfs_quota_us", to) }, func() { group.Set("cpu.cfs_quota_us", "-1") })
+	s.Break(func() { group.CPUQuota(to, 100_000) }, func() { group.CPUQuota(-1, 100_000) })
 }
 
 func heavyRequests(s *lab.Scene, n int, each time.Duration) {
-	group := quota(s, "20000", "100000")
+	group := quota(s, 20_000, 100_000)
 	svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go}, lab.Place{Cgroups: []string{group.Dir}})
 	s.Blame(lab.Guilty{Cgroups: []string{group.Path}})
 	s.BlameGroup(svc.Proc)

@@ -114,12 +114,12 @@ func program(names ...string) func() error {
 	}
 }
 
-// controller needs a version 1 cgroup controller.
+// controller needs a cgroup controller, of version 1 or 2.
 func controller(name string) func() error {
-	return func() error {
-		if _, err := os.Stat("/sys/fs/cgroup/" + name + "/cgroup.procs"); err != nil {
-			return fmt.Errorf("needs the version 1 cgroup controller %s: %w", name, err)
-		}
-		return nil
-	}
+	return func() error { return lab.HasController(name) }
+}
+
+// controllerV1 needs a version 1 cgroup controller.
+func controllerV1(name string) func() error {
+	return func() error { return lab.NeedsV1(name) }
 }

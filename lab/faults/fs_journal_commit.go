@@ -17,7 +17,7 @@ var fsJournalCommit = []lab.Fault{
 		Cause:     "fs.journal_commit",
 		About:     "an export writes much to an ext4 on a disk of 16 MB/s; each commit of the journal first writes its data, and a Go service that syncs a record per request waits for the commit",
 		MissAbout: "an export of 256 KiB",
-		Needs:     needs(root, controller("blkio"), program("mkfs.ext4", "losetup")),
+		Needs:     needs(root, controllerV1("blkio"), program("mkfs.ext4", "losetup")),
 		Shortest:  time.Second,
 		Run:       func(s *lab.Scene) { journal(s, "all") },
 		Miss:      func(s *lab.Scene) { journal(s, "little") },
@@ -28,7 +28,7 @@ var fsJournalCommit = []lab.Fault{
 		AlsoOK:    []string{"io.device_saturated"}, // its own data, too, has to get past the journal's on that disk
 		About:     "a script makes and removes thousands of files on an ext4 with a journal of 4 MiB on a disk of 3 MB/s; a threaded Python service that syncs a record per request waits for its commits",
 		MissAbout: "it makes 20 files",
-		Needs:     needs(root, controller("blkio"), program("mkfs.ext4", "losetup", "python3")),
+		Needs:     needs(root, controllerV1("blkio"), program("mkfs.ext4", "losetup", "python3")),
 		Shortest:  time.Second,
 		Run:       func(s *lab.Scene) { manyFiles(s, 100000) },
 		Miss:      func(s *lab.Scene) { manyFiles(s, 20) },

@@ -15,8 +15,8 @@ var ioCgroupThrottled = []lab.Fault{
 		MissAbout: "to 500 reads a second, which is enough",
 		Needs:     needs(root, controller("blkio"), program("losetup")),
 		Shortest:  time.Second,
-		Run:       func(s *lab.Scene) { cutIO(s, "2") },
-		Miss:      func(s *lab.Scene) { cutIO(s, "500") },
+		Run:       func(s *lab.Scene) { cutIO(s, 2) },
+		Miss:      func(s *lab.Scene) { cutIO(s, 500) },
 	},
 	{
 		Name:      "io.cgroup_throttled/sidecar",
@@ -30,22 +30,22 @@ var ioCgroupThrottled = []lab.Fault{
 	},
 }
 
-func cutIO(s *lab.Scene, iops string) {
+func cutIO(s *lab.Scene, iops int) {
 	disk := s.Loop(64)
 	group := s.Cgroup("blkio")
 	svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Work: []string{"direct:" + disk.Device}}, lab.Place{Cgroups: []string{group.Dir}})
 	s.Blame(lab.Guilty{Cgroups: []string{group.Path}})
 	s.Watch(svc)
-	limit := func(n string) func() {
-		return func() { group.Set("blkio.throttle.read_iops_device", disk.Number+" "+n) }
+	limit := func(n int) func() {
+		return func() { group.IOMax(disk, lab.ReadIOs, n) }
 	}
-	s.Break(limit(iops), limit("0"))
+	s.Break(limit(iops), limit(0))
 }
 
 func sharedIO(s *lab.Scene, shared bool) {
 	disk := s.Loop(256)
 	group := s.Cgroup("blkio")
-	group.Set("blkio.throttle.read_bps_device", disk.Number+" 8388608")
+	group.IOMax(disk, lab.ReadBytes, 8<<20)
 	limited, free := lab.Place{Cgroups: []string{group.Dir}}, lab.Place{}
 	if shared {
 		free = limited

@@ -21,7 +21,7 @@ var ioDeviceSaturated = []lab.Fault{
 		Cause:     "io.device_saturated",
 		About:     "a disk of 20 MB/s: a backup reads large blocks from it, deep in the queue, beside a Go service that reads 4 KiB per request",
 		MissAbout: "the backup reads one small block after the other",
-		Needs:     needs(root, controller("blkio"), program("losetup")),
+		Needs:     needs(root, controllerV1("blkio"), program("losetup")),
 		Shortest:  800 * time.Millisecond,
 		Run: func(s *lab.Scene) {
 			saturate(s, "32", "1024", func(l *lab.LoopFS) { s.Throttle(l, "blkio.throttle.read_bps_device", 20<<20) })
@@ -36,7 +36,7 @@ var ioDeviceSaturated = []lab.Fault{
 		Cause:     "io.device_saturated",
 		About:     "a disk that writes 20 MB/s: eight dd write blocks of 2 MiB past the page cache, beside a Go service that writes 4 KiB per request so",
 		MissAbout: "one dd writes 16 blocks of 4 KiB",
-		Needs:     needs(root, controller("blkio"), program("losetup", "dd")),
+		Needs:     needs(root, controllerV1("blkio"), program("losetup", "dd")),
 		Shortest:  800 * time.Millisecond,
 		Run:       func(s *lab.Scene) { ddWrites(s, 8, "2M", 24) },
 		Miss:      func(s *lab.Scene) { ddWrites(s, 1, "4k", 16) },

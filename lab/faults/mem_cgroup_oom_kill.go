@@ -1,7 +1,6 @@
 package faults
 
 import (
-	"strconv"
 	"time"
 
 	"freezeframe/lab"
@@ -17,7 +16,7 @@ var memCgroupOOMKill = []lab.Fault{
 		Needs:     needs(root, controller("memory"), program("python3")),
 		Run: func(s *lab.Scene) {
 			group := s.Cgroup("memory")
-			group.Set("memory.limit_in_bytes", strconv.Itoa(64<<20))
+			group.MemoryMax(64 << 20)
 			svc := s.Serve(victim.Spec{Kind: victim.Pool, Workers: 1, Fresh: true, Slow: s.Length.String()}, lab.Place{Cgroups: []string{group.Dir}})
 			s.BlameGroup(svc.Proc)
 			s.Blame(lab.Guilty{Cgroups: []string{group.Path}})
@@ -30,7 +29,7 @@ var memCgroupOOMKill = []lab.Fault{
 		},
 		Miss: func(s *lab.Scene) {
 			group := s.Cgroup("memory")
-			group.Set("memory.limit_in_bytes", strconv.Itoa(64<<20))
+			group.MemoryMax(64 << 20)
 			svc := s.Serve(victim.Spec{Kind: victim.Pool, Workers: 1, Fresh: true}, lab.Place{})
 			job := s.Start(lab.Cmd{Name: "importer", Role: "grower", Args: []string{"200"}, Place: lab.Place{Cgroups: []string{group.Dir}}})
 			s.Watch(svc)

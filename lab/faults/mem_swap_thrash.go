@@ -15,7 +15,7 @@ var memSwapThrash = []lab.Fault{
 		AlsoOK:    []string{"mem.cgroup_max"}, // the limit is why there is swapping
 		About:     "a helper grows in a Go service's cgroup, whose working set of 96 MiB is swapped out and comes back page by page",
 		MissAbout: "the helper fits beside it",
-		Needs:     needs(root, controller("memory"), program("mkswap", "swapon", "fallocate")),
+		Needs:     needs(root, controllerV1("memory"), program("mkswap", "swapon", "fallocate")),
 		Shortest:  time.Second,
 		Run:       func(s *lab.Scene) { swapOut(s, 300) },
 		Miss:      func(s *lab.Scene) { swapOut(s, 16) },
@@ -27,7 +27,7 @@ var memSwapThrash = []lab.Fault{
 		AlsoOK:    []string{"mem.cgroup_max"}, // the limit is why there is swapping
 		About:     "someone cuts the memory limit of a Go service's cgroup to half of its working set; the rest goes to swap and comes back page by page",
 		MissAbout: "it is cut to what the service still fits in",
-		Needs:     needs(root, controller("memory"), program("mkswap", "swapon", "fallocate")),
+		Needs:     needs(root, controllerV1("memory"), program("mkswap", "swapon", "fallocate")),
 		Shortest:  time.Second,
 		Run:       func(s *lab.Scene) { cutMemory(s, 72) },
 		Miss:      func(s *lab.Scene) { cutMemory(s, 192) },

@@ -42,6 +42,7 @@ func run() (ok bool, err error) {
 	watch := flag.Duration("for", 8*time.Second, "how long freezeframe watches each run")
 	out := flag.String("out", "", "directory for the diagnoses, recordings and results")
 	list := flag.Bool("list", false, "list the faults and what cannot be made here")
+	strict := flag.Bool("strict", false, "fail when a chosen fault cannot be made here or has no valid run")
 	retry := flag.Int("retry", 1, "times that an invalid run is tried again")
 	idle := flag.Duration("idle", 0, "no fault: five healthy services in use for so long; any report is wrong")
 	build := flag.Duration("build", 0, "no fault: a parallel Go build and a disk copy for so long; any report is wrong")
@@ -92,6 +93,7 @@ func run() (ok bool, err error) {
 	fmt.Printf("seed %d\n", *seed)
 	random := rand.New(rand.NewPCG(*seed, 0))
 	var results []lab.Result
+	notMade := 0
 	for range *repeat {
 		for _, f := range faults.All() {
 			if !match.MatchString(f.Name) {
@@ -100,6 +102,7 @@ func run() (ok bool, err error) {
 			if f.Needs != nil {
 				if why := f.Needs(); why != nil {
 					fmt.Printf("%-56s NOT MADE HERE: %v\n", f.Name, why)
+					notMade++
 					continue
 				}
 			}
@@ -140,6 +143,10 @@ func run() (ok bool, err error) {
 	}
 	fmt.Println()
 	t := lab.Total(results)
+	if *strict && (notMade > 0 || t.Invalid > 0 || t.Runs == 0) {
+		t.Write(os.Stdout)
+		return false, fmt.Errorf("-strict: %d not made here, %d of %d runs invalid", notMade, t.Invalid, t.Runs)
+	}
 	if *bin == "" {
 		fmt.Printf("%d runs, %d invalid\n", t.Runs, t.Invalid)
 		return t.Invalid == 0, nil
