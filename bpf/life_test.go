@@ -51,6 +51,18 @@ func TestParentsNameASwarm(t *testing.T) {
 	if lived := time.Duration(got.LivedNS); lived < time.Duration(got.RanNS)/2 || lived > time.Minute {
 		t.Errorf("the children lived %v and ran %v", lived, time.Duration(got.RanNS))
 	}
+	// What lives for longer than 2 s did not run when it ended.
+	long := exec.Command("/bin/sh", "-c", "(while :; do :; done) & /bin/sleep 2.3; kill $!; wait; /bin/true")
+	if err := long.Run(); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Parents(func(p uint32, v *Parent) {
+		if p == uint32(long.Process.Pid) && (v.Exits != 3 || v.RanNS > 1e8 || v.LivedNS < 4.4e9) {
+			t.Errorf("%d children ended after %v in all and %v of CPU; want 3, 4.6 s and next to nothing", v.Exits, time.Duration(v.LivedNS), time.Duration(v.RanNS))
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
 	if allocations := testing.AllocsPerRun(20, func() {
 		_ = l.Parents(func(uint32, *Parent) {})
 	}); allocations != 0 {
