@@ -10,7 +10,7 @@ RUN    := $(GO) run -buildvcs=false
 PAGE   := reports/page
 SOURCE := $(wildcard $(PAGE)/src/* $(PAGE)/*.ts $(PAGE)/*.json $(PAGE)/index.html)
 
-.PHONY: help demo build test race fuzz bench lab incidents lint check page go-build
+.PHONY: help demo build test race fuzz bench lab served incidents lint check page go-build
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ bench: build ## measure what sampling costs: allocations, system calls, CPU, mem
 
 lab: build ## make every fault for real and score the verdicts (root, a quiet machine)
 	$(RUN) ./lab/run -bin bin/freezeframe
+
+served: go-build ## stall servers of many kinds, and hold what is said of them against their clients (root, a quiet machine)
+	$(RUN) ./lab/served -bin bin/freezeframe $(SERVED)
 
 incidents: ## replay the recorded incidents through the rules
 	$(GO) test ./incidents/...

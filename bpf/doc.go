@@ -10,6 +10,11 @@
 package bpf
 
 //go:generate go tool -modfile=../tools/go.mod bpf2go -tags linux -target bpfel -cc clang -cflags "-O2 -g -Wall -Werror -mcpu=v3" -strip llvm-strip -no-global-types waits waits.bpf.c
+//go:generate go tool -modfile=../tools/go.mod bpf2go -tags linux -target bpfel -cc clang -cflags "-O2 -g -Wall -Werror -mcpu=v3" -strip llvm-strip -no-global-types profile profile.bpf.c
+//go:generate go tool -modfile=../tools/go.mod bpf2go -tags linux -target bpfel -cc clang -cflags "-O2 -g -Wall -Werror -mcpu=v3" -strip llvm-strip -no-global-types block block.bpf.c
+//go:generate go tool -modfile=../tools/go.mod bpf2go -tags linux -target bpfel -cc clang -cflags "-O2 -g -Wall -Werror -mcpu=v3" -strip llvm-strip -no-global-types reclaim reclaim.bpf.c
+//go:generate go tool -modfile=../tools/go.mod bpf2go -tags linux -target bpfel -cc clang -cflags "-O2 -g -Wall -Werror -mcpu=v3" -strip llvm-strip -no-global-types journal journal.bpf.c
+//go:generate go tool -modfile=../tools/go.mod bpf2go -tags linux -target bpfel -cc clang -cflags "-O2 -g -Wall -Werror -mcpu=v3" -strip llvm-strip -no-global-types teardown teardown.bpf.c
 //go:generate go tool -modfile=../tools/go.mod bpf2go -tags linux -target bpfel -cc clang -cflags "-O2 -g -Wall -Werror -mcpu=v3" -strip llvm-strip -no-global-types life life.bpf.c
 //go:generate go tool -modfile=../tools/go.mod bpf2go -tags linux -target bpfel -cc clang -cflags "-O2 -g -Wall -Werror -mcpu=v3" -strip llvm-strip -no-global-types locks locks.bpf.c
 //go:generate go tool -modfile=../tools/go.mod bpf2go -tags linux -target bpfel -cc clang -cflags "-O2 -g -Wall -Werror -mcpu=v3" -strip llvm-strip -no-global-types packets packets.bpf.c

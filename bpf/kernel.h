@@ -37,6 +37,9 @@ enum {
 	BPF_MAP_TYPE_TASK_STORAGE = 29,
 };
 
+/* For maps that the reader maps into its own memory. */
+enum { BPF_F_MMAPABLE = 1 << 10 };
+
 enum {
 	BPF_ANY = 0,
 	BPF_NOEXIST = 1,
@@ -66,6 +69,7 @@ enum bpf_func_id___5_15 { BPF_FUNC_task_pt_regs___5_15 = 175 };
 #define TASK_TRACED 0x0008
 #define TASK_NOLOAD 0x0400
 #define TASK_FROZEN 0x8000
+#define PF_WQ_WORKER 0x00000020
 #define PF_KTHREAD 0x00200000
 
 #define TASK_COMM_LEN 16
@@ -208,6 +212,20 @@ struct task_struct___before_5_14 {
 	volatile long state;
 } READS;
 
+/* kernel/kthread.c, kernel/workqueue_internal.h: what a kworker is at work on. */
+struct kthread {
+	void *data; /* of a kworker: its struct worker */
+} READS;
+
+struct worker {
+	char desc[32]; /* the queue's name, or what the work itself says */
+} READS;
+
+struct task_struct___kthread {
+	void *worker_private; /* since Linux 5.17; before, set_child_tid was used for it */
+	void *set_child_tid;
+} READS;
+
 /* Registers of a task in the kernel (arch/.../include/asm/ptrace.h). */
 struct pt_regs___x86 {
 	unsigned long di;
@@ -233,6 +251,27 @@ static __always_inline __u32 task_state(struct task_struct *p)
 static __always_inline bool idle_kthread(__u32 state)
 {
 	return (state & TASK_NOLOAD) != 0;
+}
+
+/* Tables that the reader maps: a slot is looked for at its hash and behind it. */
+static __always_inline __u32 hash(__u64 x)
+{
+	return (__u32)((x * 0x9E3779B97F4A7C15ULL) >> 40);
+}
+
+/* within keeps an index in a table of a power of two, where the verifier sees
+ * it: the compiler would leave out what it knows itself. */
+#define within(x, size) ({ \
+	__u64 __x = (x); \
+	asm volatile("%0 &= %1" : "+r"(__x) : "i"((size) - 1)); \
+	__x; })
+
+/* address is a pointer as a number: the verifier wants no sums with pointers. */
+static __always_inline __u64 address(const void *p)
+{
+	__u64 n = 0;
+	bpf_probe_read_kernel(&n, sizeof(n), &p);
+	return n;
 }
 
 #endif

@@ -15,6 +15,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 )
 
@@ -24,6 +25,8 @@ type Options struct {
 	Off bool
 	// Without lists families that are not to be loaded.
 	Without []string
+	// Budget is how much of one CPU all programs together may take (see Guard).
+	Budget float64
 }
 
 // Programs is what was loaded. A nil *Programs is a kernel without BPF: every
@@ -31,7 +34,12 @@ type Options struct {
 type Programs struct {
 	// Waits tells the waits of threads; nil where it could not be had. The same
 	// holds for the other families.
-	Waits *Waits
+	Waits    *Waits
+	Profile  *Profile
+	Block    *Block
+	Reclaim  *Reclaims
+	Journal  *Journals
+	Teardown *Teardowns
 	// Life tells who starts processes and who sends signals.
 	Life *Life
 	// Locks tells who holds the kernel's locks that others wait for.
@@ -59,6 +67,11 @@ type family struct {
 // line here.
 var families = []family{
 	waitsFamily,
+	profileFamily,
+	blockFamily,
+	reclaimFamily,
+	journalFamily,
+	teardownFamily,
 	lifeFamily,
 	locksFamily,
 	packetsFamily,
@@ -80,7 +93,8 @@ type loaded struct {
 	programs []*ebpf.Program
 	links    []link.Link
 	closers  []io.Closer
-	shed     string // why it was taken out again; "" while it runs
+	stops    []func() // for what is no link: ends its running, keeps it readable
+	shed     string   // why it was taken out again; "" while it runs
 	last     Cost
 	lastAt   time.Time
 }
@@ -90,6 +104,7 @@ type loading struct {
 	*Programs
 	*loaded
 	kernel *btf.Spec
+	more   []*btf.Spec // types of modules, for those that attach there
 }
 
 // Load loads and attaches every family that this machine takes. It never
@@ -110,6 +125,9 @@ func Load(o Options) *Programs {
 		})
 		return p
 	}
+	// Before Linux 5.11 maps count as locked memory. Where the limit cannot be
+	// raised they may still fit.
+	_ = rlimit.RemoveMemlock()
 	for _, f := range families {
 		if slices.Contains(o.Without, f.name) {
 			p.need(freezeframe.Need{What: "BPF " + f.name, Lost: f.lost, Fix: "take it out of bpf.without in the configuration", Err: "switched off"})
@@ -118,6 +136,9 @@ func Load(o Options) *Programs {
 		l := &loaded{family: f}
 		if err := l.tryLoad(p, kernel); err != nil {
 			l.close()
+			if errors.Is(err, errUnused) {
+				continue
+			}
 			p.need(freezeframe.Need{What: "BPF " + f.name + " (" + f.at + ")", Lost: f.lost, Fix: fixFor(err), Err: brief(err)})
 			continue
 		}
@@ -148,7 +169,7 @@ func (l *loading) collection(spec *ebpf.CollectionSpec, constants map[string]any
 			return fmt.Errorf("set the constant %s: %w", name, err)
 		}
 	}
-	opts := &ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{KernelTypes: l.kernel}}
+	opts := &ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{KernelTypes: l.kernel, ExtraRelocationTargets: l.more}}
 	if err := spec.LoadAndAssign(objs, opts); err != nil {
 		return fmt.Errorf("load %s: %w", l.name, err)
 	}
@@ -161,6 +182,9 @@ func (l *loading) collection(spec *ebpf.CollectionSpec, constants map[string]any
 // trace attaches programs to the BTF tracepoints that their sections name.
 func (l *loading) trace(programs ...*ebpf.Program) error {
 	for _, prog := range programs {
+		if prog.Type() == ebpf.SocketFilter {
+			continue // stands for one that this kernel has no tracepoint for
+		}
 		lk, err := link.AttachTracing(link.TracingOptions{Program: prog})
 		if err != nil {
 			return fmt.Errorf("attach %s: %w", prog, err)
@@ -173,6 +197,9 @@ func (l *loading) trace(programs ...*ebpf.Program) error {
 
 // closing has c closed with the family, before its objects are.
 func (l *loading) closing(c io.Closer) { l.closers = append(l.closers, c) }
+
+// stopping has f called when the family is shed, beside closing its links.
+func (l *loading) stopping(f func()) { l.stops = append(l.stops, f) }
 
 func (l *loaded) close() {
 	for _, lk := range slices.Backward(l.links) {
@@ -294,7 +321,10 @@ func (p *Programs) Shed(name, why string) {
 		for _, lk := range l.links {
 			_ = lk.Close()
 		}
-		l.links = nil
+		for _, stop := range l.stops {
+			stop()
+		}
+		l.links, l.stops = nil, nil
 		p.needs = append(p.needs, freezeframe.Need{What: "BPF " + l.name + " (" + l.at + ")", Lost: l.lost, Err: why})
 		return
 	}

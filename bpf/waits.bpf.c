@@ -14,8 +14,8 @@
  *   sched_info.last_queued                   since when it stands in line
  *
  * so that a sleep began at last_arrival + that time. This is not the time of
- * bpf_ktime_get_ns: the difference is taken anew in each jiffy, at a switch,
- * when rq->clock is fresh.
+ * bpf_ktime_get_ns: the difference is taken anew every few milliseconds, at a
+ * switch, when rq->clock is fresh.
  */
 #include "kernel.h"
 
@@ -51,15 +51,13 @@ struct {
 	__uint(max_entries, 1 << 20);
 } waits SEC(".maps");
 
-/* Processes whose ordinary sleeps are told too. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 256);
-	__type(key, __u32);
-	__type(value, __u8);
-} watched SEC(".maps");
-
 /* What there was no room for, and what was beyond the rate: per CPU. */
+struct rate {
+	__u64 window; /* whole seconds, about */
+	__u64 told;   /* in this window */
+	__u64 lost;
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
@@ -67,29 +65,20 @@ struct {
 	__type(value, struct rate);
 } rates SEC(".maps");
 
-struct rate {
-	__u64 jiffies;  /* of the last adjustment of the clocks */
-	__s64 monotonic; /* bpf_ktime_get_ns - rq->clock */
-	__u64 window;   /* whole seconds, of tokens */
-	__u64 told;     /* in this window */
-	__u64 lost;
-};
-
-volatile const __u64 slept_least_ns = 5000000;     /* uninterruptible */
-volatile const __u64 idled_least_ns = 20000000;    /* interruptible, stopped */
+volatile const __u64 slept_least_ns = 5000000;  /* uninterruptible */
+volatile const __u64 idled_least_ns = 20000000; /* interruptible, stopped */
 volatile const __u64 queued_least_ns = 5000000;
 volatile const __u64 ran_least_ns = 20000000;
 volatile const __u64 told_most = 2000; /* a second and CPU */
-volatile const __u32 own_tgid = 0;
 
-/* 1 while a stall is open or suspected: everybody's sleeps are told. */
+/* 1 while a stall is open or suspected: ordinary sleeps are told as well. */
 __u32 stalled = 0;
 
-static __always_inline struct rate *rate_of(void)
-{
-	__u32 zero = 0;
-	return bpf_map_lookup_elem(&rates, &zero);
-}
+/* bpf_ktime_get_ns - rq->clock, taken anew every four milliseconds; and when.
+ * The run queues' clocks are one where the CPUs' are (sched_clock_stable). */
+__u64 monotonic = 0;
+__u64 adjusted = 0;
+#define ADJUST_SHIFT 22
 
 /* rq_of is the run queue of a fair task; others keep that of their last turn. */
 static __always_inline struct rq *rq_of(struct task_struct *p)
@@ -97,20 +86,36 @@ static __always_inline struct rq *rq_of(struct task_struct *p)
 	return p->se.cfs_rq->rq;
 }
 
-static __always_inline bool allowed(struct rate *r, __u64 now)
+/* record reserves a record, within the rate. */
+static __always_inline struct wait *record(__u64 now)
 {
-	__u64 second = now >> 30;
+	__u32 zero = 0;
+	struct rate *r = bpf_map_lookup_elem(&rates, &zero);
+	struct wait *w = NULL;
 
-	if (r->window != second) {
-		r->window = second;
+	if (!r)
+		return NULL;
+	if (r->window != now >> 30) {
+		r->window = now >> 30;
 		r->told = 0;
 	}
-	if (r->told >= told_most) {
+	if (r->told < told_most)
+		w = bpf_ringbuf_reserve(&waits, sizeof(*w), 0);
+	if (!w) {
 		r->lost++;
-		return false;
+		return NULL;
 	}
 	r->told++;
-	return true;
+	w->cpu = bpf_get_smp_processor_id();
+	w->state = 0;
+	w->syscall = -1;
+	w->inode = 0;
+	w->device = 0;
+	w->mode = 0;
+	w->name[0] = 0;
+	w->stack_bytes = 0;
+	w->waker_stack_bytes = 0;
+	return w;
 }
 
 /* slept_since is when a task that is not on a CPU left it, in rq->clock's time. */
@@ -199,87 +204,62 @@ static __always_inline void stack(struct wait *w, struct task_struct *p)
 	w->stack_bytes = n > 0 ? n : 0;
 }
 
-/* The sleeper is about to be woken by the current task, or by an interrupt
- * that came while it ran. */
-SEC("tp_btf/sched_waking")
-int BPF_PROG(waking, struct task_struct *p)
+static __always_inline void tell_slept(void *ctx, struct task_struct *p, __u32 state)
 {
-	struct rate *r;
+	__u64 now, since;
 	struct wait *w;
-	__u32 state, tgid;
-	__u64 now, since, slept, least;
+	long n;
 
-	state = task_state(p);
-	if (state == TASK_RUNNING || idle_kthread(state) || p->on_cpu)
-		return 0;
+	if (idle_kthread(state) || p->on_cpu || !adjusted)
+		return;
 	if (!(state & TASK_UNINTERRUPTIBLE) && (p->flags & PF_KTHREAD))
-		return 0;
-	r = rate_of();
-	if (!r || !r->jiffies)
-		return 0;
+		return;
 	now = bpf_ktime_get_ns();
-	since = slept_since(p) + r->monotonic;
-	slept = now - since;
-	least = state & TASK_UNINTERRUPTIBLE ? slept_least_ns : idled_least_ns;
-	if (slept < least || (__s64)slept < 0)
-		return 0;
-	tgid = p->tgid;
-	if (!(state & TASK_UNINTERRUPTIBLE) && !stalled && !bpf_map_lookup_elem(&watched, &tgid))
-		return 0;
-	if (!allowed(r, now))
-		return 0;
-	w = bpf_ringbuf_reserve(&waits, sizeof(*w), 0);
-	if (!w) {
-		r->lost++;
-		return 0;
-	}
+	since = slept_since(p) + monotonic;
+	if ((__s64)(now - since) < (__s64)(state & TASK_UNINTERRUPTIBLE ? slept_least_ns : idled_least_ns))
+		return;
+	w = record(now);
+	if (!w)
+		return;
 	w->kind = SLEPT;
 	w->began = since;
 	w->ended = now;
 	w->state = state;
-	w->cpu = bpf_get_smp_processor_id();
-	w->inode = 0;
-	w->device = 0;
-	w->mode = 0;
-	w->name[0] = 0;
 	who(w, p);
 	other(w, (struct task_struct *)bpf_get_current_task_btf());
 	where(w, p);
 	stack(w, p);
-	w->waker_stack_bytes = 0;
 	if (w->other_tid) {
 		/* It tells whether the waker meant it or was merely interrupted. */
-		long n = bpf_get_stack(ctx, w->waker_stack, sizeof(w->waker_stack), 0);
+		n = bpf_get_stack(ctx, w->waker_stack, sizeof(w->waker_stack), 0);
 		w->waker_stack_bytes = n > 0 ? n : 0;
 	}
 	bpf_ringbuf_submit(w, BPF_RB_NO_WAKEUP);
+}
+
+/* The sleeper is about to be woken by the current task, or by an interrupt
+ * that came while it ran. Most sleeps are ordinary ones, and told only while
+ * a stall is on: this must be quick to see. */
+SEC("tp_btf/sched_waking")
+int BPF_PROG(waking, struct task_struct *p)
+{
+	__u32 state = task_state(p);
+
+	if ((state & TASK_UNINTERRUPTIBLE) || (stalled && state))
+		tell_slept(ctx, p, state);
 	return 0;
 }
 
-static __always_inline void tell_switch(struct rate *r, __u8 kind, __u64 began, __u64 ended,
-	struct task_struct *p, struct task_struct *o)
+static __always_inline void tell_switch(__u8 kind, __u64 began, __u64 ended, struct task_struct *p, struct task_struct *o)
 {
-	struct wait *w;
+	__u64 now = bpf_ktime_get_ns();
+	struct wait *w = record(now);
 
-	if (!allowed(r, ended))
+	if (!w)
 		return;
-	w = bpf_ringbuf_reserve(&waits, sizeof(*w), 0);
-	if (!w) {
-		r->lost++;
-		return;
-	}
 	w->kind = kind;
-	w->began = began + r->monotonic;
-	w->ended = ended + r->monotonic;
-	w->state = 0;
-	w->syscall = -1;
-	w->inode = 0;
-	w->device = 0;
-	w->mode = 0;
-	w->name[0] = 0;
-	w->cpu = bpf_get_smp_processor_id();
-	w->stack_bytes = 0;
-	w->waker_stack_bytes = 0;
+	w->began = now - (ended - began);
+	w->ended = now;
 	who(w, p);
 	other(w, o);
 	bpf_ringbuf_submit(w, BPF_RB_NO_WAKEUP);
@@ -288,28 +268,20 @@ static __always_inline void tell_switch(struct rate *r, __u8 kind, __u64 began, 
 SEC("tp_btf/sched_switch")
 int BPF_PROG(switched, bool preempt, struct task_struct *prev, struct task_struct *next)
 {
-	struct rate *r;
-	__u64 clock, queued, arrived, jiffies;
+	__u64 clock = rq_of(next)->clock, since;
 
-	r = rate_of();
-	if (!r)
-		return 0;
-	clock = rq_of(next)->clock;
-	jiffies = bpf_jiffies64();
-	if (r->jiffies != jiffies) {
-		r->jiffies = jiffies;
-		r->monotonic = bpf_ktime_get_ns() - clock;
+	if (clock >> ADJUST_SHIFT != adjusted) {
+		adjusted = clock >> ADJUST_SHIFT;
+		monotonic = bpf_ktime_get_ns() - clock;
 	}
-	if (prev->pid) {
-		arrived = prev->sched_info.last_arrival;
-		if (arrived && clock - arrived >= ran_least_ns && (__s64)(clock - arrived) > 0)
-			tell_switch(r, RAN, arrived, clock, prev, next);
-	}
-	if (next->pid) {
-		queued = next->sched_info.last_queued;
-		if (queued && clock - queued >= queued_least_ns && (__s64)(clock - queued) > 0)
-			tell_switch(r, QUEUED, queued, clock, next, prev);
-	}
+	/* Neither the idle task nor one that was never queued has the moment; a
+	 * moment that is after the clock is another CPU's, by a little. */
+	since = prev->sched_info.last_arrival;
+	if ((__s64)(clock - since) >= (__s64)ran_least_ns && since && prev->pid)
+		tell_switch(RAN, since, clock, prev, next);
+	since = next->sched_info.last_queued;
+	if ((__s64)(clock - since) >= (__s64)queued_least_ns && since && next->pid)
+		tell_switch(QUEUED, since, clock, next, prev);
 	return 0;
 }
 

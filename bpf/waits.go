@@ -2,10 +2,8 @@ package bpf
 
 import (
 	"fmt"
-	"os"
 	"unsafe"
 
-	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -78,27 +76,19 @@ func cstring(b []byte) []byte {
 type Waits struct {
 	ring    *Ring
 	objects waitsObjects
-	stalled *uint32
-	watched map[uint32]bool
 	rates   []waitsRate
 }
 
 // waitsRate is struct rate.
-type waitsRate struct {
-	Jiffies   uint64
-	Monotonic int64
-	Window    uint64
-	Told      uint64
-	Lost      uint64
-}
+type waitsRate struct{ Window, Told, Lost uint64 }
 
 func loadWaitsFamily(l *loading) error {
 	spec, err := loadWaits()
 	if err != nil {
 		return fmt.Errorf("read the object of waits: %w", err)
 	}
-	w := &Waits{watched: map[uint32]bool{}, rates: make([]waitsRate, possibleCPUs())}
-	if err := l.collection(spec, map[string]any{"own_tgid": uint32(os.Getpid())}, &w.objects); err != nil {
+	w := &Waits{rates: make([]waitsRate, possibleCPUs())}
+	if err := l.collection(spec, nil, &w.objects); err != nil {
 		return err
 	}
 	if w.ring, err = NewRing(w.objects.Waits); err != nil {
@@ -112,8 +102,8 @@ func loadWaitsFamily(l *loading) error {
 	return nil
 }
 
-// Stalled has the ordinary sleeps of every process told, or only those of the
-// watched ones.
+// Stalled has ordinary (interruptible) sleeps told too, or only those in which
+// a thread cannot be interrupted.
 func (w *Waits) Stalled(on bool) error {
 	v := uint32(0)
 	if on {
@@ -121,34 +111,6 @@ func (w *Waits) Stalled(on bool) error {
 	}
 	if err := w.objects.Stalled.Set(v); err != nil {
 		return fmt.Errorf("tell BPF of a stall: %w", err)
-	}
-	return nil
-}
-
-// Watch replaces the processes whose ordinary sleeps are told at all times. It
-// makes a system call for each that comes or goes.
-func (w *Waits) Watch(pids []int32) error {
-	for pid := range w.watched {
-		w.watched[pid] = false
-	}
-	for _, pid := range pids {
-		_, have := w.watched[uint32(pid)]
-		w.watched[uint32(pid)] = true
-		if have {
-			continue
-		}
-		if err := w.objects.Watched.Put(uint32(pid), uint8(1)); err != nil {
-			return fmt.Errorf("watch process %d by BPF: %w", pid, err)
-		}
-	}
-	for pid, keep := range w.watched {
-		if keep {
-			continue
-		}
-		delete(w.watched, pid)
-		if err := w.objects.Watched.Delete(pid); err != nil && err != ebpf.ErrKeyNotExist {
-			return fmt.Errorf("watch process %d no more by BPF: %w", pid, err)
-		}
 	}
 	return nil
 }

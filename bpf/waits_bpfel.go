@@ -18,11 +18,11 @@ import (
 const (
 	waitsMapRates         = "rates"
 	waitsMapWaits         = "waits"
-	waitsMapWatched       = "watched"
 	waitsProgSwitched     = "switched"
 	waitsProgWaking       = "waking"
+	waitsVarAdjusted      = "adjusted"
 	waitsVarIdledLeastNs  = "idled_least_ns"
-	waitsVarOwnTgid       = "own_tgid"
+	waitsVarMonotonic     = "monotonic"
 	waitsVarQueuedLeastNs = "queued_least_ns"
 	waitsVarRanLeastNs    = "ran_least_ns"
 	waitsVarSleptLeastNs  = "slept_least_ns"
@@ -80,17 +80,17 @@ type waitsProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type waitsMapSpecs struct {
-	Rates   *ebpf.MapSpec `ebpf:"rates"`
-	Waits   *ebpf.MapSpec `ebpf:"waits"`
-	Watched *ebpf.MapSpec `ebpf:"watched"`
+	Rates *ebpf.MapSpec `ebpf:"rates"`
+	Waits *ebpf.MapSpec `ebpf:"waits"`
 }
 
 // waitsVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type waitsVariableSpecs struct {
+	Adjusted      *ebpf.VariableSpec `ebpf:"adjusted"`
 	IdledLeastNs  *ebpf.VariableSpec `ebpf:"idled_least_ns"`
-	OwnTgid       *ebpf.VariableSpec `ebpf:"own_tgid"`
+	Monotonic     *ebpf.VariableSpec `ebpf:"monotonic"`
 	QueuedLeastNs *ebpf.VariableSpec `ebpf:"queued_least_ns"`
 	RanLeastNs    *ebpf.VariableSpec `ebpf:"ran_least_ns"`
 	SleptLeastNs  *ebpf.VariableSpec `ebpf:"slept_least_ns"`
@@ -118,16 +118,14 @@ func (o *waitsObjects) Close() error {
 //
 // It can be passed to loadWaitsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type waitsMaps struct {
-	Rates   *ebpf.Map `ebpf:"rates"`
-	Waits   *ebpf.Map `ebpf:"waits"`
-	Watched *ebpf.Map `ebpf:"watched"`
+	Rates *ebpf.Map `ebpf:"rates"`
+	Waits *ebpf.Map `ebpf:"waits"`
 }
 
 func (m *waitsMaps) Close() error {
 	return _WaitsClose(
 		m.Rates,
 		m.Waits,
-		m.Watched,
 	)
 }
 
@@ -135,8 +133,9 @@ func (m *waitsMaps) Close() error {
 //
 // It can be passed to loadWaitsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type waitsVariables struct {
+	Adjusted      *ebpf.Variable `ebpf:"adjusted"`
 	IdledLeastNs  *ebpf.Variable `ebpf:"idled_least_ns"`
-	OwnTgid       *ebpf.Variable `ebpf:"own_tgid"`
+	Monotonic     *ebpf.Variable `ebpf:"monotonic"`
 	QueuedLeastNs *ebpf.Variable `ebpf:"queued_least_ns"`
 	RanLeastNs    *ebpf.Variable `ebpf:"ran_least_ns"`
 	SleptLeastNs  *ebpf.Variable `ebpf:"slept_least_ns"`

@@ -29,23 +29,22 @@ func load(t *testing.T) *Programs {
 	return p
 }
 
-// TestWaitsAreExact blocks for known times in known ways: what is told must be
-// within a millisecond of what the thread itself saw.
+// TestWaitsAreExact sleeps for known times in known ways: what is told must be
+// within a millisecond of it, however long the thread then stands in line.
 func TestWaitsAreExact(t *testing.T) {
 	w := load(t).Waits
 	if w == nil {
 		t.Fatal("no waits")
 	}
-	if err := w.Watch([]int32{int32(os.Getpid())}); err != nil {
+	if err := w.Stalled(true); err != nil {
 		t.Fatal(err)
 	}
 	time.Sleep(20 * time.Millisecond) // each CPU has adjusted its clock
-	type block struct {
+	for _, b := range []struct {
 		name string
 		nr   int32
 		do   func(d time.Duration)
-	}
-	blocks := []block{
+	}{
 		{"futex", unix.SYS_FUTEX, futexWait},
 		{"nanosleep", unix.SYS_CLOCK_NANOSLEEP, func(d time.Duration) {
 			ts := unix.NsecToTimespec(int64(d))
@@ -55,8 +54,7 @@ func TestWaitsAreExact(t *testing.T) {
 			ts := unix.NsecToTimespec(int64(d))
 			_, _ = unix.Ppoll(nil, &ts, nil)
 		}},
-	}
-	for _, b := range blocks {
+	} {
 		for _, d := range []time.Duration{25 * time.Millisecond, 80 * time.Millisecond, 210 * time.Millisecond} {
 			drop(w)
 			runtime.LockOSThread()
@@ -66,15 +64,15 @@ func TestWaitsAreExact(t *testing.T) {
 			ended := kernel.Now()
 			runtime.UnlockOSThread()
 			var told time.Duration
-			var nr int32
+			nr := int32(-1)
 			w.Drain(1e6, func(x *Wait) {
-				if x.TID == tid && x.Kind == Slept && x.Began+1e6 > uint64(began) {
+				if x.TID == tid && x.Kind == Slept && x.Began >= uint64(began) && x.Ended <= uint64(ended) {
 					told += time.Duration(x.Ended - x.Began)
 					nr = x.Syscall
 				}
 			})
-			if diff := told - ended.Sub(began); diff < -time.Millisecond || diff > time.Millisecond {
-				t.Errorf("%s of %v took %v: BPF told %v", b.name, d, ended.Sub(began), told)
+			if (told - d).Abs() > time.Millisecond {
+				t.Errorf("%s of %v (%v with the way to a CPU): BPF told %v", b.name, d, ended.Sub(began), told)
 			}
 			if nr != b.nr {
 				t.Errorf("%s: told to be in system call %d, want %d", b.name, nr, b.nr)

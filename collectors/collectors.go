@@ -45,6 +45,15 @@ func known(p *bpf.Programs) []fromBPF {
 	names := &kernelNames{}
 	return []fromBPF{
 		{&waits{programs: p.Waits, names: names}, p.Waits != nil},
+		{&profile{programs: p.Profile, names: names}, p.Profile != nil},
+		{&block{from: p.Block}, p.Block != nil},
+		{&blockIssuers{from: p.Block}, p.Block != nil},
+		{&reclaim{from: p.Reclaim}, p.Reclaim != nil},
+		{&reclaimIntervals{from: p.Reclaim}, p.Reclaim != nil},
+		{&journal{from: p.Journal}, p.Journal != nil},
+		{&journalCommits{from: p.Journal}, p.Journal != nil},
+		{&journalUsers{from: p.Journal}, p.Journal != nil},
+		{&teardown{from: p.Teardown}, p.Teardown != nil},
 		{&contention{programs: p.Locks, names: names}, p.Locks != nil},
 		{&timers{programs: p.Timers, names: names}, p.Timers != nil},
 		{&packets{programs: p.Packets}, p.Packets != nil},

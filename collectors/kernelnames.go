@@ -45,7 +45,10 @@ func (n *kernelNames) text(stack []uint64) []byte {
 		return dst
 	}
 	frames, first := 0, true
-	for _, ip := range stack {
+	for i, ip := range stack {
+		if i > 0 {
+			ip-- // it is where the call returns to, which may be the next function's begin
+		}
 		name := bare(n.table.Name(ip))
 		if name == "" || first && among(schedulerFrames[:], name) {
 			continue

@@ -13,20 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// programs loads what BPF this machine takes.
-func programs(t *testing.T) *bpf.Programs {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("not root: BPF programs cannot be loaded")
-	}
-	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); err != nil {
-		t.Skipf("this kernel has no BTF: %v", err)
-	}
-	p := bpf.Load(bpf.Options{})
-	t.Cleanup(p.Close)
-	return p
-}
-
 // TestFromBPF holds what reads BPF programs to what every collector is held to:
 // the columns stay, a reading allocates nothing, while calm and while stalled.
 func TestFromBPF(t *testing.T) {

@@ -100,9 +100,6 @@ func (c *waits) Collect(t *freezeframe.Table) error {
 		}
 		c.stalled = stalled
 	}
-	if err := c.programs.Watch(c.host.Focus.PIDs()); err != nil {
-		return err
-	}
 	if now.Sub(c.lostAt) >= time.Second {
 		lost, err := c.programs.Lost()
 		if err != nil {

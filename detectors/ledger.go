@@ -21,7 +21,10 @@ const (
 	// maxChain is how many holders a wait chain is followed through.
 	maxChain = 6
 	// maxPassed is how many waits of one victim have a chain of their own.
+	// maxPassed is how many waits of one victim have a chain of their own, and
+	// maxChains how many chains one ledger follows.
 	maxPassed = 24
+	maxChains = 400
 	// throttledShare: of the time a thread wanted a CPU, how much its cgroup
 	// must have been throttled for the wait to be the quota's.
 	throttledShare = 0.3
@@ -92,6 +95,7 @@ type book struct {
 	groups   map[int]string // /proc/PID/cgroup lines joined by ';'
 	parents  map[int]int
 	classes  map[place]freezeframe.Class // without the file
+	chained  int                         // chains followed so far
 }
 
 type socket struct {
@@ -730,6 +734,9 @@ func (b *book) chains(a *freezeframe.Account) {
 	}
 	slices.SortStableFunc(passed, func(x, y *freezeframe.Wait) int { return cmp.Compare(y.Length(), x.Length()) })
 	for _, w := range passed[:min(len(passed), maxPassed)] {
+		if b.chained++; b.chained > maxChains {
+			return
+		}
 		w.Chain = b.chain(a.Victim, []freezeframe.Wait{*w})
 	}
 }

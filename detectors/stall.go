@@ -233,7 +233,8 @@ func (t *Tracker) adjoining(stall freezeframe.Span, now freezeframe.Instant) fre
 }
 
 const (
-	edgeOwn = iota
+	edgeOwn   = iota
+	edgeStuck // a process that does not get on: who waits for it is not known
 	edgeRefused
 	edgeWait
 )
@@ -245,6 +246,8 @@ func (it *item) edge() int {
 		return edgeOwn
 	case it.late.Err != "":
 		return edgeRefused
+	case it.late.Probe == "stuck":
+		return edgeStuck
 	}
 	return edgeWait
 }
@@ -255,8 +258,8 @@ func (it *item) edge() int {
 func (t *Tracker) stall(now freezeframe.Instant, ongoing bool) *freezeframe.Stall {
 	s := &freezeframe.Stall{Ongoing: ongoing}
 	// The best there is decides: waits of users' work, else work of theirs
-	// that was refused (whose moments are known only by the reading), else our
-	// own.
+	// that was refused (whose moments are known only by the reading), else a
+	// process that was stuck, else our own.
 	best := edgeOwn
 	for i := range t.items {
 		if t.items[i].opens() {

@@ -1,6 +1,8 @@
 package detectors
 
 import (
+	"cmp"
+	"slices"
 	"testing"
 	"time"
 
@@ -262,5 +264,23 @@ func TestLimitThatOutlastsItsStall(t *testing.T) {
 	stalls, _, _ = run(t, 6*time.Second, reports...)
 	if len(stalls) != 2 || stalls[1].Start != at(3500*ms) || len(stalls[1].Symptoms) != 2 {
 		t.Fatalf("%+v, want a second stall with users who wait again", stalls)
+	}
+}
+
+// A batch job that sits in its read longer than any service was late is part of
+// the stall, and does not say when users were served again.
+func TestStuckProcessDoesNotMoveTheEdgesOfWaits(t *testing.T) {
+	job := freezeframe.Lateness{Probe: "stuck", Target: "backup", Began: at(900 * ms), Quality: 0.6, Floor: time.Second, Victims: []freezeframe.Victim{{PID: 9}}}
+	late := answer(1000*ms, 1900*ms, 2000*ms)
+	reports := append(inFlight(job, 1950*ms, 3500*ms), late)
+	slices.SortStableFunc(reports, func(a, b freezeframe.Lateness) int { return cmp.Compare(a.Seen, b.Seen) })
+	stalls, _, _ := run(t, 6*time.Second, reports...)
+	if len(stalls) != 1 || stalls[0].Start != at(1000*ms) || stalls[0].End != at(2000*ms) || len(stalls[0].Symptoms) != 2 {
+		t.Errorf("stalls: %+v, want one from 1 s to 2 s with both symptoms", stalls)
+	}
+	// Alone it is all there is.
+	stalls, _, _ = run(t, 6*time.Second, inFlight(job, 1950*ms, 3500*ms)...)
+	if len(stalls) != 1 || stalls[0].Start != at(900*ms) || stalls[0].End != at(3500*ms) {
+		t.Errorf("stalls: %+v, want one with the edges of the job", stalls)
 	}
 }

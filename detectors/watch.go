@@ -106,6 +106,10 @@ func Start(o Options) (*Watch, error) {
 	}
 	w.tracker = Tracker{Quiet: o.Quiet, Settled: w.started.Add(settling)}
 	boundHeap()
+	// Loading takes memory for a moment, which cannot be given back once it is
+	// locked.
+	w.bpf = bpf.Load(o.BPF)
+	debug.FreeOSMemory()
 	if o.Realtime {
 		if err := kernel.SetRealtime(RealtimePriority); err != nil {
 			w.need(freezeframe.Need{
@@ -123,7 +127,6 @@ func Start(o Options) (*Watch, error) {
 			})
 		}
 	}
-	w.bpf = bpf.Load(o.BPF)
 	texts := w.ring.Texts()
 	w.chase = newChase(w.focus, texts, texts.String, w.ring.AddEvent)
 	po := o.Probes
@@ -157,6 +160,7 @@ func Start(o Options) (*Watch, error) {
 		})
 	}
 	go w.loop(ctx)
+	go w.bpf.Guard(ctx, o.BPF.Budget)
 	return w, nil
 }
 

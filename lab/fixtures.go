@@ -27,13 +27,31 @@ func (s *Scene) file(what string) string {
 	return filepath.Join(s.Dir, what+strconv.Itoa(s.names))
 }
 
+// DisksIn puts the files of the loop devices that are made from now on into a
+// directory of their own below dir: /dev/shm for disks in memory.
+func (s *Scene) DisksIn(dir string) {
+	at, err := os.MkdirTemp(dir, Prefix+strconv.Itoa(os.Getpid())+"-")
+	s.Check(err)
+	s.lab.janitor.later("rm", at)
+	s.disks = at
+}
+
 // Loop makes a loop device over a new sparse file. flags go to losetup.
 func (s *Scene) Loop(megabytes int, flags ...string) *LoopFS {
-	l := &LoopFS{File: s.file("disk")}
-	f, err := os.Create(l.File)
+	file := s.file("disk")
+	if s.disks != "" {
+		file = filepath.Join(s.disks, filepath.Base(file))
+	}
+	f, err := os.Create(file)
 	s.Check(err)
 	s.Check(f.Truncate(int64(megabytes) << 20))
 	s.Check(f.Close())
+	return s.LoopOver(file, flags...)
+}
+
+// LoopOver makes a loop device over a file that is there.
+func (s *Scene) LoopOver(file string, flags ...string) *LoopFS {
+	l := &LoopFS{File: file}
 	out, err := exec.Command("losetup", append(flags, "--find", "--show", l.File)...).CombinedOutput()
 	if err != nil {
 		s.Fail("losetup: %v: %s", err, out)
@@ -50,13 +68,18 @@ func (s *Scene) Loop(megabytes int, flags ...string) *LoopFS {
 // LoopFS makes an ext4 in a file and mounts it. mkfs gets extra options.
 func (s *Scene) LoopFS(megabytes int, mkfs ...string) *LoopFS {
 	l := s.Loop(megabytes)
+	s.MakeFS(l, mkfs...)
+	return l
+}
+
+// MakeFS makes an ext4 on a loop device and mounts it.
+func (s *Scene) MakeFS(l *LoopFS, mkfs ...string) {
 	args := append([]string{"-q", "-F", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"}, mkfs...)
 	s.Check(command("mkfs.ext4", append(args, l.Device)...))
 	l.Mount = s.file("mnt")
 	s.Check(os.Mkdir(l.Mount, 0o755))
 	s.lab.janitor.later("umount", l.Mount)
 	s.Check(command("mount", "-o", "noatime", l.Device, l.Mount))
-	return l
 }
 
 // Remount mounts it again with other options.

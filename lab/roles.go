@@ -18,7 +18,9 @@ func builtinRoles() map[string]func(args []string) {
 		"place":     placeRole,
 		"janitor":   janitorRole,
 		"users":     victim.Users,
+		"meter":     victim.Meter,
 		"service":   victim.Service,
+		"epoll":     victim.EpollService,
 		"bystander": bystander,
 		"spin":      spin,
 	}

@@ -23,9 +23,10 @@ import (
 // Lab is the place for runs: a scratch directory, the janitor, the launcher of
 // programs. One run at a time.
 type Lab struct {
-	Bin string        // freezeframe; empty: inject and measure only
-	For time.Duration // how long freezeframe watches
-	Out string        // where JSON and .frz files are kept; empty: nowhere
+	Bin  string        // freezeframe; empty: inject and measure only
+	Wrap []string      // what freezeframe is started by: setpriv …
+	For  time.Duration // how long freezeframe watches
+	Out  string        // where JSON and .frz files are kept; empty: nowhere
 	// The course of a run: Warm of ordinary use, the fault, After of ordinary use.
 	Warm, After time.Duration
 
@@ -80,6 +81,7 @@ type Scene struct {
 	bystander bool
 	noUsers   bool // nobody waits for anything in this run
 	names     int
+	disks     string // directory of the files behind loop devices; "": Dir
 	services  []*Service
 	clients   []*Proc
 	loads     []*Proc
@@ -370,37 +372,16 @@ func (s *Scene) startDiagnose() {
 	if s.lab.Bin == "" {
 		return
 	}
-	args := []string{"diagnose", "--for", s.lab.For.String(), "--json"}
-	out := s.Dir
+	dir := s.Dir
 	if s.lab.Out != "" {
 		kind := "fault"
 		if s.result.Miss {
 			kind = "miss"
 		}
-		out = filepath.Join(s.lab.Out, fmt.Sprintf("%s.%s.%d", strings.ReplaceAll(s.result.Fault, "/", "."), kind, s.result.Seed))
-		s.Check(os.MkdirAll(out, 0o755))
-		args = append(args, "--out", out)
+		dir = filepath.Join(s.lab.Out, fmt.Sprintf("%s.%s.%d", strings.ReplaceAll(s.result.Fault, "/", "."), kind, s.result.Seed))
 	}
-	file, err := os.Create(filepath.Join(out, "diagnosis.json"))
-	s.Check(err)
-	errs, err := os.Create(filepath.Join(out, "stderr.txt"))
-	s.Check(err)
-	s.result.Diagnosis = file.Name()
-	cmd := s.lab.placed(Place{}, "", s.lab.Bin, append([]string{s.lab.Bin}, args...)...)
-	cmd.Stdout, cmd.Stderr = file, errs
-	s.Check(s.lab.launch.start(cmd))
-	s.diagnose = cmd
-	s.diagDone = make(chan error, 1)
-	go func() {
-		err := cmd.Wait()
-		file.Close()
-		errs.Close()
-		if err != nil {
-			text, _ := os.ReadFile(errs.Name())
-			err = fmt.Errorf("%w: %s", err, strings.TrimSpace(string(text)))
-		}
-		s.diagDone <- err
-	}()
+	w := s.Diagnose(s.lab.For, dir, s.lab.Out != "")
+	s.result.Diagnosis, s.diagnose, s.diagDone = w.Document, w.cmd, w.done
 	time.Sleep(400 * time.Millisecond) // its own start is not part of the test
 }
 

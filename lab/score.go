@@ -58,6 +58,13 @@ type Score struct {
 	ReportID  string
 	Got       []string // causes in order, with culprits: what was said
 	Explained float64  // of the first cause
+
+	// Of the report of the fault: whether each victim's classes add up to its
+	// time (within 2 %), what no cause explains, and how much of the victims'
+	// time the ledger has no class for, in percent.
+	Ledger      bool
+	Unexplained float64
+	Unseen      float64
 }
 
 // The document, as far as it is scored: an own copy of the public contract, so
@@ -84,6 +91,10 @@ type report struct {
 		SymptomOf    string  `json:"symptom_of"`
 	} `json:"causes"`
 	UnexplainedPct *float64 `json:"unexplained_pct"`
+	Ledger         []struct {
+		TotalMs float64            `json:"total_ms"`
+		ClassMs map[string]float64 `json:"class_ms"`
+	} `json:"ledger"`
 }
 
 type culprit struct {
@@ -208,6 +219,10 @@ func (r *Result) judge(d diagnosis, f Fault, views []View) {
 	r.EndDiff = float64(mono(best.Stall.End)-r.View.Served) / 1e6
 	r.QueueDiff = float64(mono(best.Stall.End)-r.View.End) / 1e6
 	r.Got, r.ReportID = best.said(), best.ID
+	r.Ledger, r.Unseen = best.ledger()
+	if best.UnexplainedPct != nil {
+		r.Unexplained = *best.UnexplainedPct
+	}
 	if len(best.Causes) == 0 {
 		return
 	}
@@ -218,6 +233,26 @@ func (r *Result) judge(d diagnosis, f Fault, views []View) {
 	}
 	r.Explained = best.Causes[0].ExplainedPct
 	r.Culprit = r.Truth.Guilty.has(best.Causes[0].Culprit)
+}
+
+// ledger tells whether the classes of every victim add up to its time, and the
+// share in percent of all of it that has no class.
+func (rep *report) ledger() (whole bool, unseenPct float64) {
+	whole = true // where work was refused nobody's time is missing
+	var unseen, all float64
+	for _, a := range rep.Ledger {
+		sum := 0.0
+		for _, ms := range a.ClassMs {
+			sum += ms
+		}
+		whole = whole && math.Abs(sum-a.TotalMs) <= 0.02*a.TotalMs
+		unseen += a.ClassMs["unseen"]
+		all += a.TotalMs
+	}
+	if all > 0 {
+		unseenPct = 100 * unseen / all
+	}
+	return whole, unseenPct
 }
 
 func (rep *report) said() []string {

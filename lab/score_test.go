@@ -39,6 +39,7 @@ type testReport struct {
 	mount       string
 	start, end  int64 // ms
 	unexplained float64
+	classes     map[string]float64 // ms; of a victim of a second
 }
 
 // scoreOf scores a run of a fault from 3 s to 4 s by process 77, a mount of
@@ -61,6 +62,7 @@ func scoreUntil(t *testing.T, observed time.Time, miss bool, waits []victim.Wait
 			"causes": []any{map[string]any{"id": r.cause, "explained_pct": 90.0,
 				"culprit": map[string]any{"kind": r.kind, "pid": r.pid, "comm": r.comm, "count": r.count, "mount": r.mount}}},
 			"unexplained_pct": r.unexplained,
+			"ledger":          []any{map[string]any{"total_ms": 1000.0, "class_ms": r.classes}},
 		})
 	}
 	doc["reports"] = list
@@ -82,7 +84,7 @@ func scoreUntil(t *testing.T, observed time.Time, miss bool, waits []victim.Wait
 }
 
 func good() testReport {
-	return testReport{cause: "fs.frozen", kind: "process", pid: 77, start: 3000, end: 4000, unexplained: 10}
+	return testReport{cause: "fs.frozen", kind: "process", pid: 77, start: 3000, end: 4000, unexplained: 10, classes: map[string]float64{"filesystem_wait": 790, "unseen": 200}}
 }
 
 func TestScore(t *testing.T) {
@@ -226,5 +228,23 @@ func TestViews(t *testing.T) {
 	failed[150].Err = "refused"
 	if views := Views(failed); len(views) != 1 || views[0].Errors != 1 {
 		t.Errorf("a request that failed fast is not late: %v", views)
+	}
+}
+
+func TestLedgerIsHeldAgainstItsSum(t *testing.T) {
+	stalled := calm(3000, 4000)
+	r := scoreOf(t, false, stalled, good())
+	if !r.Ledger || r.Unseen != 20 || r.Unexplained != 10 {
+		t.Errorf("990 of 1000 ms: whole %v, unseen %v %%, unexplained %v %%", r.Ledger, r.Unseen, r.Unexplained)
+	}
+	short := good()
+	short.classes = map[string]float64{"filesystem_wait": 900}
+	s := scoreOf(t, false, stalled, short)
+	if s.Ledger {
+		t.Error("900 of 1000 ms is called whole")
+	}
+	total := Total([]Result{r, r, s})
+	if total.LedgerWrong != 1 || total.Unseen != 20 || total.Unexplained != 10 || total.Sharp != 3 {
+		t.Errorf("total: %+v", total)
 	}
 }

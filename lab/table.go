@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strings"
 )
 
@@ -88,13 +89,21 @@ type Totals struct {
 	Runs, Invalid                                int
 	Valid, Detected, First, Top3, Culprit, Edges int // of faults
 	QueueEdges                                   int // of those, with the users' own queues
+	Sharp                                        int // both edges within 10 ms
 	Misses, Quiet                                int // near misses, those without a report
-	Extra, SumWrong, Blamed, Failed              int
+	Extra, SumWrong, LedgerWrong, Blamed, Failed int
+	// Medians over the faults, in percent: what no cause explains of a stall, and
+	// what the ledger has no class for.
+	Unexplained, Unseen float64
 }
 
+// Exact is the resolution of edges where BPF tells them.
+const Exact = 10.0 // ms
+
 // Total adds up results.
-func Total(results []Result) Totals {
-	var t Totals
+func Total(results []Result) (t Totals) {
+	var unexplained, unseen []float64
+	defer func() { t.Unexplained, t.Unseen = median(unexplained), median(unseen) }()
 	for i := range results {
 		r := &results[i]
 		t.Runs++
@@ -120,6 +129,9 @@ func Total(results []Result) Totals {
 		}
 		t.Valid++
 		t.Extra += len(r.Extra)
+		if r.Detected {
+			unexplained, unseen = append(unexplained, r.Unexplained), append(unseen, r.Unseen)
+		}
 		for _, c := range []struct {
 			is bool
 			n  *int
@@ -127,6 +139,8 @@ func Total(results []Result) Totals {
 			{r.Detected, &t.Detected}, {r.First, &t.First}, {r.Top3, &t.Top3}, {r.Culprit, &t.Culprit},
 			{r.Detected && math.Abs(r.StartDiff) <= Tick && math.Abs(r.EndDiff) <= Tick, &t.Edges},
 			{r.Detected && math.Abs(r.StartDiff) <= Tick && math.Abs(r.QueueDiff) <= Tick, &t.QueueEdges},
+			{r.Detected && math.Abs(r.StartDiff) <= Exact && math.Abs(r.EndDiff) <= Exact, &t.Sharp},
+			{r.Detected && !r.Ledger, &t.LedgerWrong},
 		} {
 			if c.is {
 				*c.n++
@@ -164,10 +178,22 @@ func (t Totals) Write(w io.Writer) (met bool) {
 	line("right culprit", t.Culprit, t.Valid, 90)
 	line("both edges within a tick (50 ms)", t.Edges, t.Valid, 90)
 	fmt.Fprintf(w, "  %-34s %3d of %3d           no target: nothing on the wire shows them\n", "  with what queued in the clients", t.QueueEdges, t.Valid)
+	fmt.Fprintf(w, "  %-34s %3d of %3d  %5.1f %%  the aim with BPF\n", "  within 10 ms", t.Sharp, t.Valid, 100*float64(t.Sharp)/float64(max(t.Valid, 1)))
+	fmt.Fprintf(w, "  %-34s %5.1f %% of a stall by no cause, %.1f %% of its victims' time in no class\n", "unexplained, in the middle", t.Unexplained, t.Unseen)
 	line("near misses without a report", t.Quiet, t.Misses, 100)
 	none("reports of what nobody felt", t.Extra)
 	none("shares that do not add up to 100", t.SumWrong)
+	none("ledgers that do not add up (2 %)", t.LedgerWrong)
 	none("innocent bystanders blamed", t.Blamed)
 	none("failed diagnoses", t.Failed)
 	return met
+}
+
+// median of some figures; 0 of none.
+func median(v []float64) float64 {
+	if len(v) == 0 {
+		return 0
+	}
+	s := slices.Sorted(slices.Values(v))
+	return (s[(len(s)-1)/2] + s[len(s)/2]) / 2
 }

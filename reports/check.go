@@ -27,15 +27,24 @@ type Check struct {
 	Items   []CheckItem            `json:"items"`
 }
 
-// CheckItem is one source or probe that was tried.
+// CheckItem is one family of BPF programs, one source or one probe that was
+// tried.
 type CheckItem struct {
-	Kind  string                `json:"kind"` // source or probe
+	Kind  string                `json:"kind"` // program, source or probe
 	Name  string                `json:"name"`
 	State string                `json:"state"`
 	From  string                `json:"from,omitempty"` // kernel files it is read from
 	Rows  int                   `json:"rows,omitempty"` // of the last reading
+	Cost  *CheckCost            `json:"cost,omitempty"` // of a family of programs
 	Err   string                `json:"error,omitempty"`
 	Needs []freezeframe.NotSeen `json:"needs"` // the parts that could not be had
+}
+
+// CheckCost is what a family of BPF programs costs now.
+type CheckCost struct {
+	RunsPerSecond float64 `json:"runs_per_second"`
+	RunNS         float64 `json:"run_ns"`  // one run, on average
+	CPUPct        float64 `json:"cpu_pct"` // of one CPU
 }
 
 // Normalize makes the document whole and its strings clean.
@@ -67,6 +76,8 @@ func CheckText(w io.Writer, c Check, o TextOptions) error {
 		line := it.From
 		if it.Err != "" {
 			line = it.Err
+		} else if c := it.Cost; c != nil {
+			line = fmt.Sprintf("%s; now %.3f %% of a CPU: %.0f runs a second of %.0f ns", line, c.CPUPct, c.RunsPerSecond, c.RunNS)
 		}
 		prefix := fmt.Sprintf("  %-8s %-14s ", it.State, it.Name)
 		for j, l := range wrap(line, p.width-len(prefix)) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"regexp"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"freezeframe"
+	"freezeframe/internal/stacks"
 	"freezeframe/reports/page"
 
 	"github.com/google/go-cmp/cmp"
@@ -317,7 +319,7 @@ func TestHTML(t *testing.T) {
 	r := Build(w, v, m)
 	index := []byte(`<html><script type="application/json" id="data">` + placeholder + `</script></html>`)
 	var b bytes.Buffer
-	if err := writeHTML(&b, index, r, w); err != nil {
+	if err := writeHTML(&b, index, r, w, nil); err != nil {
 		t.Fatal(err)
 	}
 	html := b.String()
@@ -353,13 +355,13 @@ func TestHTML(t *testing.T) {
 	if len(data.Processes) != 2 || data.Processes[1].PID != 44 || data.Processes[0].State != "D" || data.Processes[0].Unit != "web.service" || data.Processes[1].CPUPct != 0.1 {
 		t.Errorf("processes: %+v", data.Processes)
 	}
-	if err := writeHTML(io.Discard, nil, r, w); !errors.Is(err, ErrNoPage) {
+	if err := writeHTML(io.Discard, nil, r, w, nil); !errors.Is(err, ErrNoPage) {
 		t.Errorf("without the page: %v", err)
 	}
-	if err := writeHTML(io.Discard, []byte("<html>"), r, w); err == nil {
+	if err := writeHTML(io.Discard, []byte("<html>"), r, w, nil); err == nil {
 		t.Error("a page without a place for the data was accepted")
 	}
-	if err := writeHTML(io.Discard, index, r, nil); err != nil {
+	if err := writeHTML(io.Discard, index, r, nil, nil); err != nil {
 		t.Errorf("without a window: %v", err)
 	}
 	if built := page.Index(); built != nil {
@@ -372,6 +374,44 @@ func TestHTML(t *testing.T) {
 		if !bytes.Contains(built, []byte("default-src 'none'")) {
 			t.Error("the built page has no content security policy")
 		}
+	}
+}
+
+func TestHTMLHasTheStacks(t *testing.T) {
+	w, v, m := frozen()
+	r := Build(w, v, m)
+	index := []byte(placeholder)
+	write := func(in []stacks.Stack) (string, pageData) {
+		t.Helper()
+		var b bytes.Buffer
+		if err := writeHTML(&b, index, r, w, in); err != nil {
+			t.Fatal(err)
+		}
+		var data pageData
+		if err := json.Unmarshal(b.Bytes(), &data); err != nil {
+			t.Fatal(err)
+		}
+		return b.String(), data
+	}
+	text, data := write(nil)
+	if data.Stacks != nil || strings.Contains(text, `"stacks"`) {
+		t.Error("a report without stacks has some")
+	}
+	in := []stacks.Stack{{Comm: hostile, Frames: []string{"vfs_fsync_range", hostile, "main"}, Kernel: 1, State: stacks.OffCPU, Nanoseconds: 3e9}}
+	text, data = write(in)
+	if strings.Contains(text, "</script>") || strings.ContainsAny(text, "\u2028\u2029\u202e\x00\x1b") {
+		t.Error("a function's name broke out of the data block")
+	}
+	if diff := cmp.Diff(stacks.NewFlames(in, stacks.MaxFlameBytes), data.Stacks); diff != "" || len(data.Stacks.Graphs) != 1 {
+		t.Errorf("the page has other stacks:\n%s", diff)
+	}
+	// A flood of them stays within its limit.
+	small := len(text)
+	for i := range 20_000 {
+		in = append(in, stacks.Stack{Comm: "flood", Frames: []string{fmt.Sprintf("function_%d", i), "main"}, State: stacks.OnCPU, Nanoseconds: 1000})
+	}
+	if text, data = write(in); len(text)-small > stacks.MaxFlameBytes || data.Stacks.Graphs[0].OtherStacks == 0 {
+		t.Errorf("%d bytes more for 20,000 stacks", len(text)-small)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"io"
 
 	"freezeframe"
+	"freezeframe/internal/stacks"
 	"freezeframe/reports/page"
 )
 
@@ -24,15 +25,18 @@ type pageData struct {
 	Report    freezeframe.Report `json:"report"`
 	Charts    []chartSource      `json:"charts"`
 	Processes []processRow       `json:"processes"`
+	Stacks    *stacks.Flames     `json:"stacks,omitempty"`
 }
 
 // HTML writes a report as one file that needs no network. win gives the charts
 // and the process table; nil, where only the report is left, leaves them out.
-func HTML(w io.Writer, r freezeframe.Report, win freezeframe.Window) error {
-	return writeHTML(w, page.Index(), r, win)
+// sampled gives the flame graphs, of at most stacks.MaxFlameBytes; without any
+// there are none.
+func HTML(w io.Writer, r freezeframe.Report, win freezeframe.Window, sampled []stacks.Stack) error {
+	return writeHTML(w, page.Index(), r, win, sampled)
 }
 
-func writeHTML(w io.Writer, index []byte, r freezeframe.Report, win freezeframe.Window) error {
+func writeHTML(w io.Writer, index []byte, r freezeframe.Report, win freezeframe.Window, sampled []stacks.Stack) error {
 	if index == nil {
 		return ErrNoPage
 	}
@@ -40,7 +44,7 @@ func writeHTML(w io.Writer, index []byte, r freezeframe.Report, win freezeframe.
 	if !ok {
 		return fmt.Errorf("the built page has no place for its data: %w", ErrNoPage)
 	}
-	data := pageData{Headline: headline(&r), Report: r, Charts: []chartSource{}, Processes: []processRow{}}
+	data := pageData{Headline: headline(&r), Report: r, Charts: []chartSource{}, Processes: []processRow{}, Stacks: stacks.NewFlames(sampled, stacks.MaxFlameBytes)}
 	if win != nil {
 		data.Charts = chartSources(win)
 		data.Processes = processTable(win)

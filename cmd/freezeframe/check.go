@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"freezeframe"
+	"freezeframe/bpf"
 	"freezeframe/collectors"
 	"freezeframe/internal/kernel"
 	"freezeframe/probes"
@@ -49,14 +50,47 @@ func (a *app) runCheck(ctx context.Context) reports.Check {
 	ring := recorder.NewRing(a.config.Ring.Bytes)
 	focus := &freezeframe.Focus{}
 	host := freezeframe.Host{Proc: "/proc", Sys: "/sys", Texts: ring.Texts(), Focus: focus}
-	for _, c := range collectors.All(nil) {
+	o := a.watchOptions()
+	programs := bpf.Load(o.BPF)
+	defer programs.Close()
+	result.Items = append(result.Items, checkPrograms(programs)...)
+	for _, c := range collectors.All(programs) {
 		result.Items = append(result.Items, checkCollector(c, host))
 	}
-	o := a.watchOptions().Probes
-	o.Focus, o.Texts = focus, ring.Texts().String
-	result.Items = append(result.Items, checkProbes(ctx, probes.All(o))...)
+	po := o.Probes
+	po.Focus, po.Texts = focus, ring.Texts().String
+	result.Items = append(result.Items, checkProbes(ctx, probes.All(po))...)
 	result.Normalize()
 	return result
+}
+
+// checkPrograms says which families of BPF programs run, what each costs on
+// this machine as it is now, and what is lost without the others.
+func checkPrograms(programs *bpf.Programs) []reports.CheckItem {
+	var items []reports.CheckItem
+	costs, err := programs.Measure(checkTime)
+	for _, c := range costs {
+		item := reports.CheckItem{Kind: "program", Name: c.Name, From: c.At, State: reports.CheckOK}
+		switch seconds := c.Over.Seconds(); {
+		case err != nil:
+			item.State, item.Err = reports.CheckPartly, err.Error()
+		case seconds > 0:
+			cost := reports.CheckCost{RunsPerSecond: float64(c.Runs) / seconds, CPUPct: 100 * c.Share()}
+			if c.Runs > 0 {
+				cost.RunNS = float64(c.RunTime.Nanoseconds()) / float64(c.Runs)
+			}
+			item.Cost = &cost
+		}
+		items = append(items, item)
+	}
+	for _, n := range programs.Needs() {
+		name := strings.TrimPrefix(n.What, "BPF ")
+		name, _, _ = strings.Cut(name, " ")
+		items = append(items, reports.CheckItem{
+			Kind: "program", Name: name, State: reports.CheckMissing, Err: n.Err, Needs: reports.NotSeen([]freezeframe.Need{n}),
+		})
+	}
+	return items
 }
 
 // checkCollector opens a collector and reads it twice, as the sampler would.

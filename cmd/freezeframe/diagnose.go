@@ -77,7 +77,7 @@ func (a *app) watchOptions() detectors.Options {
 			HTTP:          a.config.Probes.HTTP,
 			TCP:           a.config.Probes.TCP,
 		},
-		BPF:       bpf.Options{Off: !a.config.BPF.Enabled, Without: a.config.BPF.Without},
+		BPF:       bpf.Options{Off: !a.config.BPF.Enabled, Without: a.config.BPF.Without, Budget: a.config.BPF.Budget},
 		RingBytes: a.config.Ring.Bytes,
 		Quiet:     a.config.Stall.Quiet,
 		Realtime:  a.config.Sampling.Realtime,

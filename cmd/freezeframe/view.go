@@ -24,7 +24,7 @@ import (
 
 func (a *app) view() *cobra.Command {
 	var asJSON bool
-	var htmlFile string
+	var htmlFile, stacksFile string
 	c := &cobra.Command{
 		Use:   "view FILE",
 		Short: "Show a recording (.frz) or a report (.json)",
@@ -35,6 +35,12 @@ therefore differ from the one that was made when it was recorded. What is
 damaged is said, and the rest is shown.`,
 		Args: exactly(1, "one file"),
 		RunE: func(c *cobra.Command, args []string) error {
+			if c.Flags().Changed("stacks") {
+				if asJSON || c.Flags().Changed("html") {
+					return usageError{errors.New("--stacks, --json and --html exclude each other: give one of them")}
+				}
+				return a.viewStacks(args[0], stacksFile)
+			}
 			if !c.Flags().Changed("html") {
 				return a.runView(args[0], asJSON, nil)
 			}
@@ -46,7 +52,31 @@ damaged is said, and the rest is shown.`,
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print it as JSON")
 	c.Flags().StringVar(&htmlFile, "html", "", "write the report as one HTML file instead")
+	c.Flags().StringVar(&stacksFile, "stacks", "", "write the call stacks of the longest stall instead: a pprof profile if the name ends with .pprof or .pb.gz, else folded lines")
 	return c
+}
+
+// viewStacks writes the call stacks of a recording's longest stall.
+func (a *app) viewStacks(path, to string) error {
+	v, damage, err := load(path)
+	if err != nil {
+		return fmt.Errorf("view %s: %w", path, err)
+	}
+	if damage != nil {
+		fmt.Fprintf(a.stderr, "freezeframe: %s; what is intact was used\n", reports.Clean(damage.Error()))
+	}
+	if len(v.windows) == 0 {
+		return fmt.Errorf("no stacks were written: %s is no recording (.frz) of a stall", path)
+	}
+	longest := slices.MaxFunc(v.windows, func(a, b freezeframe.Window) int {
+		x, y := a.Stall(), b.Stall()
+		return cmp.Compare(x.Length(), y.Length())
+	})
+	sampled := reports.Stacks(longest)
+	if len(sampled) == 0 {
+		return fmt.Errorf("no stacks were written: %s holds none (they need BPF, see freezeframe check)", path)
+	}
+	return writeStacks(to, longest, sampled)
 }
 
 // viewed is what a file holds: windows only where it is a recording.
@@ -147,7 +177,7 @@ func judgeAgain(rec *recorder.Recording) viewed {
 // for, the others that name with a number.
 func (a *app) viewHTML(v viewed, path string) error {
 	if v.single != nil {
-		return recorder.SaveFile(path, func(w io.Writer) error { return reports.HTML(w, *v.single, nil) })
+		return recorder.SaveFile(path, func(w io.Writer) error { return reports.HTML(w, *v.single, nil, nil) })
 	}
 	if len(v.diagnosis.Reports) == 0 {
 		return errors.New("no HTML was written: the file holds no stall")
@@ -169,7 +199,9 @@ func (a *app) viewHTML(v viewed, path string) error {
 			ext := filepath.Ext(path)
 			name = fmt.Sprintf("%s-%d%s", strings.TrimSuffix(path, ext), n+1, ext)
 		}
-		if err := recorder.SaveFile(name, func(w io.Writer) error { return reports.HTML(w, v.diagnosis.Reports[i], window) }); err != nil {
+		if err := recorder.SaveFile(name, func(w io.Writer) error {
+			return reports.HTML(w, v.diagnosis.Reports[i], window, reports.Stacks(window))
+		}); err != nil {
 			return err
 		}
 		fmt.Fprintf(a.stderr, "saved %s\n", name)

@@ -21,7 +21,7 @@ func fsDirtyThrottled() freezeframe.Rule {
 			"Now: stop the writer for a moment (`kill -STOP PID`, later `kill -CONT PID`).",
 			"So that it does not come back: `sysctl vm.dirty_background_bytes=268435456 vm.dirty_bytes=1073741824`, so that writing out begins early; let bulk writers use direct I/O or sync as they go (`dd oflag=direct`, `rsync --fsync`); IOWriteBandwidthMax= for their unit.",
 		},
-		Reads:    []string{sourceLedger, "vmstat.nr_dirty", "vmstat.nr_writeback", "vmstat.nr_dirty_threshold", "tasks.stack", "tasks.file", "mounts.mountpoint", "procs.write_bytes"},
+		Reads:    []string{sourceLedger, "vmstat.nr_dirty", "vmstat.nr_writeback", "vmstat.nr_dirty_threshold", "tasks.stack", "tasks.file", "mounts.mountpoint", "procs.write_bytes", "reclaim_intervals.kind", "reclaim_intervals.began"},
 		Subsumes: bringsAbout("io.device_saturated", "runtime.jvm_gc"),
 		Judge:    judgeDirtyThrottled,
 	}
@@ -31,8 +31,17 @@ func fsDirtyThrottled() freezeframe.Rule {
 var paced = []string{"balance_dirty_pages*"}
 
 func judgeDirtyThrottled(w freezeframe.Window) []freezeframe.Finding {
+	pauses := spells(w, w.Stall().Span, "dirty")
 	direct := func(m *moment) bool { return in(m.wait, paced...) }
 	ms := roots(w, func(m *moment) bool { return direct(m) || onFileLock(m.wait) && !onMmapLock(m) })
+	if told := spelled(roots(w, func(m *moment) bool {
+		return m.wait.Class == freezeframe.Unseen || m.wait.Class == freezeframe.DeviceWait && m.wait.Stack == ""
+	}), pauses); len(told) > 0 {
+		// Where no stack could be read, each pause is told all the same.
+		ms = append(ms, told...)
+		stack := direct
+		direct = func(m *moment) bool { return stack(m) || len(spelled(moments{*m}, pauses)) > 0 }
+	}
 	if worth(w, ms.spans()) == nil {
 		return nil
 	}
@@ -77,6 +86,14 @@ func judgeDirtyThrottled(w freezeframe.Window) []freezeframe.Finding {
 			f.Confidence = proven
 		}
 		f.Evidence = append(f.Evidence, evidence("vmstat", "nr_dirty", "dirty memory and what was being written came to %s of the limit (%d of %d pages)", pct(full), dirty, limit))
+	}
+	if told := spelled(kept, pauses); len(told) > 0 {
+		f.Confidence = proven
+		device := ""
+		for _, x := range pauses {
+			device = orElse(device, x.device)
+		}
+		f.Evidence = append(f.Evidence, evidence("reclaim_intervals", "began", "the kernel had the victims pause %d times for the device %s, %s in all", len(told), device, length(told.spans().Length())))
 	}
 	ps := processesIn(w, freezeframe.Span{Start: s.Start.Add(-growTime), End: s.End.Add(sweepMargin)})
 	if p, _ := writerOf(ps, kept, writers); p != nil {

@@ -2,6 +2,7 @@ package rules
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"freezeframe"
@@ -21,7 +22,7 @@ func fsJournalCommit() freezeframe.Rule {
 			"Now: stop the writer for a moment (`kill -STOP PID`, later `kill -CONT PID`).",
 			"So that it does not come back: keep services that sync on a filesystem of their own; a larger journal (`tune2fs -J size=1024`), noatime, lazytime; let bulk writers sync as they go.",
 		},
-		Reads:    []string{sourceLedger, sourceSymptoms, "procs.write_bytes", "tasks.file", "mounts.mountpoint", "mounts.dev", "diskstats.io_us", "diskstats.weighted_us", "tasks.stack", "procs.read_bytes"},
+		Reads:    []string{sourceLedger, sourceSymptoms, "procs.write_bytes", "tasks.file", "mounts.mountpoint", "mounts.dev", "diskstats.io_us", "diskstats.weighted_us", "tasks.stack", "procs.read_bytes", "journal_users.blocks", "journal_commits.began"},
 		Subsumes: bringsAbout("io.device_saturated", "runtime.jvm_gc"),
 		Judge:    judgeJournal,
 	}
@@ -66,11 +67,74 @@ func judgeJournal(w freezeframe.Window) []freezeframe.Finding {
 				f.Confidence = 0.9
 			}
 		}
+		if mt := mountOf(mounted, b.key); mt != nil {
+			if pid, comm, share := changer(w, s, mt.dev, b.pids()); pid != 0 {
+				f.Evidence = append(f.Evidence, evidence("journal_users", "blocks", "%s made %s of the changes of metadata", named(comm, pid), pct(share)))
+				if f.Culprit.PID == 0 {
+					f.Culprit, f.Confidence = ps.blame(freezeframe.Party{PID: pid, Comm: comm}), 0.9
+					f.Culprit.Mount = b.key
+				}
+			}
+			f.Evidence = append(f.Evidence, commits(w, claim, mt.dev)...)
+		}
 		long := b.longest()
 		f.Evidence = append(f.Evidence, evidence("tasks", "stack", "waited in %s", quote(orElse(long.wait.Stack, long.wait.Wchan))))
 		f.Summary = fmt.Sprintf("The journal of %s was being written out; the work waited for it for %s.", where, length(claim.Length()))
 		out = append(out, f)
 	}
+	return out
+}
+
+// changer is who, the victims left out, made most of the changes of a
+// filesystem's metadata, as BPF tells them; pid 0: nobody in particular.
+func changer(w freezeframe.Window, s freezeframe.Span, dev uint64, victims []int) (pid int, comm string, share float64) {
+	type state struct {
+		g    growth
+		pid  int
+		comm string
+	}
+	all := map[freezeframe.Key]*state{}
+	series := w.Between("journal_users", around(s))
+	series.Each([]string{"dev", "pid", "comm", "blocks"}, func(at freezeframe.Instant, key freezeframe.Key, v []uint64) {
+		if v[0] != dev {
+			return
+		}
+		x := all[key]
+		if x == nil {
+			x = &state{pid: int(v[1])}
+			all[key] = x
+		}
+		setText(w, &x.comm, v[2])
+		x.g.add(at, v[3])
+	})
+	var sum, most uint64
+	for _, x := range all {
+		sum += x.g.sum
+		if x.g.sum > most && !slices.Contains(victims, x.pid) && !hasPrefix(x.comm, "kworker/", "jbd2/") {
+			most, pid, comm = x.g.sum, x.pid, x.comm
+		}
+	}
+	if share = ratio(float64(most), float64(sum)); share < 0.5 {
+		return 0, "", 0
+	}
+	return pid, comm, share
+}
+
+// commits tells the longest commit that a claim lies in, by its phases.
+func commits(w freezeframe.Window, claim freezeframe.Spans, dev uint64) []freezeframe.Evidence {
+	var most time.Duration
+	var out []freezeframe.Evidence
+	hull := freezeframe.Span{Start: claim[0].Start, End: claim[len(claim)-1].End.Add(time.Second)}
+	series := w.Between("journal_commits", hull)
+	series.Each([]string{"dev", "began", "ended", "locking_ns", "flushing_ns", "logging_ns", "transaction", "logged_blocks"}, func(_ freezeframe.Instant, _ freezeframe.Key, v []uint64) {
+		span := freezeframe.Span{Start: freezeframe.Instant(v[1]), End: freezeframe.Instant(v[2])}
+		if v[0] != dev || claim.Within(span).Length() == 0 || span.Length() <= most {
+			return
+		}
+		most = span.Length()
+		out = []freezeframe.Evidence{evidence("journal_commits", "began", "commit %d took %s: %s until its handles had ended, %s for data that had to go first, %s for its own %d blocks",
+			v[6], length(most), length(time.Duration(v[3])), length(time.Duration(v[4])), length(time.Duration(v[5])), v[7])}
+	})
 	return out
 }
 

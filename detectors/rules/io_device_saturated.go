@@ -32,12 +32,12 @@ func ioDeviceSaturated() freezeframe.Rule {
 		Cause: "io.device_saturated",
 		Title: "a disk that was busy with others' work",
 		Means: "The block device had more requests than it can do at once, so those of the victim stood behind the others'.",
-		Proof: "The victims waited for a block device while it was busy all the time and completed requests (/proc/diskstats), most of the bytes being another process's (/proc/PID/io). Told from a throttled cgroup (device idle), from a hung device (nothing completes) and from swapping (pages from swap).",
+		Proof: "The victims waited for a block device while it was busy all the time and completed requests (/proc/diskstats), most of them another process's (each request by BPF, else the bytes of /proc/PID/io). Told from a throttled cgroup (device idle), from a hung device (nothing completes) and from swapping (pages from swap).",
 		Remedy: []string{
 			"Now: `ionice -c 3 -p PID`, or stop it for a moment (`kill -STOP PID`, later `kill -CONT PID`).",
 			"So that it does not come back: `systemctl set-property UNIT IOWeight=10` or IOReadBandwidthMax=/IOWriteBandwidthMax= for batch work, `--bwlimit` for rsync, backups at another hour or from a snapshot elsewhere; the bfq or mq-deadline scheduler.",
 		},
-		Reads:    []string{sourceLedger, sourceSymptoms, "diskstats.io_us", "diskstats.in_flight", "diskstats.weighted_us", "diskstats.reads", "diskstats.writes", "procs.read_bytes", "procs.write_bytes", "mounts.mountpoint", "mounts.dev", "cgroups.io_limited", "tasks.stack", "tasks.run_ns"},
+		Reads:    []string{sourceLedger, sourceSymptoms, "diskstats.io_us", "diskstats.in_flight", "diskstats.weighted_us", "diskstats.reads", "diskstats.writes", "procs.read_bytes", "procs.write_bytes", "mounts.mountpoint", "mounts.dev", "cgroups.io_limited", "tasks.stack", "tasks.run_ns", "block_issuers.device_ns", "block_issuers.read_bytes"},
 		Subsumes: bringsAbout("runtime.jvm_gc"),
 		Judge:    judgeDeviceSaturated,
 	}
@@ -116,39 +116,87 @@ func judgeDeviceSaturated(w freezeframe.Window) []freezeframe.Finding {
 		if was := deviceNamed(disks(w, before(w)), d.name); was != nil {
 			f.Evidence = append(f.Evidence, freezeframe.Evidence{Text: d.name + " busy", Source: "diskstats", Column: "io_us", Before: pct(was.busy), During: pct(d.busy)})
 		}
-		mover, share := moverOf(w, s, writeBehind, b.moments, d.bytes)
-		late := mover == nil
-		if late {
-			// A disk may write out for long what was written to memory at once.
-			mover, share = moverOf(w, s, s.Start.Sub(w.Span().Start), b.moments, d.bytes)
+		who, known := moverOn(w, s, b.moments, d)
+		if !known {
+			who = moverAmong(w, s, b.moments, d)
 		}
 		switch {
-		case capped && (mover == nil || slices.Contains(awaited(w, b.moments).pids(), mover.pid)):
+		case capped && (who == nil || slices.Contains(awaited(w, b.moments).pids(), who.culprit.PID)):
 			continue
-		case mover == nil && d.queue < deepQueue:
+		case who == nil && d.queue < deepQueue:
 			continue // busy, but with next to nothing: slow, not saturated
-		case mover == nil:
+		case who == nil:
 			f.Culprit, f.Confidence = freezeframe.Culprit{Kind: freezeframe.CulpritDevice, Device: d.name}, counted
 		default:
-			f.Culprit, f.Confidence = mover.culprit(), proven
-			if late {
-				f.Confidence = seen
-			}
+			f.Culprit, f.Confidence = who.culprit, who.confidence
 			f.Culprit.Device = d.name
-			f.Evidence = append(f.Evidence, evidence("procs", "write_bytes", "%s read %s and wrote %s, %s of what all processes moved", mover, size(mover.read.sum), size(mover.written.sum), pct(share)))
-			if len(b.pids()) == 1 && b.pids()[0] == mover.pid {
+			f.Evidence = append(f.Evidence, who.evidence)
+			if len(b.pids()) == 1 && b.pids()[0] == who.culprit.PID {
 				f.Confidence = counted // its own work filled the device
 			}
 		}
 		f.Summary = fmt.Sprintf("%s was busy %s of the time; the work waited for it for %s.", d.name, pct(d.busy), length(claim.Length()))
 		if capped {
 			f.Confidence = min(f.Confidence, seen)
-			f.Summary = fmt.Sprintf("%s is limited for the whole machine, and %s used it up; the work waited for it for %s.", d.name, mover, length(claim.Length()))
+			f.Summary = fmt.Sprintf("%s is limited for the whole machine, and %s used it up; the work waited for it for %s.", d.name, named(f.Culprit.Comm, f.Culprit.PID), length(claim.Length()))
 			f.Evidence = append(f.Evidence, evidence("cgroups", "io_limited", "the root cgroup has an I/O limit, which holds for everybody"))
 		}
 		out = append(out, f)
 	}
 	return out
+}
+
+// A mover is who filled a device, and how that is known.
+type mover struct {
+	culprit    freezeframe.Culprit
+	confidence float64
+	evidence   freezeframe.Evidence
+}
+
+// moverOn is who filled a device by the requests that were made of it; known
+// tells that they were told, and mover may be nil for nobody in particular.
+func moverOn(w freezeframe.Window, s freezeframe.Span, ms moments, d *disk) (who *mover, known bool) {
+	issuers := issuersOn(w, around(s), d.name)
+	if len(issuers) == 0 {
+		return nil, false
+	}
+	best := largest(issuers, append(awaited(w, ms).pids(), ourPIDs(w)...), inDevice)
+	share := 0.0
+	if best != nil {
+		share = shareOf(issuers, best, inDevice)
+	}
+	if share < mainMover {
+		// Nobody else did much: those who wait may have filled it themselves.
+		if own := largest(issuers, ourPIDs(w), inDevice); own != nil && shareOf(issuers, own, inDevice) >= 0.5 {
+			best, share = own, shareOf(issuers, own, inDevice)
+		} else {
+			return nil, true
+		}
+	}
+	how := ""
+	if best.via != "" {
+		how = ", most of it written back from memory"
+		if best.via == "loop" {
+			how = ", through a loop device"
+		}
+	}
+	return &mover{best.culprit(), proven, evidence("block_issuers", "device_ns", "%s had %s do %d requests of %s, %s of the time of all%s",
+		named(best.comm, best.pid), d.name, best.requests, size(best.bytes), pct(share), how)}, true
+}
+
+// moverAmong is who filled a device by what processes moved anywhere; nil for
+// nobody in particular.
+func moverAmong(w freezeframe.Window, s freezeframe.Span, ms moments, d *disk) *mover {
+	confidence := proven
+	p, share := moverOf(w, s, writeBehind, ms, d.bytes)
+	if p == nil {
+		// A disk may write out for long what was written to memory at once.
+		confidence = seen
+		if p, share = moverOf(w, s, s.Start.Sub(w.Span().Start), ms, d.bytes); p == nil {
+			return nil
+		}
+	}
+	return &mover{p.culprit(), confidence, evidence("procs", "write_bytes", "%s read %s and wrote %s, %s of what all processes moved", p, size(p.read.sum), size(p.written.sum), pct(share))}
 }
 
 // inDirect is where a thread is that reads or writes past the page cache, and

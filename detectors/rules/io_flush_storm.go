@@ -20,6 +20,8 @@ const (
 	// syncing is how much of its time a process must be seen in a sync to be one
 	// that flushes.
 	syncing = 0.4
+	// mainFlusher of a device's flushes is who asks for them.
+	mainFlusher = 0.5
 	// largerLoad is how many times as much somebody else must move to be the
 	// larger load.
 	largerLoad = 4
@@ -43,7 +45,7 @@ func ioFlushStorm() freezeframe.Rule {
 			"Now: stop it for a moment (`kill -STOP PID`, later `kill -CONT PID`), or `ionice -c 3 -p PID`.",
 			"So that it does not come back: let it sync in batches (innodb_flush_log_at_trx_commit, synchronous_commit, appendfsync everysec), or give it a device of its own; a drive with power-loss protection makes flushes cheap.",
 		},
-		Reads:    []string{sourceLedger, "diskstats.flushes", "diskstats.flush_us", "diskstats.writes", "tasks.stack", "tasks.syscall", "tasks.file", "procs.write_bytes", "mounts.dev"},
+		Reads:    []string{sourceLedger, "diskstats.flushes", "diskstats.flush_us", "diskstats.writes", "tasks.stack", "tasks.syscall", "tasks.file", "procs.write_bytes", "mounts.dev", "block_issuers.flushes"},
 		Subsumes: bringsAbout("io.device_saturated", "fs.journal_commit", "runtime.jvm_gc"),
 		Judge:    judgeFlushStorm,
 	}
@@ -101,6 +103,21 @@ func stormOn(w freezeframe.Window, s freezeframe.Span, ms moments, d *disk, all,
 		}
 	}
 	best := syncersOn(w, s, ps, victims, d, all, mounted)
+	// Where each flush is told with who asked for it, that decides. A journal
+	// asks for its own, whoever synced: then who was seen in a sync does.
+	issuers := issuersOn(w, around(s), flushed.name)
+	flushes := func(i *issuer) uint64 { return i.flushes }
+	asker := largest(issuers, append(ms.pids(), ourPIDs(w)...), flushes)
+	if asker != nil && shareOf(issuers, asker, flushes) < mainFlusher {
+		asker = nil
+	}
+	if asker != nil && (best == nil || !best.pids[asker.pid]) {
+		best = &syncers{pid: asker.pid, comm: asker.comm, pids: map[int]bool{}}
+		for _, pid := range asker.pids {
+			best.pids[pid] = true
+		}
+		best.moved = asker.bytes
+	}
 	if best == nil {
 		return freezeframe.Finding{}, false
 	}
@@ -125,7 +142,13 @@ func stormOn(w freezeframe.Window, s freezeframe.Span, ms moments, d *disk, all,
 	f.Evidence = []freezeframe.Evidence{
 		{Text: "flushes of " + flushed.name + " a second", Source: "diskstats", Column: "flushes", Before: count(calm), During: count(flushed.flushes)},
 		evidence("diskstats", "flush_us", "%s spent %s of the time on flushes", flushed.name, pct(flushed.flushing)),
-		evidence("tasks", "syscall", "%s was seen in fsync in %d of %d samples", named(best.comm, best.pid), len(best.in), len(best.at)),
+	}
+	if len(best.at) > 0 {
+		f.Evidence = append(f.Evidence, evidence("tasks", "syscall", "%s was seen in fsync in %d of %d samples", named(best.comm, best.pid), len(best.in), len(best.at)))
+	}
+	if asker != nil {
+		f.Confidence = proven
+		f.Evidence = append(f.Evidence, evidence("block_issuers", "flushes", "%s asked %s for %d flushes, %s of all", named(asker.comm, asker.pid), flushed.name, asker.flushes, pct(shareOf(issuers, asker, flushes))))
 	}
 	if best.moved > 0 {
 		f.Evidence = append(f.Evidence, evidence("procs", "write_bytes", "%s moved %s", named(best.comm, best.pid), size(best.moved)))

@@ -16,7 +16,7 @@ func memCgroupMax() freezeframe.Rule {
 			"Now: raise the limit, `systemctl set-property UNIT MemoryMax=4G`, `docker update --memory 4g NAME`.",
 			"So that it does not come back: look for the process that grew; size heaps and caches to the limit (-XX:MaxRAMPercentage, GOMEMLIMIT); remember that the page cache of its files counts too.",
 		},
-		Reads:    []string{sourceLedger, "procs.cgroup", "procs.rss_bytes", "cgroups.memory_max_events", "cgroups.memory_max_bytes", "cgroups.memory_bytes"},
+		Reads:    []string{sourceLedger, "procs.cgroup", "procs.rss_bytes", "cgroups.memory_max_events", "cgroups.memory_max_bytes", "cgroups.memory_bytes", "reclaim_intervals.began", "reclaim.pages"},
 		Subsumes: bringsAbout("mem.file_thrash", "mem.direct_reclaim", "runtime.jvm_gc"),
 		Judge:    judgeCgroupMax,
 	}
@@ -66,6 +66,7 @@ func judgeCgroupMax(w freezeframe.Window) []freezeframe.Finding {
 			f.Evidence = append(f.Evidence, evidence("cgroups", "memory_max_events", "%s reached its limit of %s %d times (in use: %s)",
 				where, size(c.max("memory_max_bytes")), c.grew("memory_max_events"), size(c.max("memory_bytes"))))
 			blameTaker(w, &f, core(claim), func(p *process) bool { return p.within("memory", c.name) })
+			f.Evidence = append(f.Evidence, spent(w, b.moments, core(claim), "cgroup", "freed memory of the cgroup")...)
 		}
 		f.Summary = fmt.Sprintf("%s was at its memory limit; its threads freed pages, or read them back, for %s.", where, length(claim.Length()))
 		out = append(out, f)

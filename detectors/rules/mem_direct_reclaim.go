@@ -16,7 +16,7 @@ func memDirectReclaim() freezeframe.Rule {
 			"Now: end or limit whoever grew, `systemctl set-property UNIT MemoryHigh=2G`.",
 			"So that it does not come back: raise vm.watermark_scale_factor (to 100 or 200) so that the kernel frees memory earlier and in the background; give batch jobs MemoryHigh=.",
 		},
-		Reads:    []string{sourceLedger, "vmstat.allocstall", "vmstat.pgscan_direct", "procs.rss_bytes", "procs.cgroup", "cgroups.memory_max_events", "tasks.freepages_delay_ns"},
+		Reads:    []string{sourceLedger, "vmstat.allocstall", "vmstat.pgscan_direct", "procs.rss_bytes", "procs.cgroup", "cgroups.memory_max_events", "tasks.freepages_delay_ns", "reclaim_intervals.began", "reclaim.pages"},
 		Subsumes: bringsAbout("runtime.jvm_gc", "mem.file_thrash"),
 		Judge:    judgeDirectReclaim,
 	}
@@ -54,6 +54,7 @@ func judgeDirectReclaim(w freezeframe.Window) []freezeframe.Finding {
 		return nil
 	}
 	blameTaker(w, &f, s, nil)
+	f.Evidence = append(f.Evidence, spent(w, ms, s, "direct", "freed memory")...)
 	f.Summary = fmt.Sprintf("The machine was out of free memory; the work freed pages for %s.", length(claim.Length()))
 	return []freezeframe.Finding{f}
 }

@@ -22,7 +22,7 @@ func memFileThrash() freezeframe.Rule {
 			"Now: end whoever filled memory.",
 			"So that it does not come back: MemoryLow= for what must answer, MemoryHigh= for the rest; some swap, so that idle memory can go instead of code; an out-of-memory daemon.",
 		},
-		Reads:    []string{sourceLedger, "vmstat.workingset_refault_file", "vmstat.pgmajfault", "procs.rss_bytes", "procs.cgroup", "cgroups.memory_max_events"},
+		Reads:    []string{sourceLedger, "vmstat.workingset_refault_file", "vmstat.pgmajfault", "procs.rss_bytes", "procs.cgroup", "cgroups.memory_max_events", "reclaim.pages"},
 		Subsumes: bringsAbout("io.device_saturated", "runtime.jvm_gc"),
 		Judge:    judgeFileThrash,
 	}
@@ -52,6 +52,11 @@ func judgeFileThrash(w freezeframe.Window) []freezeframe.Finding {
 	}
 	vmstat(w, &f, s, "pgmajfault", "major faults")
 	blameTaker(w, &f, s, nil)
+	if pid, comm, share := pusher(w, s, ms.pids()); pid != 0 {
+		f.Culprit = ps.blame(freezeframe.Party{PID: pid, Comm: comm})
+		f.Confidence = proven
+		f.Evidence = append(f.Evidence, evidence("reclaim", "pages", "%s pushed %s of the pages out that processes freed", named(comm, pid), pct(share)))
+	}
 	f.Summary = fmt.Sprintf("Program code had been thrown out of memory and was read back; the work waited for it for %s.", length(claim.Length()))
 	return []freezeframe.Finding{f}
 }

@@ -44,9 +44,13 @@ func All() []freezeframe.Rule {
 		memCgroupMax(),
 		memOOMKill(),
 		memCgroupOOMKill(),
+		memCompaction(),
 		memForkCOW(),
+		memTeardown(),
 
 		ioDeviceSaturated(),
+		ioDeviceSlow(),
+		ioDeviceHung(),
 		ioFlushStorm(),
 		ioCgroupThrottled(),
 		ioDeviceError(),

@@ -9,6 +9,7 @@ import (
 )
 
 const (
+	us = time.Microsecond
 	ms = time.Millisecond
 	s  = time.Second
 
@@ -148,6 +149,37 @@ func device(w *window, name string, dev int, l load) {
 			"flushes": w.Ran(at, 1, l.flushes), "flush_us": w.Ran(at, 100, l.flushing*1e6), "read_bytes": w.Ran(at, 8192, l.bytes)}
 		if w.InStall(at) {
 			row["in_flight"] = l.inFlight
+		}
+		return row
+	})
+}
+
+// spell is a stretch of a thread's time in getting memory, as BPF tells it.
+func spell(w *window, n int, kind string, pid int, from, to time.Duration, device string) {
+	w.Row("reclaim_intervals", to+20*ms, n, v{"began": windowtest.At(from), "ended": windowtest.At(to), "tid": pid, "pid": pid, "comm": "orders", "kind": kind, "device": device})
+}
+
+// timed writes vda with so many requests a second, of so many bytes, that take
+// so long: before the stall and in it.
+func timed(w *window, was, wasBytes float64, wasTook time.Duration, done, bytes float64, took time.Duration) {
+	before, during := was*wasTook.Seconds(), done*took.Seconds()
+	w.Rows("diskstats", 50*ms, "vda", func(at time.Duration) v {
+		row := v{"dev": 1 << 20, "reads": w.Ran(at, was, done), "read_bytes": w.Ran(at, was*wasBytes, done*bytes), "read_us": w.Ran(at, before*1e6, during*1e6),
+			"weighted_us": w.Ran(at, before*1e6, during*1e6), "io_us": w.Ran(at, min(before, 1)*1e6, min(during, 1)*1e6)}
+		if w.InStall(at) {
+			row["in_flight"] = int(during) + 1
+		}
+		return row
+	})
+}
+
+// hanging writes vda with requests in flight, of which so many a second come
+// back in the stall.
+func hanging(w *window, done float64) {
+	w.Rows("diskstats", 50*ms, "vda", func(at time.Duration) v {
+		row := v{"dev": 1 << 20, "reads": int(w.Ran(at, 100, done)), "read_bytes": int(w.Ran(at, 100, done)) * 4096, "io_us": w.Ran(at, 1e4, 1e6), "weighted_us": w.Ran(at, 1e4, 3e6)}
+		if w.InStall(at) {
+			row["in_flight"] = 3
 		}
 		return row
 	})
@@ -725,6 +757,31 @@ func scenes() map[freezeframe.Cause]scene {
 			},
 			culprit: process(service),
 		},
+		"mem.compaction": {
+			fire: func(w *window) {
+				w.Suffers(service, "orders", wait{Class: freezeframe.OnCPU})
+				proc(w, service, "orders", nil)
+				spell(w, 1, "compaction", service, stallFrom, stallTo-10*ms, "")
+				vmstat(w, map[string]float64{"compact_stall": 200})
+			},
+			miss: func(w *window) { // another process was
+				w.Suffers(service, "orders", wait{Class: freezeframe.OnCPU})
+				proc(w, service, "orders", nil)
+				spell(w, 1, "compaction", hog, stallFrom, stallTo-10*ms, "")
+			},
+			culprit: process(service),
+		},
+		"mem.teardown": {
+			fire: func(w *window) {
+				held(w, wait{Class: freezeframe.FileLock, Syscall: "flock", File: "/run/x.lock"}, wait{Class: freezeframe.OnCPU})
+				w.Row("teardown", stallTo+100*ms, 1, v{"began": windowtest.At(stallFrom), "ended": windowtest.At(stallTo), "pid": hog, "comm": "backup", "rss_bytes": 3 << 30, "by_pid": hog})
+			},
+			miss: func(w *window) { // who holds it is not the one that ends
+				held(w, wait{Class: freezeframe.FileLock, Syscall: "flock", File: "/run/x.lock"}, wait{Class: freezeframe.OnCPU})
+				w.Row("teardown", stallTo+100*ms, 1, v{"began": windowtest.At(stallFrom), "ended": windowtest.At(stallTo), "pid": hog + 1, "comm": "other", "rss_bytes": 3 << 30, "by_pid": hog + 1})
+			},
+			culprit: process(hog),
+		},
 		"io.device_saturated": {
 			fire: func(w *window) {
 				asleep(w, wait{Class: freezeframe.DeviceWait, Wchan: "folio_wait_bit_common", Stack: deviceStack, File: "/srv/data"})
@@ -738,6 +795,37 @@ func scenes() map[freezeframe.Cause]scene {
 				})
 			},
 			culprit: process(hog),
+		},
+		"io.device_slow": {
+			fire: func(w *window) {
+				asleep(w, wait{Class: freezeframe.DeviceWait, Stack: deviceStack, File: "/srv/data"})
+				timed(w, 40, 4096, 300*us, 40, 4096, 90*ms)
+				writing(w, hog, "cron", 1e4)
+			},
+			miss: func(w *window) { // ten times the work
+				asleep(w, wait{Class: freezeframe.DeviceWait, Stack: deviceStack, File: "/srv/data"})
+				timed(w, 40, 4096, 300*us, 400, 131072, 90*ms)
+				writing(w, hog, "backup", 50e6)
+			},
+			culprit: freezeframe.Culprit{Kind: freezeframe.CulpritDevice, Device: "vda"},
+		},
+		"io.device_hung": {
+			fire: func(w *window) {
+				asleep(w, wait{Class: freezeframe.DeviceWait, Stack: deviceStack, File: "/srv/data"})
+				hanging(w, 0)
+				w.Rows("block", 50*ms, "vda", func(at time.Duration) v {
+					row := v{"dev": 1 << 20}
+					if w.InStall(at) {
+						row["in_flight"], row["oldest_age_ns"], row["oldest_pid"], row["oldest_comm"], row["oldest_op"] = 3, int(at-stallFrom), service, "orders", "read"
+					}
+					return row
+				})
+			},
+			miss: func(w *window) { // something comes back again and again
+				asleep(w, wait{Class: freezeframe.DeviceWait, Stack: deviceStack, File: "/srv/data"})
+				hanging(w, 10)
+			},
+			culprit: freezeframe.Culprit{Kind: freezeframe.CulpritDevice, Device: "vda"},
 		},
 		"io.flush_storm": {
 			fire: func(w *window) {

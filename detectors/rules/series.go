@@ -152,20 +152,22 @@ func cpuOf(all []cpu, key freezeframe.Key) (cpu, bool) {
 type disk struct {
 	name          string
 	dev           uint64
-	busy          float64 // share of the time in which it had work
-	queue         float64 // requests in it on average
-	done, flushes float64 // completed a second
-	flushing      float64 // share of the time spent flushing
-	bytes         uint64  // read and written
-	inFlight      uint64  // at most
+	busy          float64       // share of the time in which it had work
+	queue         float64       // requests in it on average
+	done, flushes float64       // completed a second
+	flushing      float64       // share of the time spent flushing
+	bytes         uint64        // read and written
+	rate          float64       // of them a second
+	inFlight      uint64        // at most
+	latency       time.Duration // of a read or write, on average
 }
 
 // disks returns the devices, the busiest first.
 func disks(w freezeframe.Window, s freezeframe.Span) []disk {
 	series := w.Between("diskstats", s)
-	columns := []string{"io_us", "weighted_us", "reads", "writes", "flushes", "flush_us", "read_bytes", "write_bytes", "dev", "in_flight"}
+	columns := []string{"io_us", "weighted_us", "reads", "writes", "flushes", "flush_us", "read_bytes", "write_bytes", "read_us", "write_us", "dev", "in_flight"}
 	type state struct {
-		g             [8]growth
+		g             [10]growth
 		dev, inFlight uint64
 	}
 	all := map[freezeframe.Key]*state{}
@@ -180,7 +182,7 @@ func disks(w freezeframe.Window, s freezeframe.Span) []disk {
 		for i := range d.g {
 			d.g[i].add(at, v[i])
 		}
-		d.dev, d.inFlight = v[8], max(d.inFlight, v[9])
+		d.dev, d.inFlight = v[10], max(d.inFlight, v[11])
 	})
 	var out []disk
 	for _, k := range keys {
@@ -189,7 +191,8 @@ func disks(w freezeframe.Window, s freezeframe.Span) []disk {
 			name: w.Text(uint64(k)), dev: d.dev, inFlight: d.inFlight,
 			busy: math.Min(1, d.g[0].rate()/1e6), queue: d.g[1].rate() / 1e6,
 			done: d.g[2].rate() + d.g[3].rate(), flushes: d.g[4].rate(), flushing: math.Min(1, d.g[5].rate()/1e6),
-			bytes: d.g[6].sum + d.g[7].sum,
+			bytes: d.g[6].sum + d.g[7].sum, rate: d.g[6].rate() + d.g[7].rate(),
+			latency: nanoseconds(1e3 * ratio(float64(d.g[8].sum+d.g[9].sum), float64(d.g[2].sum+d.g[3].sum))),
 		})
 	}
 	slices.SortStableFunc(out, func(a, b disk) int {

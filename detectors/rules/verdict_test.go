@@ -33,10 +33,11 @@ func TestVerdicts(t *testing.T) {
 // is the answer.
 func TestNearMisses(t *testing.T) {
 	right := map[freezeframe.Cause]freezeframe.Cause{
-		"cpu.affinity_hotspot": "cpu.contention", "cpu.low_weight": "cpu.contention", "cpu.fork_storm": "cpu.contention", "cpu.rt_starvation": "cpu.contention", "virt.steal": "cpu.contention",
-		"kernel.mmap_lock": "kernel.lock_contention", "time.suspended": "virt.paused", "net.packet_flood": "kernel.softirq_storm", "net.packet_loss": "dep.remote_unresponsive", "net.firewall_drop": "net.packet_loss", "net.receive_buffer_full": "net.packet_loss", "limit.system_fds": "limit.process_fds",
-		"mem.direct_reclaim": "mem.cgroup_max", "mem.cgroup_high": "mem.cgroup_max", "mem.oom_kill": "mem.cgroup_oom_kill", "mem.fork_cow": "app.busy_loop",
-		"io.cgroup_throttled": "io.device_saturated", "io.flush_storm": "io.device_saturated", "fs.dirty_throttled": "fs.journal_commit", "fs.inodes_full": "fs.full",
+		"cpu.affinity_hotspot": "cpu.contention", "cpu.fork_storm": "cpu.contention", "cpu.rt_starvation": "cpu.contention", "virt.steal": "cpu.contention",
+		"kernel.mmap_lock": "kernel.lock_contention", "time.suspended": "virt.paused", "net.packet_flood": "kernel.softirq_storm", "net.packet_loss": "dep.remote_unresponsive",
+		"mem.direct_reclaim": "mem.cgroup_max", "mem.cgroup_high": "mem.cgroup_max", "mem.oom_kill": "mem.cgroup_oom_kill", "mem.fork_cow": "app.busy_loop", "mem.teardown": "fs.file_lock", "mem.compaction": "app.busy_loop",
+		"io.cgroup_throttled": "io.device_saturated", "io.device_saturated": "io.device_hung", "io.device_slow": "io.device_saturated", "io.device_hung": "io.device_saturated", "io.flush_storm": "io.device_saturated", "fs.dirty_throttled": "fs.journal_commit", "fs.inodes_full": "fs.full",
+		"cpu.low_weight": "cpu.contention", "net.firewall_drop": "net.packet_loss", "net.receive_buffer_full": "net.packet_loss", "limit.system_fds": "limit.process_fds",
 		"fs.fuse_unresponsive": "fs.frozen", "fs.nfs_unresponsive": "fs.frozen", "fs.file_lock": "fs.frozen", "app.deadlock": "fs.file_lock",
 	}
 	for cause, sc := range scenes() {

@@ -65,6 +65,9 @@ type Sampling struct {
 type BPF struct {
 	Enabled bool     // bpf.enabled: whether any may
 	Without []string // bpf.without: families that are left out: waits, requests …
+	// Budget is bpf.budget_pct: how much of one CPU all programs together may
+	// take, 0.01 for a percent, before the dearest is taken out. 0: no bound.
+	Budget float64
 }
 
 // Ring is the memory that readings are kept in.
@@ -104,6 +107,7 @@ func keys() []key {
 		{"sampling.realtime", true, boolean(func(c *Config, v bool) { c.Sampling.Realtime = v })},
 		{"bpf.enabled", true, boolean(func(c *Config, v bool) { c.BPF.Enabled = v })},
 		{"bpf.without", []any{}, list(func(c *Config, v []string) { c.BPF.Without = v }, bpfFamily)},
+		{"bpf.budget_pct", 2.0, percent(func(c *Config, v float64) { c.BPF.Budget = v }, 100)},
 		{"ring.bytes", 24 << 20, integer(func(c *Config, v int) { c.Ring.Bytes = v }, 8<<20, 1<<30)},
 		{"stall.quiet", "700ms", duration(func(c *Config, v time.Duration) { c.Stall.Quiet = v }, 100*time.Millisecond, time.Minute)},
 		{"output.dir", "", text(func(c *Config, v string) { c.Output.Dir = v })},
@@ -418,6 +422,34 @@ func integer(set func(*Config, int), least, most int) func(*Config, any) error {
 			return want(what, raw)
 		}
 		set(c, int(n))
+		return nil
+	}
+}
+
+// percent reads a number of percent as a share.
+func percent(set func(*Config, float64), most float64) func(*Config, any) error {
+	return func(c *Config, raw any) error {
+		what := fmt.Sprintf("a number from 0 to %g", most)
+		var n float64
+		switch v := raw.(type) {
+		case float64:
+			n = v
+		case int:
+			n = float64(v)
+		case int64:
+			n = float64(v)
+		case given:
+			var err error
+			if n, err = strconv.ParseFloat(string(v), 64); err != nil {
+				return want(what, raw)
+			}
+		default:
+			return want(what, raw)
+		}
+		if !(n >= 0 && n <= most) { // NaN is not
+			return want(what, raw)
+		}
+		set(c, n/100)
 		return nil
 	}
 }

@@ -37,7 +37,7 @@ func TestLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Config{Sampling: Sampling{true}, BPF: BPF{Enabled: true}, Ring: Ring{24 << 20}, Stall: Stall{700 * time.Millisecond}, Log: Log{"warn"}}
+	want := Config{Sampling: Sampling{true}, BPF: BPF{Enabled: true, Budget: 0.02}, Ring: Ring{24 << 20}, Stall: Stall{700 * time.Millisecond}, Log: Log{"warn"}}
 	if diff := cmp.Diff(want, defaults); diff != "" {
 		t.Errorf("defaults:\n%s", diff)
 	}

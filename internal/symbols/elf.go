@@ -21,7 +21,7 @@ const (
 	maxFuncs    = 1 << 18   // functions kept in a table; of more, each lookup reads the file
 	maxSymbols  = 4 << 20   // symbols looked at
 	maxSameAddr = 64        // names looked at for one address
-	maxBuildID  = 32        // bytes
+	maxBuildID  = 20        // bytes, as in the kernel (BUILD_ID_SIZE_MAX)
 	maxNote     = 64 << 10  // bytes of one note segment read
 	symbolChunk = 2048      // symbols read at a time
 	funcBytes   = 16        // of a function in the table
@@ -289,7 +289,7 @@ func (im *image) name(r, dr io.ReaderAt, off uint64) string {
 	}
 	if im.gotab != nil {
 		if s := im.gotab.name(r, at); s != "" {
-			return printable(s)
+			return shown(s)
 		}
 	}
 	if im.dynsym != nil {
@@ -304,7 +304,7 @@ func (im *image) name(r, dr io.ReaderAt, off uint64) string {
 // which an @ or a leading _Z would mean nothing.
 func (im *image) readable(s string) string {
 	if im.gotab != nil && bytes.ContainsAny([]byte(s), ".") && !bytes.HasPrefix([]byte(s), []byte("_Z")) {
-		return printable(s)
+		return shown(s)
 	}
 	return symbolName(s)
 }

@@ -22,7 +22,7 @@ type mapping struct {
 	off        uint64 // of start in the file
 	ino        uint64 // 0: no file
 	path       string // as it stands in maps
-	buildID    string // raw; "" where it is not known
+	buildID    BuildID
 }
 
 // readMaps reads the executable mappings out of /proc/PID/maps (proc(5)), in
@@ -108,13 +108,32 @@ func parseDecimal(b []byte) (v uint64, ok bool) {
 	return v, len(b) > 0 && len(b) <= 20
 }
 
+// isMemory tells whether the code was made in memory, by a JIT: it has no file
+// of its own.
+func (m *mapping) isMemory() bool {
+	switch {
+	case m.path == "" || strings.HasPrefix(m.path, "//anon") || strings.HasPrefix(m.path, "[anon"):
+		return true
+	case strings.HasPrefix(m.path, "/memfd:") || strings.HasPrefix(m.path, "/dev/zero") || strings.HasPrefix(m.path, "/SYSV"):
+		return true // .NET maps its code twice, by a memfd
+	}
+	return m.path == "[heap]" || m.path == "[stack]"
+}
+
 // base is the name by which a mapping is shown.
 func (m *mapping) base() string {
-	switch {
-	case m.path == "":
+	if m.path == "" {
 		return "[anon]"
-	case strings.HasPrefix(m.path, "["):
-		return printable(m.path)
 	}
-	return printable(path.Base(strings.TrimSuffix(m.path, " (deleted)")))
+	return baseName(m.path)
+}
+
+func baseName(file string) string {
+	if strings.HasPrefix(file, "[") || strings.HasPrefix(file, "//") {
+		return shown(file)
+	}
+	if file == "" {
+		return Unknown
+	}
+	return shown(path.Base(strings.TrimSuffix(file, " (deleted)")))
 }

@@ -2,8 +2,8 @@ package symbols
 
 import (
 	"strings"
-	"unicode"
-	"unicode/utf8"
+
+	"freezeframe/internal/printable"
 
 	"github.com/ianlancetaylor/demangle"
 )
@@ -17,35 +17,8 @@ const maxName = 256
 // maxMangled is how long a mangled name is given to the demangler at most.
 const maxMangled = 2048
 
-// printable returns s as valid UTF-8 without control and format characters,
-// cut at maxName.
-func printable(s string) string {
-	plain := len(s) <= maxName
-	for i := 0; plain && i < len(s); i++ {
-		plain = s[i] >= ' ' && s[i] < 0x7f
-	}
-	if plain {
-		return s
-	}
-	cut := len(s) > maxName
-	if cut {
-		end := maxName
-		for end > maxName-utf8.UTFMax && !utf8.RuneStart(s[end]) {
-			end--
-		}
-		s = s[:end]
-	}
-	s = strings.Map(func(r rune) rune {
-		if r == utf8.RuneError || !unicode.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, s)
-	if cut {
-		s += "…"
-	}
-	return s
-}
+// shown makes a name fit to be shown.
+func shown(s string) string { return printable.Name(s, maxName) }
 
 // symbolName makes a name out of an ELF file readable: without its version
 // ("memcpy@@GLIBC_2.14"), demangled where it is of C++ or Rust.
@@ -58,7 +31,7 @@ func symbolName(s string) string {
 		// parameters, are longer than what one wants to read in a stack.
 		s = demangle.Filter(s, demangle.NoParams, demangle.NoEnclosingParams, demangle.NoTemplateParams, demangle.MaxLength(12))
 	}
-	return printable(s)
+	return shown(s)
 }
 
 // underscores counts those a name begins with: of several names for one

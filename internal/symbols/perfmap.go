@@ -82,7 +82,7 @@ func parsePerfLine(line string) (at uint64, size uint32, name string, ok bool) {
 	}
 	at, ok1 = parseHex([]byte(strings.TrimPrefix(first, "0x")))
 	length, ok2 := parseHex([]byte(strings.TrimPrefix(second, "0x")))
-	name = printable(strings.TrimSpace(name))
+	name = shown(strings.TrimSpace(name))
 	return at, uint32(min(length, math.MaxUint32)), name, ok1 && ok2 && length > 0 && name != ""
 }
 
@@ -103,4 +103,4 @@ func (m *perfMap) name(at uint64) string {
 	return m.names[c.name : c.name+uint32(c.n)]
 }
 
-func (m *perfMap) bytes() int { return 128 + len(m.names) + 32*cap(m.code) }
+func (m *perfMap) bytes() int { return 128 + len(m.names) + 24*cap(m.code) }

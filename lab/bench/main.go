@@ -42,7 +42,7 @@ func main() {
 	flag.IntVar(&o.processes, "processes", 300, "how many processes there are beside atop: idle ones are added up to it")
 	flag.BoolVar(&o.many, "many", false, "measure beside atop with 1,100 processes too")
 	flag.DurationVar(&o.churn, "churn", 0, "only watch the memory of a diagnose for so long, while processes come and go")
-	flag.StringVar(&o.only, "only", "", "only one part: readings, sampler or process")
+	flag.StringVar(&o.only, "only", "", "only one part: readings, hooks, sampler or process")
 	flag.Parse()
 	if *role != "" {
 		fatal(contestant(*role, o.stalled))
@@ -72,6 +72,7 @@ func main() {
 		ok = ok && within
 	}
 	part("readings", readings)
+	part("hooks", hooks)
 	part("sampler", sampler)
 	part("process", wholeProcess)
 	if !ok {

@@ -164,6 +164,8 @@ func contestant(role string, stalled bool) error {
 	switch role {
 	case "sampler":
 		return runSampler(stalled)
+	case "pingpong":
+		return runPingPong()
 	case "procfs":
 		reads, err := procfsReads(stalled)
 		if err != nil {

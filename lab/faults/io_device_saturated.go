@@ -41,6 +41,40 @@ var ioDeviceSaturated = []lab.Fault{
 		Run:       func(s *lab.Scene) { ddWrites(s, 8, "2M", 24) },
 		Miss:      func(s *lab.Scene) { ddWrites(s, 1, "4k", 16) },
 	},
+	{
+		Name:      "io.device_saturated/behind-a-lock",
+		Cause:     "io.device_saturated",
+		AlsoOK:    []string{"fs.journal_commit"}, // of the disk that is full: who filled it is the same
+		About:     "a disk that writes 20 MB/s: eight dd write blocks of 2 MiB to it, beside a threaded Python service that syncs a record per request, one thread at a time under a lock of its own",
+		MissAbout: "one dd writes 16 blocks of 4 KiB",
+		Needs:     needs(root, controller("blkio"), program("mkfs.ext4", "losetup", "dd", "python3")),
+		Shortest:  1200 * time.Millisecond,
+		Run:       func(s *lab.Scene) { behindALock(s, 8, "2M", 40) },
+		Miss:      func(s *lab.Scene) { behindALock(s, 1, "4k", 16) },
+	},
+}
+
+// behindALock is a chain of three: a thread waits for a lock, whose holder
+// waits for its record to be on a disk, which somebody else keeps busy.
+func behindALock(s *lab.Scene, jobs int, block string, count int) {
+	fs := s.LoopFS(768)
+	const rate = "blkio.throttle.write_bps_device"
+	s.Throttle(fs, rate, 20<<20)
+	svc := s.Serve(victim.Spec{Kind: victim.Threads, Work: []string{"locked:fsync:" + fs.Path("records")}}, lab.Place{})
+	dds := shells(s, jobs, func(i int) string {
+		return fmt.Sprintf("exec dd if=/dev/zero of=%s.%d bs=%s count=%d oflag=direct status=none", fs.Path("copy"), i, block, count)
+	})
+	s.BlameGroup(dds...)
+	s.Blame(lab.Guilty{Swarms: []string{"dd"}, Devices: []string{fs.Name}})
+	s.Watch(svc)
+	s.Break(saying(s, "go", dds...), func() {
+		for _, dd := range dds {
+			if err := dd.Signal(syscall.SIGKILL); err != nil && err != syscall.ESRCH { // it may be done
+				s.Check(err)
+			}
+		}
+		s.Throttle(fs, rate, 0) // the dying wait for what they have under way
+	})
 }
 
 func saturate(s *lab.Scene, threads, kib string, slow func(*lab.LoopFS)) {

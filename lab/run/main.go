@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"syscall"
 	"time"
 
@@ -44,6 +45,7 @@ func run() (ok bool, err error) {
 	retry := flag.Int("retry", 1, "times that an invalid run is tried again")
 	idle := flag.Duration("idle", 0, "no fault: five healthy services in use for so long; any report is wrong")
 	build := flag.Duration("build", 0, "no fault: a parallel Go build and a disk copy for so long; any report is wrong")
+	wrap := flag.String("wrap", "", "a command to start freezeframe by, such as \"setpriv --bounding-set=-bpf,-perfmon,-sys_admin\"")
 	flag.Parse()
 
 	match, err := regexp.Compile(*only)
@@ -74,7 +76,7 @@ func run() (ok bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	l.Bin, l.For, l.Out = *bin, *watch, *out
+	l.Bin, l.For, l.Out, l.Wrap = *bin, *watch, *out, strings.Fields(*wrap)
 	defer func() {
 		if e := l.Close(); e != nil {
 			ok, err = false, errors.Join(err, e)

@@ -29,11 +29,12 @@ func Service(args []string) {
 	host := flags.String("host", "127.0.0.1", "")
 	set := flags.Int("set", 0, "")
 	_ = flags.Parse(args)
-	steps, err := work(flags.Args(), *set)
+	stall := &stalls{}
+	steps, err := work(flags.Args(), *set, stall)
 	if err != nil {
 		log.Fatal(err)
 	}
-	l, err := net.Listen("tcp", *host+":0")
+	l, err := listen(*host)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -57,9 +58,18 @@ func Service(args []string) {
 		Compute(d)
 		_, _ = io.WriteString(w, "ok\n")
 	})
-	fmt.Println("ready", l.Addr())
+	mux.HandleFunc("/wait/", func(w http.ResponseWriter, r *http.Request) {
+		d, err := time.ParseDuration(strings.TrimPrefix(r.URL.Path, "/wait/"))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		time.Sleep(d)
+		_, _ = io.WriteString(w, "ok\n")
+	})
+	fmt.Println("ready", listensOn(l))
 	go func() {
-		log.Fatal((&http.Server{Handler: mux, ErrorLog: log.New(io.Discard, "", 0)}).Serve(patient{l}))
+		log.Fatal((&http.Server{Handler: mux, ErrorLog: log.New(io.Discard, "", 0)}).Serve(patient{l, stall}))
 	}()
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
@@ -82,16 +92,24 @@ func Service(args []string) {
 		case "populate":
 			mib, _ := strconv.Atoi(arg)
 			populate(mib << 20)
+		default:
+			if stall.begin(what, arg) {
+				continue // nobody waits to hear of it
+			}
 		}
 		fmt.Println("done")
 	}
 }
 
 // patient is a listener that survives a lack of memory, as any real server's does.
-type patient struct{ net.Listener }
+type patient struct {
+	net.Listener
+	stall *stalls
+}
 
 func (p patient) Accept() (conn net.Conn, err error) {
 	for {
+		sleepThread(p.stall.accept.Load())
 		conn, err = p.Listener.Accept()
 		if !errors.Is(err, unix.ENOMEM) && !errors.Is(err, unix.ENOBUFS) {
 			return conn, err
@@ -111,10 +129,14 @@ func populate(bytes int) {
 
 // work turns "what:argument" into what to do. It uses plain blocking calls, so
 // that a thread waits where a thread of a C program would.
-func work(specs []string, setMiB int) ([]func() error, error) {
+func work(specs []string, setMiB int, stall *stalls) ([]func() error, error) {
 	var steps []func() error
 	for _, spec := range specs {
 		what, arg, _ := strings.Cut(spec, ":")
+		if step := stall.step(what); step != nil {
+			steps = append(steps, step)
+			continue
+		}
 		step, err := workStep(what, arg, setMiB)
 		if err != nil {
 			return nil, fmt.Errorf("work %q: %w", spec, err)

@@ -1,11 +1,15 @@
 """A small HTTP service in three shapes: threads, loop, pool.
 
 service.py KIND HOST WORKERS BACKLOG ACCEPT_EVERY LIVE_MIB [WORK...]
+
+HOST is an address, or unix:PATH. Each line on standard input is something that
+goes wrong for a while: "sleep 800ms", see control().
 """
 import asyncio
 import ctypes
 import errno
 import fcntl
+import gc
 import hashlib
 import http.client
 import mmap
@@ -34,8 +38,44 @@ def die_with_parent():
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
+# Until when what happens, by time.monotonic(); workers share it.
+TILL = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("d")
+SLEEP, COMPUTE, ACCEPT = range(3)
+
+
+def sleep_till(which):
+    rest = TILL[which] - time.monotonic()
+    if rest > 0:
+        time.sleep(rest)
+
+
+def till():
+    """Sleep or compute for as long as control() was told."""
+    sleep_till(SLEEP)
+    while time.monotonic() < TILL[COMPUTE]:
+        pass
+
+
 def step(spec):
     what, _, arg = spec.partition(":")
+    if what == "till":
+        return till
+    if what == "pair":
+        # Two locks, in order: in the process, or of files where workers share them.
+        if not arg:
+            def pair():
+                with A, B:
+                    pass
+            return pair
+
+        def pair_of_files():
+            with open(arg + ".a", "a") as a, open(arg + ".b", "a") as b:
+                fcntl.flock(a, fcntl.LOCK_EX)
+                fcntl.flock(b, fcntl.LOCK_EX)
+        return pair_of_files
+    if what == "heap":
+        grow_heap(seconds(arg))
+        return lambda: None
     if what in ("append", "fsync", "pipe"):
         fd = os.open(arg, os.O_WRONLY | (0 if what == "pipe" else os.O_CREAT | os.O_APPEND))
         line = b"GET / 200 " * 50 + b"\n"
@@ -121,6 +161,14 @@ def step(spec):
             with LOCK:
                 pass
         return critical
+    if what == "locked":
+        # Another step, by one thread at a time.
+        inner = step(arg)
+
+        def locked():
+            with LOCK:
+                inner()
+        return locked
     if what == "token":
         # A login that is good for so long, by the wall clock, and takes so long.
         good, login = map(seconds, arg.split(","))
@@ -174,7 +222,20 @@ def step(spec):
     sys.exit("unknown work: " + spec)
 
 
-LOCK = threading.Lock()
+def grow_heap(want):
+    """Keep so many objects that looking at all of them takes about so long."""
+    gc.disable()
+    took = 0.0
+    while took < want:
+        HEAP.append([[] for _ in range(250_000)])
+        begin = time.perf_counter()
+        gc.collect()
+        took = time.perf_counter() - begin
+    gc.enable()
+
+
+HEAP = []
+LOCK, A, B = threading.Lock(), threading.Lock(), threading.Lock()
 WORK = [step(w) for w in sys.argv[7:]]
 BALLAST = None
 if LIVE:
@@ -264,9 +325,52 @@ def special(path):
             work()
 
 
+def deadlock(length):
+    """Take B and then want A, while a request holds A and wants B; give up after so long."""
+    pair = next((w[5:] for w in sys.argv[7:] if w.startswith("pair:")), "")
+    if not pair:
+        with B:
+            while not A.locked():
+                time.sleep(0.001)
+            if A.acquire(timeout=length):
+                A.release()
+        return
+    with open(pair + ".a", "a") as a, open(pair + ".b", "a") as b:
+        fcntl.flock(b, fcntl.LOCK_EX)
+        end = 0
+        while not end or time.monotonic() < end:
+            try:
+                fcntl.flock(a, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(a, fcntl.LOCK_UN)
+            except BlockingIOError:
+                end = end or time.monotonic() + length
+            time.sleep(0.001)
+
+
+def control():
+    pause = {"sleep": SLEEP, "compute": COMPUTE, "accept": ACCEPT}
+    for line in sys.stdin:
+        what, _, arg = line.strip().partition(" ")
+        if what in pause:
+            TILL[pause[what]] = time.monotonic() + seconds(arg)
+        elif what == "hold":
+            with LOCK:
+                time.sleep(seconds(arg))
+        elif what == "deadlock":
+            deadlock(seconds(arg))
+        elif what == "gc":
+            gc.collect()
+        else:
+            PAUSE[0] = seconds(what)
+
+
+PAUSE = [seconds(SLOW)]  # after each accept
+
+
 def serve(conn, once):
     with conn:
-        conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if conn.family != socket.AF_UNIX:
+            conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         data = b""
         while True:
             while b"\r\n\r\n" not in data:
@@ -289,6 +393,11 @@ def serve(conn, once):
 
 
 def listen():
+    if HOST.startswith("unix:"):
+        s = socket.socket(socket.AF_UNIX)
+        s.bind(HOST[5:])
+        s.listen(BACKLOG)
+        return s
     s = socket.socket()
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     s.bind((HOST, 0))
@@ -296,20 +405,17 @@ def listen():
     return s
 
 
-def ready(s, extra=""):
-    print("ready %s:%d" % s.getsockname()[:2] + extra, flush=True)
+def ready(s):
+    print("ready " + (HOST if s.family == socket.AF_UNIX else "%s:%d" % s.getsockname()[:2]), flush=True)
+    if KIND == "threads" or "till" in sys.argv[7:]:
+        threading.Thread(target=control, daemon=True).start()
 
 
 def threads():
     s = listen()
-    pause = [seconds(SLOW)]
-
-    def control():
-        for line in sys.stdin:
-            pause[0] = seconds(line.strip())
-    threading.Thread(target=control, daemon=True).start()
     ready(s)
     while True:
+        sleep_till(ACCEPT)
         try:
             conn, _ = s.accept()
         except OSError as e:
@@ -318,8 +424,8 @@ def threads():
             time.sleep(0.02)
             continue
         threading.Thread(target=serve, args=(conn, False), daemon=True).start()
-        if pause[0]:
-            time.sleep(pause[0])
+        if PAUSE[0]:
+            time.sleep(PAUSE[0])
 
 
 def pool():
@@ -328,6 +434,7 @@ def pool():
     def worker():
         die_with_parent()
         while True:
+            sleep_till(ACCEPT)
             conn, _ = s.accept()
             serve(conn, True)
 
@@ -363,7 +470,9 @@ class Connection(asyncio.Protocol):
 
 async def loop():
     s = listen()
-    server = await asyncio.get_running_loop().create_server(Connection, sock=s, backlog=BACKLOG)
+    events = asyncio.get_running_loop()
+    create = events.create_unix_server if s.family == socket.AF_UNIX else events.create_server
+    server = await create(Connection, sock=s, backlog=BACKLOG)
     ready(s)
     async with server:
         await server.serve_forever()

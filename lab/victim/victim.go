@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,7 +21,9 @@ const (
 	Loop    = "loop"    // Python, one event loop
 	Pool    = "pool"    // Python, pre-forked workers that take one connection at a time
 	Node    = "node"
-	Java    = "java" // com.sun.net.httpserver
+	Java    = "java"     // com.sun.net.httpserver
+	Epoll   = "epoll"    // Go, one thread around epoll_wait, as one writes it in C
+	Workers = "javapool" // Java, a fixed pool of threads, blocking calls
 )
 
 // Spec is a service to start.
@@ -38,10 +41,16 @@ type Spec struct {
 	//	resolve:ADDRESS look up a name there, trying again every second
 	//	nested:A,B    take the flock of file A, then that of B (Python)
 	//	send:ADDRESS  send 8 KiB on a connection that stays (Python)
-	//	lock          take a lock of the program (Python)
 	//	fork:PROGRAM  run it, trying until it can be
 	//	wall:TIME     wait for a rate limit that reckons in wall-clock time
-	// The Python kinds know append, fsync, pipe, flock, compute, sleep, call, resolve and fork.
+	//	till           what its standard input said: sleep or compute till then
+	//	lock           take and release a lock that standard input can have held
+	//	locked:WORK    other work, by one thread at a time (Threads, Loop and Pool)
+	//	pair           two locks, in order; pair:PATH those of two files (Python)
+	//	heap:TIME      nothing, but keep objects whose collection takes so long
+	// The Python kinds know append, fsync, pipe, flock, compute, sleep, call,
+	// resolve, fork, till, lock, pair and heap; Epoll what Go knows, but no heap; Node and
+	// Workers what their sources say.
 	Work    []string
 	Set     int      // MiB of working set, for pages
 	Workers int      // of a Pool
@@ -50,7 +59,7 @@ type Spec struct {
 	JVM     []string // flags of Java
 	Live    int      // MiB of live objects (Java), of plain memory (Loop)
 	Fresh   bool     // users make a new connection for every request
-	Host    string   // address to listen on, 127.0.0.1
+	Host    string   // address to listen on, 127.0.0.1; or unix:PATH (not Java)
 }
 
 //go:embed service.py
@@ -61,6 +70,9 @@ var serviceJS []byte
 
 //go:embed Service.java
 var serviceJava []byte
+
+//go:embed Workers.java
+var workersJava []byte
 
 // Command returns how to start the service: a role of the lab binary with its
 // arguments, or a program. Scripts are put in dir.
@@ -73,6 +85,8 @@ func (v Spec) Command(dir string) (role, path string, args []string, err error) 
 	case Go:
 		args = []string{"-host", host, "-set", strconv.Itoa(v.Set)}
 		return "service", "", append(args, v.Work...), nil
+	case Epoll:
+		return "epoll", "", append([]string{"-host", host}, v.Work...), nil
 	case Threads, Loop, Pool:
 		path, err = Python()
 		if err != nil {
@@ -84,9 +98,17 @@ func (v Spec) Command(dir string) (role, path string, args []string, err error) 
 		return "", path, append(args, v.Work...), err
 	case Node:
 		script := filepath.Join(dir, "service.js")
-		return "", "node", []string{script, host}, os.WriteFile(script, serviceJS, 0o644)
+		if slices.ContainsFunc(v.Work, func(w string) bool { return strings.HasPrefix(w, "heap:") }) {
+			args = []string{"--expose-gc"}
+		}
+		args = append(append(args, script, host), v.Work...)
+		return "", "node", args, os.WriteFile(script, serviceJS, 0o644)
+	case Workers:
+		classes, err := compileJava("Workers", workersJava)
+		args = append(append([]string{}, v.JVM...), "-cp", classes, "Workers", host, strconv.Itoa(max(v.Workers, 1)))
+		return "", "java", append(args, v.Work...), err
 	case Java:
-		classes, err := compileJava()
+		classes, err := compileJava("Service", serviceJava)
 		// Without nodelay this server takes 40 ms per request on a connection
 		// that stays, and its users queue for a second after a short stall.
 		args = append(append([]string{"-Dsun.net.httpserver.nodelay=true"}, v.JVM...), "-cp", classes, "Service", host, strconv.Itoa(v.Live))
@@ -112,23 +134,23 @@ var Python = sync.OnceValues(func() (string, error) {
 	return filepath.EvalSymlinks(strings.TrimSpace(string(out)))
 })
 
-// compileJava compiles the Java service once for each version of its text.
-func compileJava() (string, error) {
+// compileJava compiles a Java service once for each version of its text.
+func compileJava(class string, text []byte) (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return "", err
 	}
 	dir := filepath.Join(cache, "freezeframe-lab", "java")
-	source := filepath.Join(dir, "Service.java")
-	if have, err := os.ReadFile(source); err == nil && string(have) == string(serviceJava) {
-		if _, err := os.Stat(filepath.Join(dir, "Service.class")); err == nil {
+	source := filepath.Join(dir, class+".java")
+	if have, err := os.ReadFile(source); err == nil && string(have) == string(text) {
+		if _, err := os.Stat(filepath.Join(dir, class+".class")); err == nil {
 			return dir, nil
 		}
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	if err := os.WriteFile(source, serviceJava, 0o644); err != nil {
+	if err := os.WriteFile(source, text, 0o644); err != nil {
 		return "", err
 	}
 	if out, err := exec.Command("javac", "-d", dir, source).CombinedOutput(); err != nil {

@@ -1,5 +1,7 @@
 // What the binary puts into the page: a report (report.schema.json), the
-// readings around the stall, and the processes.
+// readings around the stall, the processes, and stacks where there are any.
+
+import type { Stacks } from "./flame";
 
 export interface Culprit {
   kind: string;
@@ -31,7 +33,7 @@ export interface Process {
   pid: number; ppid: number; comm: string; cmdline: string; unit: string; state: string; threads: number;
   cpu_pct: number; rss_bytes: number; read_bytes: number; write_bytes: number;
 }
-export interface Data { headline: string; report: Report; charts: Source[]; processes: Process[] }
+export interface Data { headline: string; report: Report; charts: Source[]; processes: Process[]; stacks?: Stacks }
 
 // How the values of a chart are shown.
 export type Unit = "pct" | "bytes" | "bytes/s" | "count" | "count/s" | "ms";

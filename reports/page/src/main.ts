@@ -1,6 +1,7 @@
 import "uplot/dist/uPlot.min.css";
 import "./style.css";
 import { draw } from "./draw";
+import { flamegraphs } from "./flamegraph";
 import { bytes, charts, classes, duration, folded, nanos, offset, who, type Cause, type Data, type Report } from "./data";
 
 // Everything a report quotes is hostile: it only ever becomes text, by
@@ -157,6 +158,7 @@ function show(d: Data): void {
       facts([["Blame", who(o.culprit)], ["Confidence", `${Math.round(o.confidence * 100)} %`]]), evidence(o)))));
   }
   if (r.ledger.length > 0) page.append(ledger(r));
+  page.append(...flamegraphs(d.stacks));
   const drawn = charts(d.charts);
   if (drawn.length > 0) {
     const box = el("div", { class: "charts" });
