@@ -21,7 +21,7 @@ struct parent {
 	__u64 clones; /* threads */
 	__u64 execs;  /* of its children */
 	__u64 exits;  /* of its children */
-	__u64 ran;    /* CPU time of its children's threads that ended */
+	__u64 ran;    /* CPU time of its children's threads that ended within brief_ns */
 	__u64 lived;  /* from birth to death, of its children that ended */
 	__u32 ppid;
 	__u32 unused;
@@ -72,6 +72,8 @@ struct {
 	__type(value, struct told);
 } told SEC(".maps");
 
+/* What lives for longer is seen by others, and its end is not when it ran. */
+volatile const __u64 brief_ns = 2000000000;
 volatile const __u64 told_most = 500; /* a second and CPU */
 /* mark_victim passes a task since Linux 6.8, and only its pid before. */
 volatile const __u8 victim_is_task = 1;
@@ -125,17 +127,19 @@ SEC("tp_btf/sched_process_exit")
 int BPF_PROG(exited, struct task_struct *p)
 {
 	struct parent *v;
+	__u64 now = bpf_ktime_get_boot_ns();
 
 	if (p->flags & PF_KTHREAD)
 		return 0;
 	v = parent_of(p->real_parent);
 	if (!v)
 		return 0;
-	__sync_fetch_and_add(&v->ran, p->se.sum_exec_runtime);
+	if (now - p->start_boottime < brief_ns)
+		__sync_fetch_and_add(&v->ran, p->se.sum_exec_runtime);
 	if (p->signal->live.counter != 0)
 		return 0;
 	__sync_fetch_and_add(&v->exits, 1);
-	__sync_fetch_and_add(&v->lived, bpf_ktime_get_boot_ns() - p->group_leader->start_boottime);
+	__sync_fetch_and_add(&v->lived, now - p->group_leader->start_boottime);
 	return 0;
 }
 

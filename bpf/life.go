@@ -24,7 +24,7 @@ type Parent struct {
 	Clones          uint64 // threads that it started
 	Execs           uint64 // of its children
 	Exits           uint64 // children that ended
-	RanNS           uint64 // CPU time of the threads of its children that ended
+	RanNS           uint64 // CPU time of the threads of its children that ended within 2 s of their birth
 	LivedNS         uint64 // time from birth to death of its children that ended
 	PPID            uint32
 	_               uint32

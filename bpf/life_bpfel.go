@@ -26,6 +26,7 @@ const (
 	lifeProgOom         = "oom"
 	lifeProgSignalled   = "signalled"
 	lifeProgThawed      = "thawed"
+	lifeVarBriefNs      = "brief_ns"
 	lifeVarToldMost     = "told_most"
 	lifeVarVictimIsTask = "victim_is_task"
 )
@@ -94,6 +95,7 @@ type lifeMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type lifeVariableSpecs struct {
+	BriefNs      *ebpf.VariableSpec `ebpf:"brief_ns"`
 	ToldMost     *ebpf.VariableSpec `ebpf:"told_most"`
 	VictimIsTask *ebpf.VariableSpec `ebpf:"victim_is_task"`
 }
@@ -135,6 +137,7 @@ func (m *lifeMaps) Close() error {
 //
 // It can be passed to loadLifeObjects or ebpf.CollectionSpec.LoadAndAssign.
 type lifeVariables struct {
+	BriefNs      *ebpf.Variable `ebpf:"brief_ns"`
 	ToldMost     *ebpf.Variable `ebpf:"told_most"`
 	VictimIsTask *ebpf.Variable `ebpf:"victim_is_task"`
 }

@@ -3,6 +3,8 @@ package bpf
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -50,6 +52,18 @@ func TestParentsNameASwarm(t *testing.T) {
 	}
 	if lived := time.Duration(got.LivedNS); lived < time.Duration(got.RanNS)/2 || lived > time.Minute {
 		t.Errorf("the children lived %v and ran %v", lived, time.Duration(got.RanNS))
+	}
+	// What lives for longer than 2 s did not run when it ended.
+	long := exec.Command("/bin/sh", "-c", "(while :; do :; done) & /bin/sleep 2.3; kill $!; wait; /bin/true")
+	if err := long.Run(); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Parents(func(p uint32, v *Parent) {
+		if p == uint32(long.Process.Pid) && (v.Exits != 3 || v.RanNS > 1e8 || v.LivedNS < 4.4e9) {
+			t.Errorf("%d children ended after %v in all and %v of CPU; want 3, 4.6 s and next to nothing", v.Exits, time.Duration(v.LivedNS), time.Duration(v.RanNS))
+		}
+	}); err != nil {
+		t.Fatal(err)
 	}
 	if allocations := testing.AllocsPerRun(20, func() {
 		_ = l.Parents(func(uint32, *Parent) {})
@@ -107,5 +121,77 @@ func TestSignalsNameTheirSender(t *testing.T) {
 	}
 	if allocations := testing.AllocsPerRun(20, func() { l.Deeds(1000, func(*Deed) {}) }); allocations != 0 {
 		t.Errorf("%v allocations a reading", allocations)
+	}
+}
+
+// TestFreezersAreNamed freezes a cgroup of version 2 by a shell: the shell did
+// it, and thawed it again.
+func TestFreezersAreNamed(t *testing.T) {
+	l := lifeOf(t)
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := ""
+	for line := range strings.Lines(string(mounts)) {
+		if f := strings.Fields(line); len(f) > 2 && f[2] == "cgroup2" {
+			root = f[1]
+		}
+	}
+	if root == "" {
+		t.Skip("no cgroup of version 2 is mounted")
+	}
+	dir := filepath.Join(root, "fftest"+itoa(os.Getpid()))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Skip(err)
+	}
+	defer os.Remove(dir)
+	l.Deeds(1e6, func(*Deed) {})
+	shell := exec.Command("/bin/sh", "-c", "echo 1 > "+dir+"/cgroup.freeze; echo 0 > "+dir+"/cgroup.freeze")
+	if out, err := shell.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	var kinds []uint32
+	l.Deeds(1e6, func(d *Deed) {
+		if d.FromPID == uint32(shell.Process.Pid) && string(d.Cgroup()) == strings.TrimPrefix(dir, root) {
+			kinds = append(kinds, d.Kind)
+		}
+	})
+	if !slices.Equal(kinds, []uint32{Froze, Thawed}) {
+		t.Errorf("told %v of %s, want frozen and thawed by the shell", kinds, dir)
+	}
+}
+
+// TestOOMVictimsAreNamed lets a process outgrow a cgroup of 16 MiB.
+func TestOOMVictimsAreNamed(t *testing.T) {
+	l := lifeOf(t)
+	const root = "/sys/fs/cgroup/memory"
+	if _, err := os.Stat(root + "/memory.limit_in_bytes"); err != nil {
+		t.Skip("no memory controller of version 1 is mounted there")
+	}
+	dir := filepath.Join(root, "fftest"+itoa(os.Getpid()))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Skip(err)
+	}
+	defer os.Remove(dir)
+	if err := os.WriteFile(dir+"/memory.limit_in_bytes", []byte("16777216"), 0); err != nil {
+		t.Fatal(err)
+	}
+	l.Deeds(1e6, func(*Deed) {})
+	hog := exec.Command("/bin/sh", "-c", "echo $$ > "+dir+"/cgroup.procs; exec tail /dev/zero")
+	if err := hog.Run(); err == nil {
+		t.Fatal("it was not ended")
+	}
+	told := 0
+	l.Deeds(1e6, func(d *Deed) {
+		if d.Kind == OOMVictim && d.PID == uint32(hog.Process.Pid) {
+			told++
+			if string(d.Comm()) != "tail" || d.FromPID != d.PID {
+				t.Errorf("%s, for the memory of %d (%s)", d.Comm(), d.FromPID, d.FromComm())
+			}
+		}
+	})
+	if told != 1 {
+		t.Errorf("told %d times", told)
 	}
 }

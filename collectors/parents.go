@@ -45,7 +45,7 @@ func (c *parents) Source() freezeframe.Source {
 			parentsThreads:    {Name: "threads"}, // that it started for itself
 			parentsExecs:      {Name: "execs"},   // of its children
 			parentsExits:      {Name: "exits"},   // children that ended
-			parentsRun:        {Name: "run_ns"},  // CPU time of children that ended
+			parentsRun:        {Name: "run_ns"},  // CPU time of children that ended within 2 s of their birth
 			parentsLived:      {Name: "lived_ns"},
 			parentsComm:       {Name: "comm", Kind: text},
 			parentsPPID:       {Name: "ppid", Kind: gauge},

@@ -182,3 +182,20 @@ func TestWhoseMemory(t *testing.T) {
 		}
 	}
 }
+
+// A program that is refused a thread is no proof of a full machine.
+func TestRefusedBelowTheLimit(t *testing.T) {
+	for used, want := range map[int]bool{32700: true, 20000: false} {
+		w := build(func(w *window) {
+			w.Symptom(freezeframe.Symptom{Probe: "fork", Target: "/bin/true", Err: "EAGAIN", Own: true})
+			w.Rows("limits", s, 0, func(time.Duration) v { return v{"threads": used, "threads_max": 100000, "pid_max": 32768} })
+		})
+		got := false
+		for _, f := range detectors.Judge(w, rules.All()).Findings {
+			got = got || f.Cause == "limit.system_pids"
+		}
+		if got != want {
+			t.Errorf("%d threads of 32768: limit.system_pids %t", used, got)
+		}
+	}
+}

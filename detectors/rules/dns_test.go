@@ -51,6 +51,15 @@ func TestNameServers(t *testing.T) {
 				asks(w, 1+i, service, server, stallFrom+time.Duration(i)*250*ms, stallFrom+time.Duration(i)*250*ms+150*ms)
 			}
 		}, "", ""},
+		"answers that take 350 ms": {func(w *window) {
+			asleep(w, idle)
+			for i := range 4 { // each is seen twice
+				from := stallFrom + time.Duration(i)*500*ms
+				for _, at := range []time.Duration{from, from + 250*ms} {
+					w.Row("udp", at, 1+i, v{"pid": service, "peer": server, "peer_port": 53, "local": "10.0.0.1:40000", "inode": 7001 + i, "since_ns": windowtest.At(from)})
+				}
+			}
+		}, "", ""},
 		"it waits for its database meanwhile": {func(w *window) {
 			asleep(w, wait{Class: freezeframe.PeerWait, Syscall: "recvfrom", File: "socket:[4001]", Wchan: "wait_woken"})
 			conn(w, 1, func(time.Duration) v { return v{} })
