@@ -557,8 +557,7 @@ func (w *cgroupWalker) look(tree int, dir, below string) {
 	}
 	k.checked = now
 	limits := w.limits(k)
-	limited := limits[cgCPUQuota]|limits[cgMemoryMax]|limits[cgMemoryHigh]|limits[cgIOLimited] != 0
-	if limits[cgProcs] == 0 && !limited && limits[cgPIDsMax] == 0 {
+	if limits[cgProcs] == 0 && !limited(&limits) && limits[cgPIDsMax] == 0 {
 		if k.cgroup != nil {
 			w.retire(k)
 		}
@@ -579,10 +578,19 @@ func (w *cgroupWalker) look(tree int, dir, below string) {
 		k.controllers = controllers
 		w.changed = true
 	}
-	k.cgroup.hot.Store(limited)
-	if old := k.cgroup.limits.Load(); old == nil || *old != limits {
-		k.cgroup.limits.Store(&limits)
+	k.cgroup.limitsAre(limits)
+}
+
+func (g *cgroup) limitsAre(limits [cgWidth]uint64) {
+	g.hot.Store(limited(&limits))
+	if old := g.limits.Load(); old == nil || *old != limits {
+		g.limits.Store(&limits)
 	}
+}
+
+// limited tells whether the limits can stall somebody.
+func limited(limits *[cgWidth]uint64) bool {
+	return limits[cgCPUQuota]|limits[cgMemoryMax]|limits[cgMemoryHigh]|limits[cgIOLimited] != 0
 }
 
 func (w *cgroupWalker) rows() int {
@@ -699,7 +707,9 @@ func (w *cgroupWalker) closeAll() {
 	w.known, w.retired = make(map[string]*knownCgroup), nil
 }
 
-// watch marks the cgroups of the processes in focus.
+// watch marks the cgroups of the processes in focus, and reads their limits and
+// those above them at once: a limit that somebody cut may be what they wait
+// for, and the next walk of a machine with many cgroups can be seconds away.
 func (w *cgroupWalker) watch() {
 	watched := make(map[string]bool)
 	for _, pid := range w.host.Focus.PIDs() {
@@ -716,6 +726,26 @@ func (w *cgroupWalker) watch() {
 			k.cgroup.watch.Store(watched[key])
 		}
 	}
+	seen := make(map[string]bool)
+	for key := range watched {
+		for ; !seen[key]; key = aboveCgroup(key) {
+			seen[key] = true
+			if k := w.known[key]; k != nil && k.cgroup != nil && !k.cgroup.gone.Load() {
+				k.cgroup.limitsAre(w.limits(k))
+			}
+		}
+	}
+}
+
+// aboveCgroup returns the key of the cgroup above, of the root its own.
+func aboveCgroup(key string) string {
+	prefix, path, v1 := strings.Cut(key, ":/") // a v2 key begins with /
+	if !v1 || strings.HasPrefix(key, "/") {
+		prefix, path = "", strings.TrimPrefix(key, "/")
+	} else {
+		prefix += ":"
+	}
+	return prefix + "/" + path[:max(strings.LastIndexByte(path, '/'), 0)]
 }
 
 // cgroupKeys yields the keys of the rows that belong to a process, from its

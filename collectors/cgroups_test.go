@@ -400,6 +400,60 @@ func TestCgroupsControllerEnabledLater(t *testing.T) {
 	}
 }
 
+// While something is stalled a limit that is cut is seen before the next walk,
+// which on a slow machine or one with many cgroups is seconds away.
+func TestCgroupsLimitCutWhileStalled(t *testing.T) {
+	dir := unpack(t, "testdata/cgroups/v2-debian-12.txtar")
+	pid := filepath.Join(dir, "proc/7")
+	if err := os.MkdirAll(pid, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(t, pid, "cgroup", "0::/system.slice/ssh.service\n")
+	host := hostAt(dir)
+	w := &cgroupWalker{host: host, publish: func([]*cgroup) bool { return true }, needs: new(needs), small: make([]byte, 16<<10), known: make(map[string]*knownCgroup)}
+	if err := w.findTrees(); err != nil {
+		t.Fatal(err)
+	}
+	defer w.closeAll()
+	w.walk()
+	io := func(key string) uint64 {
+		k := w.known[key]
+		if k == nil || k.cgroup == nil {
+			t.Fatalf("no row for %s", key)
+		}
+		return k.cgroup.limits.Load()[cgIOLimited]
+	}
+	const mine, others = "/system.slice/ssh.service", "/init.scope"
+	group := filepath.Join(dir, "sys/fs/cgroup")
+	for _, key := range []string{mine, others} {
+		write(t, group+key, "io.max", "7:0 rbps=max wbps=max riops=2 wiops=max\n")
+	}
+	host.Focus.Watch([]int32{7})
+	w.watch()
+	if io(mine) != 1 || !w.known[mine].cgroup.hot.Load() {
+		t.Error("the limit that was cut is not seen")
+	}
+	if io(others) != 0 {
+		t.Error("the limits of those who are not in focus were read, too")
+	}
+}
+
+func TestAboveCgroup(t *testing.T) {
+	for key, want := range map[string]string{
+		"/a/b":         "/a",
+		"/a":           "/",
+		"/":            "/",
+		"cpu:/a/b":     "cpu:/a",
+		"cpu:/a":       "cpu:/",
+		"cpu:/":        "cpu:/",
+		"/odd:/name/x": "/odd:/name",
+	} {
+		if got := aboveCgroup(key); got != want {
+			t.Errorf("above %s: %s, want %s", key, got, want)
+		}
+	}
+}
+
 func BenchmarkCgroups(b *testing.B) {
 	c := &cgroups{}
 	if err := c.Open(live()); err != nil {

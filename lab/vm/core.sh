@@ -8,4 +8,4 @@ echo
 grep -q cgroup2 /proc/self/mounts || { echo "no cgroup v2 here"; exit 1; }
 mkdir -p out
 TMPDIR=/dev/shm exec labrun -bin "$(command -v freezeframe)" -misses=false -bystander none -retry 3 -strict -out out \
-	-only '^(fs\.frozen/log|fs\.file_lock/flock|app\.stopped/sigstop|app\.frozen/freezer|cpu\.cgroup_throttled/limit-cut|io\.cgroup_throttled/iops-cut)$' "$@"
+	-only '^(fs\.frozen/log|fs\.file_lock/flock|app\.stopped/sigstop|app\.frozen/freezer|cpu\.cgroup_throttled/sidecar|io\.cgroup_throttled/iops-cut)$' "$@"
