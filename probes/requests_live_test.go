@@ -191,13 +191,17 @@ func (h *host) request(c net.Conn, line string) time.Duration {
 	return time.Since(began)
 }
 
-// history has the service answer quickly for long enough to be known.
-func (h *host) history(c net.Conn) {
-	for range 60 {
-		h.request(c, "answer 1")
-		time.Sleep(20 * time.Millisecond)
+// history has the service answer quickly for long enough to be known. It
+// returns a wait, in ms, that is long beside what was usual on this machine.
+func (h *host) history(c net.Conn) (long int) {
+	var took []time.Duration
+	for range 200 {
+		took = append(took, h.request(c, "answer 1"))
+		time.Sleep(5 * time.Millisecond)
 	}
 	time.Sleep(1200 * time.Millisecond) // what was counted is read once a second
+	slices.Sort(took)
+	return max(700, 8*int(took[len(took)-3]/time.Millisecond))
 }
 
 func (h *host) forget() {
@@ -235,19 +239,19 @@ func TestLiveRequestsAreExact(t *testing.T) {
 			}
 			h := exact(t, args...)
 			c := h.connect()
-			h.history(c)
+			long := h.history(c)
 			for _, tc := range []struct {
 				name, probe string
 				wait        func() time.Duration
 			}{
-				{"answer", "answer", func() time.Duration { return h.request(c, "answer 700") }},
-				{"writev", "answer", func() time.Duration { return h.request(c, "writev 700") }},
-				{"sendfile", "answer", func() time.Duration { return h.request(c, "sendfile 700") }},
-				{"read", "receive", func() time.Duration { h.request(c, "unread 700"); return h.request(c, "answer 0") }},
-				{"readv", "receive", func() time.Duration { h.request(c, "unreadv 700"); return h.request(c, "x 0") }},
-				{"peek", "answer", func() time.Duration { h.request(c, "peek 700"); return h.request(c, "x 0") }},
+				{"answer", "answer", func() time.Duration { return h.request(c, fmt.Sprint("answer ", long)) }},
+				{"writev", "answer", func() time.Duration { return h.request(c, fmt.Sprint("writev ", long)) }},
+				{"sendfile", "answer", func() time.Duration { return h.request(c, fmt.Sprint("sendfile ", long)) }},
+				{"read", "receive", func() time.Duration { h.request(c, fmt.Sprint("unread ", long)); return h.request(c, "answer 0") }},
+				{"readv", "receive", func() time.Duration { h.request(c, fmt.Sprint("unreadv ", long)); return h.request(c, "x 0") }},
+				{"peek", "answer", func() time.Duration { h.request(c, fmt.Sprint("peek ", long)); return h.request(c, "x 0") }},
 				{"accept", "accept", func() time.Duration {
-					h.request(c, "accept 700")
+					h.request(c, fmt.Sprint("accept ", long))
 					h.connect().Close() // the accept that is waiting already
 					time.Sleep(3 * time.Millisecond)
 					began := time.Now()
@@ -260,7 +264,7 @@ func TestLiveRequestsAreExact(t *testing.T) {
 				{"answer to a loop that spins", "answer", func() time.Duration {
 					d := h.connect()
 					h.request(d, "spin 0")
-					return h.request(d, "answer 700")
+					return h.request(d, fmt.Sprint("answer ", long))
 				}},
 			} {
 				t.Run(tc.name, func(t *testing.T) {
@@ -320,10 +324,10 @@ func TestLiveRequestsGreeting(t *testing.T) {
 				return c, time.Since(began)
 			}
 			c, _ := hello()
-			h.history(c)
+			long := h.history(c)
 			best := time.Hour
 			for range 5 {
-				h.request(c, "accept 700")
+				h.request(c, fmt.Sprint("accept ", long))
 				hello()
 				time.Sleep(3 * time.Millisecond)
 				h.forget()
