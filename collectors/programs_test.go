@@ -33,7 +33,7 @@ func TestFromBPF(t *testing.T) {
 			noAllocations(t, k)
 		})
 	}
-	for _, k := range known(nil, &kernelNames{}) {
+	for _, k := range known(&bpf.Programs{}, &kernelNames{}) {
 		if err := k.Open(live()); err == nil {
 			t.Errorf("%s opens without its programs", k.Source().Name)
 		}
