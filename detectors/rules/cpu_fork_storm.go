@@ -79,11 +79,14 @@ func judgeForkStorm(w freezeframe.Window) []freezeframe.Finding {
 		for _, b := range bred {
 			ended += b.ended.sum
 		}
-		exact = bred[0]
 		lost = max(lost, min(ratio(float64(ended)/1e9, s.Length().Seconds()), float64(n)))
-		used = max(used, min(ratio(float64(exact.ended.sum)/1e9, s.Length().Seconds()), float64(n)))
-		if exact.forks.sum < uint64(shortStorm*s.Length().Seconds()/4) || exact.life() > longLife {
-			exact = nil
+		// Of those who started many that lived briefly, whose used most.
+		for _, b := range bred {
+			if b.forks.sum >= uint64(shortStorm*s.Length().Seconds()/4) && b.life() <= longLife {
+				exact = b
+				used = max(used, min(ratio(float64(b.ended.sum)/1e9, s.Length().Seconds()), float64(n)))
+				break
+			}
 		}
 	}
 	spent := max(lost, used)

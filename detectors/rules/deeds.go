@@ -116,11 +116,8 @@ func breeders(w freezeframe.Window, s freezeframe.Span) []*breeder {
 		b.ended.add(at, v[8])
 		b.lived.add(at, v[9])
 	})
-	// Parents alike (24 xargs of one script) count as one.
-	type kind struct {
-		ppid int
-		comm string
-	}
+	// Parents alike (24 xargs that start one program) count as one.
+	type kind struct{ comm, exec string }
 	first := map[kind]*breeder{}
 	var out []*breeder
 	order := func(a, b *breeder) int {
@@ -131,7 +128,10 @@ func breeders(w freezeframe.Window, s freezeframe.Span) []*breeder {
 		if b.forks.sum+b.exits.sum == 0 || b.pid <= kernelThreads {
 			continue
 		}
-		if have := first[kind{b.ppid, b.comm}]; have != nil {
+		if have := first[kind{b.comm, b.exec}]; have != nil {
+			if have.ppid != b.ppid {
+				have.ppid = 0 // of several
+			}
 			have.forks.sum += b.forks.sum
 			have.exits.sum += b.exits.sum
 			have.ended.sum += b.ended.sum
@@ -139,7 +139,7 @@ func breeders(w freezeframe.Window, s freezeframe.Span) []*breeder {
 			have.alike++
 			continue
 		}
-		first[kind{b.ppid, b.comm}] = b
+		first[kind{b.comm, b.exec}] = b
 		out = append(out, b)
 	}
 	slices.SortStableFunc(out, order)

@@ -151,6 +151,13 @@ func TestSwarmsHaveParents(t *testing.T) {
 				}
 			}
 		}, "cpu.fork_storm", process(hog - 1)},
+		"many parents alike, of as many shells, beside a build": {func(w *window) {
+			swarm(w)
+			for i := range 6 {
+				breeds(w, hog+i, hog+100+i, "xargs", 130, 0.2, 20*ms)
+			}
+			breeds(w, hog+50, 1, "go", 5, 0.9, 800*ms)
+		}, "cpu.fork_storm", freezeframe.Culprit{PID: hog, Comm: "xargs", Count: 6}},
 		"children that live for long are a build": {func(w *window) {
 			runnable(w, "0-1")
 			stat(w, 20, 60, use{user: 1}, use{user: 1})

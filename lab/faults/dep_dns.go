@@ -16,7 +16,7 @@ var depDNS = []lab.Fault{
 		Name:      "dep.dns/go-resolver",
 		Cause:     "dep.dns",
 		About:     "the name server of a Go service, which looks up a name for each request and tries again after a second, goes silent",
-		MissAbout: "it answers after 30 ms",
+		MissAbout: "it answers after 8 ms",
 		Needs:     needs(root, program("ip")),
 		Shortest:  600 * time.Millisecond,
 		Run:       func(s *lab.Scene) { nameServer(s, victim.Go, "hang") },
@@ -27,7 +27,7 @@ var depDNS = []lab.Fault{
 		Name:      "dep.dns/threads",
 		Cause:     "dep.dns",
 		About:     "the same with a threaded Python service that asks by a socket for each name, as libc does",
-		MissAbout: "it answers after 30 ms",
+		MissAbout: "it answers after 8 ms",
 		Needs:     needs(root, program("ip", "python3")),
 		Shortest:  600 * time.Millisecond,
 		Run:       func(s *lab.Scene) { nameServer(s, victim.Threads, "hang") },
@@ -66,7 +66,7 @@ func nameServerRole(args []string) {
 			case "hang":
 				continue
 			case "slow":
-				time.Sleep(30 * time.Millisecond)
+				time.Sleep(8 * time.Millisecond)
 			}
 			if answer := addressAnswer(buf[:n]); answer != nil {
 				_, _ = conn.WriteTo(answer, from)
