@@ -19,6 +19,7 @@ func TestInterruptsOff(t *testing.T) {
 	}
 	if f := found(func(w *window) {
 		runnable(w, "0-1")
+		stat(w, 20, 20, use{user: 0.3}, use{system: 1})
 		deaf(w, 1, 0, "", "", stallFrom, stallTo)
 	}); f == nil || f.Culprit.Kind != freezeframe.CulpritHost {
 		t.Errorf("a CPU that was idle when they were on again: %+v", f)
@@ -29,6 +30,13 @@ func TestInterruptsOff(t *testing.T) {
 		deaf(w, 1, hog, "x", "y", stallFrom, stallTo)
 	}); f != nil {
 		t.Errorf("the host had the CPU: %+v", f)
+	}
+	if f := found(func(w *window) {
+		runnable(w, "0-1")
+		stat(w, 20, 20, use{user: 0.3}, use{user: 0.3, system: 0.1})
+		deaf(w, 1, hog, "x", "y", stallFrom, stallTo)
+	}); f != nil {
+		t.Errorf("the CPU idled meanwhile, and skipped beats: %+v", f)
 	}
 	if f := found(func(w *window) {
 		runnable(w, "0-1")

@@ -16,6 +16,9 @@ const (
 	// takenAway is the share of such a time which the host may have given to
 	// others.
 	takenAway = 0.5
+	// asleep is the share of such a time in which the CPU idled from which on it
+	// had nothing to do, rather than its interrupts off.
+	asleep = 0.2
 )
 
 func kernelIRQsOff() freezeframe.Rule {
@@ -57,7 +60,7 @@ func judgeIRQsOff(w freezeframe.Window) []freezeframe.Finding {
 		g := &gaps[i]
 		all := cpus(w, g.Span)
 		_, n := machine(all)
-		if c, ok := cpuOf(all, g.cpu); ok && c.steal > takenAway || n > 1 && len(gone(gaps, g.Span)) >= n || n == 1 && g.pid == 0 {
+		if c, ok := cpuOf(all, g.cpu); ok && (c.steal > takenAway || c.idle > asleep) || n > 1 && len(gone(gaps, g.Span)) >= n || n == 1 && g.pid == 0 {
 			continue // the machine was gone, not its interrupts
 		}
 		spans = append(spans, g.Span)

@@ -611,6 +611,7 @@ func scenes() map[freezeframe.Cause]scene {
 		"kernel.irqs_off": {
 			fire: func(w *window) {
 				runnable(w, "0-1")
+				stat(w, 20, 20, use{user: 0.3}, use{system: 1})
 				deaf(w, 1, hog, "modprobe", "slow_loop<-do_init_module", stallFrom, stallTo)
 			},
 			miss: func(w *window) { // both at once: the machine was gone
