@@ -45,7 +45,7 @@ func run() (code int, err error) {
 	boot := flag.Duration("boot", 3*time.Minute, "how long the machine may take to start")
 	cpus := flag.Int("cpus", 2, "CPUs; 1 with -steady")
 	steady := flag.Bool("steady", false, "let the machine's clock count its instructions, so that slow emulation does not show inside; 1 CPU, and slower still")
-	shift := flag.Int("shift", 1, "of a -steady clock: an instruction takes 2^`N` ns")
+	shift := flag.Int("shift", 0, "of a -steady clock: an instruction takes 2^`N` ns")
 	memory := flag.Int("memory", 2048, "memory in MiB")
 	more := flag.String("append", "", "more of the kernel's command line")
 	rebuild := flag.Bool("rebuild", false, "make the images again, from the packages of today")

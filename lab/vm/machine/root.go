@@ -71,12 +71,8 @@ func makeFilesystem(ctx context.Context, tree, image, size string) error {
 	return err
 }
 
-// source is one of apt's: an archive, a suite and its components.
-type source struct {
-	uri, suite string
-	components []string
-	options    string // "[signed-by=…]"
-}
+// source is one of apt's: an archive and a suite; of the components main.
+type source struct{ uri, suite string }
 
 // sources returns where a suite comes from, by the apt sources of this
 // machine: none means mmdebstrap's own, which knows Debian's releases.
