@@ -41,7 +41,12 @@ func Account(w freezeframe.Window) freezeframe.Ledger {
 		}
 		var accounts []freezeframe.Account
 		for _, v := range sy.Victims {
-			accounts = append(accounts, b.accounts(i, v, sy.Span)...)
+			for _, a := range b.accounts(i, v, sy.Span) {
+				// A thread may be named by itself and with all of its process.
+				if !slices.ContainsFunc(accounts, func(o freezeframe.Account) bool { return o.Victim.PID == a.Victim.PID && o.Victim.TID == a.Victim.TID }) {
+					accounts = append(accounts, a)
+				}
+			}
 		}
 		b.masters(accounts)
 		weigh(accounts)
@@ -780,6 +785,14 @@ func (b *book) meanwhile(holder *freezeframe.Party, spans []freezeframe.Span) []
 		if got != nil {
 			if s := share(got); s > most {
 				best, most = got, s
+			}
+		}
+	}
+	if holder.TID == 0 {
+		// Any thread of a process: one at a lock is as likely one of its idle ones.
+		for i := range best {
+			if w := &best[i]; w.Class == freezeframe.UserLock && w.Holder == w.Woken {
+				w.Holder = nil
 			}
 		}
 	}

@@ -87,6 +87,8 @@ type Scene struct {
 	loads     []*Proc
 	guilty    []*Proc // their whole process groups are
 	truth     Truth
+	askedMu   sync.Mutex
+	asked     []victim.Wait // by the lab itself
 	watchFrom int64
 	diagnose  *exec.Cmd
 	diagDone  chan error
@@ -305,6 +307,21 @@ func (s *Scene) guiltyNow() Guilty {
 }
 
 // finish lets things calm down, collects the users' view and the diagnosis.
+// Asks is called when the lab itself sends a request to a service, to make the
+// fault, and what it returns when that is answered: whoever sent it waits as any
+// user does. In a near miss it is by design.
+func (s *Scene) Asks() (answered func()) {
+	sent := monotonic()
+	return func() {
+		if s.result.Miss {
+			return
+		}
+		s.askedMu.Lock()
+		defer s.askedMu.Unlock()
+		s.asked = append(s.asked, victim.Wait{Intended: sent, Sent: sent, Done: monotonic(), Fresh: true})
+	}
+}
+
 func (s *Scene) finish() {
 	until := s.truth.End + int64(s.lab.After)
 	if s.diagnose != nil {
@@ -346,6 +363,9 @@ func (s *Scene) finish() {
 		})
 	}
 	wg.Wait()
+	s.askedMu.Lock()
+	s.result.Asked = s.asked
+	s.askedMu.Unlock()
 	if s.result.Err == "" && len(s.result.Waits) == 0 && !s.noUsers {
 		s.result.Err = "users: nobody asked for anything"
 	}

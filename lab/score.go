@@ -27,6 +27,7 @@ type Result struct {
 	DiagnoseErr string        // freezeframe itself failed
 	Diagnosis   string        // file of its document
 	Waits       []victim.Wait `json:"-"`
+	Asked       []victim.Wait `json:"-"` // requests of the lab itself, which made the fault
 	WatchFrom   int64
 	WatchTo     int64
 	WallOffset  int64 // wall clock − CLOCK_MONOTONIC
@@ -131,6 +132,16 @@ func score(r *Result, f Fault, t Truth) {
 	views := Views(r.Waits)
 	seen := false
 	r.View, seen = during(views, t)
+	if seen {
+		// Whoever sent the request that made the fault waited as well; that alone
+		// is no stall of the users.
+		for _, w := range r.Asked {
+			if w.Done-w.Sent >= int64(Late) && w.Sent < r.View.End && w.Done > r.View.Start {
+				r.View.Start = min(r.View.Start, w.Sent)
+				r.View.End, r.View.Served = max(r.View.End, w.Done), max(r.View.Served, w.Done)
+			}
+		}
+	}
 	switch {
 	case r.Err != "":
 		r.Invalid = "not made: " + r.Err

@@ -284,6 +284,9 @@ type service struct {
 	alone       baseline            // how long requests took beside which others were answered, one at a time
 	aloneAt     freezeframe.Instant // when the last of them ended
 	pieces      uint32              // requests of which more came when an answer was already late
+	answers     float32             // in the last second that was counted
+	slowEnds    float32             // answers that took longer than the floor, fading within a second
+	slowEndsAt  freezeframe.Instant // when the last was
 	unseen      bool                // a connection that waits for accept is in the table
 }
 
@@ -468,9 +471,12 @@ func (p *judgement) end(n *conn, kind int, done, now freezeframe.Instant) {
 			told = w.worth >= lonely
 		}
 		if kind == waitAnswer {
-			if took > p.floors[kind] && w.began > s.aloneAt && othersAnswered(s, w, took) {
+			if took > p.floors[kind] && w.began > s.aloneAt.Add(apart) && othersAnswered(s, w, took) {
 				s.alone.add(int64(took))
 				s.aloneAt = done
+			}
+			if took > p.floors[kind] {
+				s.slowEnds, s.slowEndsAt = s.slowSince(now)+1, now
 			}
 			s.answered = max(s.answered, done)
 		}
@@ -606,6 +612,32 @@ func othersAnswered(s *service, w *wait, age time.Duration) bool {
 // beside others that were answered for such to be how the service works.
 const byDesign = 3
 
+// apart is how far from each other they must be: requests that are slow in the
+// same seconds are slow for one reason.
+const apart = 2 * time.Second
+
+const (
+	// partlyStalled is the share of a service's requests that must be slow, while
+	// others are answered, for it to be stalled and not merely to have requests
+	// that take longer.
+	partlyStalled = 0.25
+	// known is how long a service must have been known for two slow requests at
+	// a time to be something that it does not do.
+	known = time.Minute
+)
+
+// slowSince is how many slow answers there were within about a second.
+func (s *service) slowSince(now freezeframe.Instant) float32 {
+	left := 1 - float32(now.Sub(s.slowEndsAt).Seconds())
+	return s.slowEnds * max(left, 0)
+}
+
+// partly is the share of the requests of the last second that were slow, or are.
+func (s *service) partly(now freezeframe.Instant) float32 {
+	slow := s.slowSince(now) + float32(s.overdue)
+	return slow / max(s.answers, slow, 1)
+}
+
 // pieceWait is how long a request whose pieces come slowly is not taken for one
 // without an answer, at a service where such were seen.
 const pieceWait = 2 * time.Second
@@ -644,7 +676,9 @@ func (p *judgement) worth(n *conn, s *service, kind int, age time.Duration, now 
 				return 0.25 // the rest of the request may be on its way
 			case !others:
 				return 0.9
-			case s.overdue < 2 && age < firstSight && now.Sub(s.stalledAt) > time.Second && !p.repeated(s, w, age, now):
+			case p.exact && s.partly(now) < partlyStalled && (s.overdue < 2 || now.Sub(s.first) < known):
+				return lonely // a few requests take longer, and most do not: it may be how they are
+			case !p.exact && s.overdue < 2 && age < firstSight && now.Sub(s.stalledAt) > time.Second && !p.repeated(s, w, age, now):
 				return lonely // one request takes longer, and all others do not
 			}
 			return 0.6

@@ -128,8 +128,9 @@ func (p *requests) observeServices(t *freezeframe.Table) {
 		for kind := waitAccept; kind <= waitAnswer; kind++ {
 			at := sFirst + kind*sEach
 			n := c.get(row, at+sCount)
-			if kind == waitAnswer && n > 0 {
-				s.sends = true
+			if kind == waitAnswer {
+				s.sends = s.sends || n > 0
+				s.answers = float32(n)
 			}
 			p.learnMany(s, kind, n, [4]uint64{c.get(row, at+sP50), c.get(row, at+sP90), c.get(row, at+sP99), c.get(row, at+sMax)}, now)
 		}

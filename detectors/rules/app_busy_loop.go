@@ -12,7 +12,7 @@ const (
 	// others who wanted the CPU as well, but for loopElse of the time.
 	loopShare = 0.8
 	loopShort = 0.65
-	loopElse  = 0.05
+	loopElse  = 0.1
 	// loopUser of its process's CPU time in user space, or it is the kernel
 	// that is busy for it.
 	loopUser = 0.7

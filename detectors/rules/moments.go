@@ -57,7 +57,8 @@ func deepest(out []moment, a *freezeframe.Account, own *freezeframe.Wait) []mome
 		var told []freezeframe.Span
 		for j := range link.Waits {
 			w := &link.Waits[j]
-			if !telling(w) {
+			if !telling(w) || w.Class == freezeframe.UserLock {
+				// A thread in a futex may have nothing to do by then.
 				continue
 			}
 			for _, s := range rest.Within(w.Span) {

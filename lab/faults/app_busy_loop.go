@@ -66,9 +66,11 @@ func addUp(s *lab.Scene, length time.Duration) {
 }
 
 // get makes one request and waits for its answer.
-func get(s *lab.Scene, svc *lab.Service, path string) { s.Check(request(svc, path)) }
+func get(s *lab.Scene, svc *lab.Service, path string) { s.Check(request(s, svc, path)) }
 
-func request(svc *lab.Service, path string) error {
+// request is one of a user as well: he waits for its answer.
+func request(s *lab.Scene, svc *lab.Service, path string) error {
+	defer s.Asks()()
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	resp, err := client.Get("http://" + svc.Address + path)
 	if err != nil {

@@ -78,7 +78,7 @@ func heavyRequests(s *lab.Scene, n int, each time.Duration) {
 	s.Break(func() {
 		var all sync.WaitGroup
 		for range n {
-			all.Go(func() { s.Check(request(svc, "/compute/"+each.String())) })
+			all.Go(func() { s.Check(request(s, svc, "/compute/"+each.String())) })
 		}
 		all.Wait()
 	}, nil)

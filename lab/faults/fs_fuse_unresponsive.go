@@ -40,6 +40,7 @@ var fsFuseUnresponsive = []lab.Fault{
 		Needs:     needs(root, fuseDevice, program("python3")),
 		Run: func(s *lab.Scene) {
 			fuseFault(s, "0s", func(d *lab.Proc) (begin, end func()) {
+				s.BlameLab() // it sends the signal
 				return func() { s.Check(d.Signal(syscall.SIGSTOP)) }, func() { s.Check(d.Signal(syscall.SIGCONT)) }
 			})
 		},

@@ -21,6 +21,7 @@ var fsPipeFull = []lab.Fault{
 		Shortest:  time.Second, // the pipe has to fill first
 		Run: func(s *lab.Scene) {
 			pipe(s, victim.Threads, "0s", func(reader *lab.Proc) (begin, end func()) {
+				s.BlameLab() // it sends the signal
 				return func() { s.Check(reader.Signal(syscall.SIGSTOP)) }, func() { s.Check(reader.Signal(syscall.SIGCONT)) }
 			})
 		},

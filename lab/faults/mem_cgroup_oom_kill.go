@@ -23,7 +23,7 @@ var memCgroupOOMKill = []lab.Fault{
 			s.Watch(svc)
 			s.Break(func() {
 				s.CollectGuilty() // before it is dead
-				request(svc, "/grow")
+				request(s, svc, "/grow")
 				time.Sleep(s.Length)
 			}, nil)
 		},
