@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -95,7 +96,14 @@ func TestFullReceiveBufferIsCounted(t *testing.T) {
 // the ordinary way leaves nothing behind.
 func TestResetsAreCountedAndClosesAreNot(t *testing.T) {
 	p := packetsOf(t)
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	// A port below those of clients: it is the lower one that is counted by.
+	var l net.Listener
+	err := error(nil)
+	for port := 20000; port < 20100; port++ {
+		if l, err = net.Listen("tcp4", "127.0.0.1:"+strconv.Itoa(port)); err == nil {
+			break
+		}
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -83,7 +83,7 @@ func TestProcessesGolden(t *testing.T) {
 	p, ts, _ := processCollectors(t, h)
 	var table freezeframe.Table
 	eventually(t, p, &table, "the last command line", func() bool {
-		return byName(t, p, &table, 200)["cmdline"] != 0 && byName(t, p, &table, 100)["cmdline"] != 0 && byName(t, p, &table, 1)["cmdline"] != 0 && byName(t, p, &table, 400)["cgroup"] != 0
+		return byName(t, p, &table, 200)["cmdline"] != 0 && byName(t, p, &table, 100)["cmdline"] != 0 && byName(t, p, &table, 1)["cmdline"] != 0 && byName(t, p, &table, 400)["cgroup"] != 0 && byName(t, p, &table, 9)["cgroup"] != 0
 	})
 	compare := func(name, got string) {
 		golden := filepath.Join(tree, "golden", name+".txt")

@@ -110,6 +110,8 @@ func Start(o Options) (*Watch, error) {
 	// locked.
 	w.bpf = bpf.Load(o.BPF)
 	debug.FreeOSMemory()
+	w.started = kernel.Now()
+	w.tracker.Settled = w.started.Add(settling)
 	if o.Realtime {
 		if err := kernel.SetRealtime(RealtimePriority); err != nil {
 			w.need(freezeframe.Need{

@@ -621,6 +621,9 @@ const (
 	// others are answered, for it to be stalled and not merely to have requests
 	// that take longer.
 	partlyStalled = 0.25
+	// enoughMissed is how many answers must be missing, by how many there are in a
+	// second, for it to say something that no other request was answered.
+	enoughMissed = 3
 	// known is how long a service must have been known for two slow requests at
 	// a time to be something that it does not do.
 	known = time.Minute
@@ -630,6 +633,13 @@ const (
 func (s *service) slowSince(now freezeframe.Instant) float32 {
 	left := 1 - float32(now.Sub(s.slowEndsAt).Seconds())
 	return s.slowEnds * max(left, 0)
+}
+
+// silent tells whether a service that would have answered several others by now
+// has answered none since a wait began, or none any more.
+func (s *service) silent(w *wait, age time.Duration) bool {
+	missed := func(d time.Duration) bool { return d.Seconds()*float64(s.answers) >= enoughMissed }
+	return s.answered <= w.began && missed(age) || !othersAnswered(s, w, age) && missed(age-min(100*time.Millisecond, age/2))
 }
 
 // partly is the share of the requests of the last second that were slow, or are.
@@ -674,7 +684,7 @@ func (p *judgement) worth(n *conn, s *service, kind int, age time.Duration, now 
 				return 0.25 // such requests have always taken so long
 			case s.pieces >= 2 && s.overdue < 2 && age < pieceWait:
 				return 0.25 // the rest of the request may be on its way
-			case !others:
+			case !p.exact && !others, p.exact && s.silent(w, age):
 				return 0.9
 			case p.exact && s.partly(now) < partlyStalled && (s.overdue < 2 || now.Sub(s.first) < known):
 				return lonely // a few requests take longer, and most do not: it may be how they are

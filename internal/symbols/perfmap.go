@@ -13,7 +13,7 @@ import (
 const (
 	// maxPerfMap is how much of a perf map is read: its end, because a JIT
 	// appends what it has made.
-	maxPerfMap = 8 << 20
+	maxPerfMap = 2 << 20
 	// maxPerfEntries is how many functions of it are kept.
 	maxPerfEntries = 1 << 17
 	// maxNested is how many functions back one is looked for that reaches an
