@@ -317,7 +317,14 @@ func (p *pace) due(now freezeframe.Instant) bool {
 	return true
 }
 
+// usedSince is the CPU time that work took which began at a moment, when its
+// thread had used cpu. Whoever is not locked to his thread may have another by
+// now, with another's CPU time; no more than has passed was used.
+func usedSince(cpu time.Duration, began freezeframe.Instant) time.Duration {
+	return min(max(kernel.ThreadCPU()-cpu, 0), kernel.Now().Sub(began))
+}
+
 // done ends the work that began at the given moment.
 func (p *pace) done(began freezeframe.Instant, every, share time.Duration) {
-	p.next = began.Add(max(every, (kernel.ThreadCPU()-p.cpu)*share))
+	p.next = began.Add(max(every, usedSince(p.cpu, began)*share))
 }

@@ -187,7 +187,7 @@ func (w *walk) pass(now freezeframe.Instant, wide bool) error {
 	w.at = now
 	w.beyond, w.links = 0, linkReads
 	w.told = w.told[:0]
-	began := kernel.ThreadCPU()
+	cpu, began := kernel.ThreadCPU(), kernel.Now()
 	if err := w.source.Pass(flags, w); err != nil {
 		return err
 	}
@@ -207,7 +207,7 @@ func (w *walk) pass(now freezeframe.Instant, wide bool) error {
 	w.settleSums()
 	w.first = false
 	if !wide {
-		w.took = kernel.ThreadCPU() - began
+		w.took = usedSince(cpu, began)
 	}
 	return nil
 }
