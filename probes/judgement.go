@@ -285,8 +285,9 @@ type service struct {
 	aloneAt     freezeframe.Instant // when the last of them ended
 	pieces      uint32              // requests of which more came when an answer was already late
 	answers     float32             // in the last second that was counted
-	slowEnds    float32             // answers that took longer than the floor, fading within a second
+	slowEnds    float32             // answers that took longer than half the floor, fading within a second
 	slowEndsAt  freezeframe.Instant // when the last was
+	slowShare   float32             // of the last second that was counted, at least
 	unseen      bool                // a connection that waits for accept is in the table
 }
 
@@ -475,7 +476,7 @@ func (p *judgement) end(n *conn, kind int, done, now freezeframe.Instant) {
 				s.alone.add(int64(took))
 				s.aloneAt = done
 			}
-			if took > p.floors[kind] {
+			if took > p.floors[kind]/2 { // as overdue
 				s.slowEnds, s.slowEndsAt = s.slowSince(now)+1, now
 			}
 			s.answered = max(s.answered, done)
@@ -544,7 +545,7 @@ func (p *judgement) floor(n *conn, kind int) time.Duration {
 // repeated tells whether one slow request follows another: then the service is
 // slow, and the first one counts as well.
 func (p *judgement) repeated(s *service, w *wait, age time.Duration, now freezeframe.Instant) bool {
-	if s.lone.began == 0 || s.lone.began == w.began || age < p.floors[waitAnswer] || now.Sub(s.lone.seen) > repeats {
+	if s.lone.began == 0 || s.lone.began == w.began || age < p.floors[waitAnswer] || now.Sub(s.lone.seen) > repeats || p.exact && s.lone.age() >= firstSight {
 		return false
 	}
 	p.send(s.lone)
@@ -645,7 +646,7 @@ func (s *service) silent(w *wait, age time.Duration) bool {
 // partly is the share of the requests of the last second that were slow, or are.
 func (s *service) partly(now freezeframe.Instant) float32 {
 	slow := s.slowSince(now) + float32(s.overdue)
-	return slow / max(s.answers, slow, 1)
+	return max(slow/max(s.answers, slow, 1), s.slowShare)
 }
 
 // pieceWait is how long a request whose pieces come slowly is not taken for one
@@ -686,9 +687,11 @@ func (p *judgement) worth(n *conn, s *service, kind int, age time.Duration, now 
 				return 0.25 // the rest of the request may be on its way
 			case !p.exact && !others, p.exact && s.silent(w, age):
 				return 0.9
-			case p.exact && s.partly(now) < partlyStalled && (s.overdue < 2 || now.Sub(s.first) < known):
-				return lonely // a few requests take longer, and most do not: it may be how they are
-			case !p.exact && s.overdue < 2 && age < firstSight && now.Sub(s.stalledAt) > time.Second && !p.repeated(s, w, age, now):
+			case p.exact && s.partly(now) >= partlyStalled:
+				return 0.6
+			case p.exact && age >= firstSight && (s.overdue < 2 || now.Sub(s.first) < known):
+				return lonely // a few requests take long, and most do not: it may be how they are
+			case s.overdue < 2 && age < firstSight && now.Sub(s.stalledAt) > time.Second && !p.repeated(s, w, age, now):
 				return lonely // one request takes longer, and all others do not
 			}
 			return 0.6

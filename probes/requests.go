@@ -128,14 +128,32 @@ func (p *requests) observeServices(t *freezeframe.Table) {
 		for kind := waitAccept; kind <= waitAnswer; kind++ {
 			at := sFirst + kind*sEach
 			n := c.get(row, at+sCount)
+			learnt := n
 			if kind == waitAnswer {
 				s.sends = s.sends || n > 0
 				s.answers = float32(n)
+				s.slowShare = p.slowShare(s, c.get(row, at+sP50), c.get(row, at+sP90))
+				if s.slowShare > 0 {
+					learnt = min(n, 1) // a second of a stall is one lesson, not fifty
+				}
 			}
-			p.learnMany(s, kind, n, [4]uint64{c.get(row, at+sP50), c.get(row, at+sP90), c.get(row, at+sP99), c.get(row, at+sMax)}, now)
+			p.learnMany(s, kind, learnt, [4]uint64{c.get(row, at+sP50), c.get(row, at+sP90), c.get(row, at+sP99), c.get(row, at+sMax)}, now)
 		}
 	}
 	p.listeners.expire(now)
+}
+
+// slowShare is how many of the answers of a second were slow, at least, by their
+// quantiles: each single wait is told only when it is far beyond what is usual.
+func (p *requests) slowShare(s *service, p50, p90 uint64) float32 {
+	limit := uint64(max(int64(p.floors[waitAnswer]/2), 2*s.usual[waitAnswer].p99()))
+	switch {
+	case p50 > limit:
+		return 0.5
+	case p90 > limit:
+		return partlyStalled
+	}
+	return 0
 }
 
 // learnMany learns from n waits of which the quantiles are known: as many of
