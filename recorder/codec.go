@@ -152,6 +152,7 @@ func (w *Writer) part(t *freezeframe.Table, row int) (next int, done bool) {
 	at = putUvarint(b, at, uint64(max(t.Took, 0)))
 
 	begun := row
+	reused := 0           // rows that refer to the earlier table
 	earlier, same := 0, 0 // place in the earlier table; rows that are as they were
 	indexed := false
 	before := w.zero
@@ -168,6 +169,12 @@ func (w *Writer) part(t *freezeframe.Table, row int) (next int, done bool) {
 			}
 			found = w.lookup.find(w.keys, key)
 		}
+		// A key may have several rows (a thread's waits): those of the earlier
+		// table are not referred to more often than there are, which is what a
+		// reader takes for damage.
+		if found >= 0 && reused == len(w.keys) {
+			found = -1
+		}
 		if found < 0 {
 			at, same = flush(b, at, same), 0
 			at = w.values(b, at, opNew, vals, before)
@@ -181,6 +188,7 @@ func (w *Writer) part(t *freezeframe.Table, row int) (next int, done bool) {
 			before = vals
 			continue
 		}
+		reused++
 		old := w.vals[found*w.width : (found+1)*w.width]
 		if found != earlier {
 			at, same = flush(b, at, same), 0

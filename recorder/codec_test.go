@@ -434,3 +434,22 @@ func FuzzRoundTrip(f *testing.F) {
 		sameTables(t, got, want)
 	})
 }
+
+// A thread has a row for each of its waits: one key, several rows, in this
+// table and in the one before.
+func TestKeysWithSeveralRows(t *testing.T) {
+	r := testRing(1 << 20)
+	w := mustWriter(t, r, testSource("waits", "task", freezeframe.Tasks, freezeframe.Gauge))
+	var want []freezeframe.Table
+	for i, rows := range []int{1, 5, 2, 9, 0, 3, 3} {
+		table := freezeframe.Table{Due: freezeframe.Instant(1000 + i), At: freezeframe.Instant(1000 + i)}
+		for j := range rows {
+			table.Row(freezeframe.Key(7+j%2), 1)[0] = uint64(100*i + j)
+		}
+		w.Append(&table)
+		want = append(want, clone(&table))
+	}
+	rec := pinAll(t, r)
+	series := rec.Series("waits", freezeframe.Span{Start: 0, End: 1 << 62})
+	sameTables(t, series.Tables, want)
+}
