@@ -115,9 +115,9 @@ type loading struct {
 }
 
 // Load loads and attaches every family that this machine takes. It never
-// fails: what could not be had is in Needs. It takes some tenths of a second
-// and some 20 MB for a moment (the kernel's type information), so it is called
-// once, before recording begins.
+// fails: what could not be had is in Needs. It takes the better part of a second
+// and more than 10 MB of heap for a moment (the kernel's type information), so it
+// is called once, before recording begins and before memory is locked.
 func Load(o Options) *Programs {
 	p := &Programs{}
 	if o.Off {

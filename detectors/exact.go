@@ -6,13 +6,7 @@ import (
 	"time"
 
 	"freezeframe"
-)
-
-// The kinds of row of the source waits.
-const (
-	waitSlept  = 1
-	waitQueued = 2
-	waitRan    = 3
+	"freezeframe/bpf"
 )
 
 const (
@@ -59,7 +53,7 @@ func (b *book) readWaits(s freezeframe.Series) {
 			b.threads[th.pid] = append(b.threads[th.pid], th)
 		}
 		e := exact{Span: span, kind: v[2]}
-		if e.kind == waitSlept {
+		if e.kind == bpf.Slept {
 			e.place = b.place(&sample{state: byte(v[5]), syscall: int64(v[6]), file: v[7], stack: v[8], wchan: v[9]})
 			if v[13] == 0 && v[11] != 0 {
 				e.woken = &freezeframe.Party{PID: int(v[10]), TID: int(v[11]), Comm: b.w.Text(v[12]), Why: "woke it"}
@@ -84,10 +78,10 @@ func (b *book) settle(th *thread) {
 			continue
 		}
 		told := slices.IndexFunc(th.exact, func(e exact) bool {
-			return e.kind == waitSlept && e.Start.Sub(x.since).Abs() < sameWait
+			return e.kind == bpf.Slept && e.Start.Sub(x.since).Abs() < sameWait
 		})
 		if told < 0 {
-			th.exact = append(th.exact, exact{Span: freezeframe.Span{Start: x.since, End: x.at}, kind: waitSlept, place: b.place(x), open: true})
+			th.exact = append(th.exact, exact{Span: freezeframe.Span{Start: x.since, End: x.at}, kind: bpf.Slept, place: b.place(x), open: true})
 			continue
 		}
 		e := &th.exact[told]
@@ -113,7 +107,7 @@ func (b *book) settle(th *thread) {
 	th.exact = kept
 }
 
-// lays puts the exact waits of a thread over the span, and what the samples
+// layExact lays the exact waits of a thread over the span, and what the samples
 // tell into the time between them.
 func (b *book) layExact(l *layer, th *thread) {
 	first, _ := slices.BinarySearchFunc(th.exact, l.span.Start, func(e exact, at freezeframe.Instant) int { return cmp.Compare(e.End, at) })
@@ -127,9 +121,9 @@ func (b *book) layExact(l *layer, th *thread) {
 
 func (b *book) exactWait(th *thread, e *exact) freezeframe.Wait {
 	switch e.kind {
-	case waitQueued:
+	case bpf.Queued:
 		return freezeframe.Wait{Class: freezeframe.Runnable}
-	case waitRan:
+	case bpf.Ran:
 		return freezeframe.Wait{Class: freezeframe.OnCPU}
 	}
 	w := b.wait(th, &e.place, false, false)
@@ -196,9 +190,9 @@ func (b *book) rest(l *layer, th *thread, x, y *sample, until freezeframe.Instan
 		part := e.And(whole).Length()
 		left -= part
 		switch e.kind {
-		case waitQueued:
+		case bpf.Queued:
 			queued -= e.Length() // the kernel counts it at its end
-		case waitRan:
+		case bpf.Ran:
 			ran -= part
 		}
 	}

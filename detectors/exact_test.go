@@ -5,12 +5,13 @@ import (
 	"time"
 
 	"freezeframe"
+	"freezeframe/bpf"
 	"freezeframe/detectors/rules/windowtest"
 )
 
 // told adds a row of waits, read at the next tick after its end.
 func told(w *windowtest.Window, tid int, from, to time.Duration, v windowtest.V) {
-	row := windowtest.V{"pid": 7, "kind": waitSlept, "state": 'S', "began_ns": windowtest.At(from), "ended_ns": windowtest.At(to)}
+	row := windowtest.V{"pid": 7, "kind": bpf.Slept, "state": 'S', "began_ns": windowtest.At(from), "ended_ns": windowtest.At(to)}
 	for name, value := range v {
 		row[name] = value
 	}
@@ -30,8 +31,8 @@ func TestLedgerOfExactWaits(t *testing.T) {
 	// Awake in between for 10 ms, of which the counters say that it ran 4.
 	told(w, 7, 1900*ms, 2733*ms, windowtest.V{"stack": "futex_wait_queue<-futex_wait", "syscall": 202, "other_pid": 7, "other_tid": 8, "other_comm": "writer"})
 	told(w, 7, 2743*ms, 3512*ms, windowtest.V{"state": 'D', "stack": "jbd2_log_wait_commit<-ext4_sync_file"})
-	told(w, 7, 3512*ms, 3600*ms, windowtest.V{"kind": waitQueued, "state": 'R', "other_comm": "hog"})
-	told(w, 7, 3600*ms, 3700*ms, windowtest.V{"kind": waitRan, "state": 'R'})
+	told(w, 7, 3512*ms, 3600*ms, windowtest.V{"kind": bpf.Queued, "state": 'R', "other_comm": "hog"})
+	told(w, 7, 3600*ms, 3700*ms, windowtest.V{"kind": bpf.Ran, "state": 'R'})
 	sampled(w, 7, func(at time.Duration) windowtest.V {
 		v := windowtest.V{"state": 'S', "wchan": "futex_wait_queue", "stack": "futex_wait_queue<-futex_wait", "syscall": 202, "run_ns": 1_000_000, "wait_ns": 0, "timeslices": 5}
 		if at >= 2750*ms {

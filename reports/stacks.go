@@ -4,12 +4,13 @@ import (
 	"strings"
 
 	"freezeframe"
+	"freezeframe/bpf"
 	"freezeframe/internal/stacks"
 )
 
 // sampleTime is what one row of the source profile stands for: bpf.ProfileHz
 // samples a second.
-const sampleTime = 1_000_000_000 / 99
+const sampleTime = 1_000_000_000 / bpf.ProfileHz
 
 // Stacks returns where time went in a stall, by call stack: what ran on the
 // CPUs, whoever it was, and what the victims, those who held them up, and
@@ -39,8 +40,7 @@ func Stacks(w freezeframe.Window) []stacks.Stack {
 	waits := w.Between("waits", freezeframe.Span{Start: stall.Start, End: stall.End.Add(2 * reading)})
 	waits.Each([]string{"pid", "comm", "kind", "began_ns", "ended_ns", "state", "stack"}, func(_ freezeframe.Instant, key freezeframe.Key, v []uint64) {
 		span := freezeframe.Span{Start: freezeframe.Instant(v[3]), End: freezeframe.Instant(v[4])}.And(stall)
-		const slept = 1
-		if v[2] != slept || span.Length() == 0 || v[5] != 'D' && !of[key.TID()] {
+		if v[2] != bpf.Slept || span.Length() == 0 || v[5] != 'D' && !of[key.TID()] {
 			return
 		}
 		kernel := frames(w.Text(v[6]))
