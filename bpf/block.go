@@ -91,7 +91,7 @@ type blockState struct {
 // meanwhile.
 type Block struct {
 	objects blockObjects
-	state   mapped[blockState]
+	state   slots[blockState]
 }
 
 func loadBlockFamily(l *loading) error {
@@ -107,10 +107,10 @@ func loadBlockFamily(l *loading) error {
 		}
 		constants[constant] = uint32(1) << n
 	}
-	if tracepoint(l.kernel, "block_rq_issue") == 2 {
+	if arguments(l.kernel, "block_rq_issue") == 2 {
 		constants["queue_first"] = uint32(1)
 	}
-	if tracepoint(l.kernel, "block_io_start") > 0 {
+	if arguments(l.kernel, "block_io_start") > 0 {
 		constants["has_io_start"] = uint32(1)
 	}
 	lacks := attachable(spec, l.kernel)
@@ -132,10 +132,11 @@ func loadBlockFamily(l *loading) error {
 	if err := l.collection(spec, constants, &b.objects); err != nil {
 		return err
 	}
-	if b.state, err = mapValue[blockState](b.objects.Blocks); err != nil {
+	if b.state, err = mapSlots[blockState](b.objects.Blocks); err != nil {
 		return err
 	}
 	l.closing(&b.state)
+	l.count = b.Lost
 	if err := l.trace(b.objects.RqComplete, b.objects.Dirtied, b.objects.RqMerge, b.objects.RqIssue, b.objects.RqInsert, b.objects.IoStart); err != nil {
 		return err
 	}
@@ -144,16 +145,16 @@ func loadBlockFamily(l *loading) error {
 }
 
 // Devices returns the disks' slots, the free ones too.
-func (b *Block) Devices() []BlockDevice { return b.state.value.devices[:] }
+func (b *Block) Devices() []BlockDevice { return b.state.values[0].devices[:] }
 
 // Issuers returns the slots of who used a device of late.
-func (b *Block) Issuers() []BlockIssuer { return b.state.value.issuers[:] }
+func (b *Block) Issuers() []BlockIssuer { return b.state.values[0].issuers[:] }
 
 // Flights returns the slots of requests that are not done.
-func (b *Block) Flights() []BlockFlight { return b.state.value.flights[:] }
+func (b *Block) Flights() []BlockFlight { return b.state.values[0].flights[:] }
 
 // Lost returns how many requests were not followed, because there were too many.
-func (b *Block) Lost() uint64 { return b.state.value.lost }
+func (b *Block) Lost() uint64 { return b.state.values[0].lost }
 
 // BucketNanos returns the lower edge of a bucket of BlockDevice.Buckets, and
 // its width: four to each power of two, from 1 µs on.

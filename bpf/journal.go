@@ -61,7 +61,7 @@ type journalState struct {
 type Journals struct {
 	objects journalObjects
 	ring    *Ring
-	state   mapped[journalState]
+	state   slots[journalState]
 }
 
 func loadJournalFamily(l *loading) error {
@@ -70,7 +70,7 @@ func loadJournalFamily(l *loading) error {
 		return fmt.Errorf("read the object of journal: %w", err)
 	}
 	types := l.kernel
-	if tracepoint(types, "jbd2_end_commit") < 0 {
+	if arguments(types, "jbd2_end_commit") < 0 {
 		// jbd2 may be a module, which is loaded when the first ext4 is mounted.
 		types, err = btf.LoadKernelModuleSpec("jbd2")
 		if errors.Is(err, fs.ErrNotExist) && !usesExt4() {
@@ -92,10 +92,11 @@ func loadJournalFamily(l *loading) error {
 		return err
 	}
 	l.closing(j.ring)
-	if j.state, err = mapValue[journalState](j.objects.States); err != nil {
+	if j.state, err = mapSlots[journalState](j.objects.States); err != nil {
 		return err
 	}
 	l.closing(&j.state)
+	l.count = j.Lost
 	o := &j.objects
 	if err := l.trace(o.EndCommit, o.RunStats, o.CommitLogging, o.CommitFlushing, o.CommitLocking, o.StartCommit, o.Checkpoint, o.HandleStats); err != nil {
 		return err
@@ -111,13 +112,13 @@ func usesExt4() bool {
 }
 
 // Devices returns the journals' slots, the free ones too.
-func (j *Journals) Devices() []Journal { return j.state.value.journals[:] }
+func (j *Journals) Devices() []Journal { return j.state.values[0].journals[:] }
 
 // Users returns the slots of who changed a filesystem of late.
-func (j *Journals) Users() []JournalUser { return j.state.value.users[:] }
+func (j *Journals) Users() []JournalUser { return j.state.values[0].users[:] }
 
 // Lost returns how many commits and handles were left out.
-func (j *Journals) Lost() uint64 { return j.state.value.lost }
+func (j *Journals) Lost() uint64 { return j.state.values[0].lost }
 
 // Drain calls f with the commits that ended, oldest first, at most the given
 // number; the record is only valid during the call.

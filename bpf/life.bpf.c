@@ -8,6 +8,7 @@
  * froze a cgroup.
  */
 #include "kernel.h"
+#include "rate.h"
 
 #define SIGNALS ( \
 	1ULL << 1 | 1ULL << 2 | 1ULL << 3 | 1ULL << 4 | 1ULL << 6 | 1ULL << 7 | 1ULL << 8 | 1ULL << 9 | 1ULL << 11 | \
@@ -58,19 +59,6 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 18);
 } deeds SEC(".maps");
-
-struct told {
-	__u64 window;
-	__u64 told;
-	__u64 lost;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct told);
-} told SEC(".maps");
 
 /* What lives for longer is seen by others, and its end is not when it ran. */
 volatile const __u64 brief_ns = 2000000000;
@@ -145,23 +133,13 @@ int BPF_PROG(exited, struct task_struct *p)
 
 static __always_inline struct deed *begin(__u32 kind)
 {
-	__u32 zero = 0;
-	struct told *t = bpf_map_lookup_elem(&told, &zero);
+	struct rate *t = rate_here();
 	__u64 now = bpf_ktime_get_ns();
 	struct task_struct *from = (struct task_struct *)bpf_get_current_task_btf();
 	struct deed *d;
 
-	if (!t)
+	if (!t || !may_tell(t, now, told_most))
 		return 0;
-	if (t->window != now >> 30) {
-		t->window = now >> 30;
-		t->told = 0;
-	}
-	if (t->told >= told_most) {
-		t->lost++;
-		return 0;
-	}
-	t->told++;
 	d = bpf_ringbuf_reserve(&deeds, sizeof(*d), 0);
 	if (!d) {
 		t->lost++;

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"unsafe"
 
-	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 )
 
@@ -84,12 +83,7 @@ func (d *Deed) Cgroup() []byte { return cstring(d.CgroupBytes[:]) }
 type Life struct {
 	parents *batch
 	deeds   *Ring
-	rates   *ebpf.Map
-	told    []toldRate
 }
-
-// toldRate is struct told.
-type toldRate struct{ Window, Told, Lost uint64 }
 
 func loadLifeFamily(l *loading) error {
 	spec, err := loadLife()
@@ -103,7 +97,7 @@ func loadLifeFamily(l *loading) error {
 		optional{"thawed", "cgroup_unfreeze", "who let a frozen cgroup go"},
 	)
 	task := uint8(0)
-	if args, err := l.tracepoint("mark_victim"); err == nil && len(args) > 0 {
+	if args, err := tracepoint(l.kernel, "mark_victim"); err == nil && len(args) > 0 {
 		if _, pointer := btf.UnderlyingType(args[0].Type).(*btf.Pointer); pointer {
 			task = 1
 		}
@@ -112,11 +106,14 @@ func loadLifeFamily(l *loading) error {
 	if err != nil {
 		return err
 	}
-	life := &Life{parents: newBatch(maps["parents"]), rates: maps["told"], told: make([]toldRate, possibleCPUs())}
+	life := &Life{parents: newBatch(maps["parents"])}
 	if life.deeds, err = NewRing(maps["deeds"]); err != nil {
 		return err
 	}
 	l.closing(life.deeds)
+	if _, err := l.mapRates(maps["rates"]); err != nil {
+		return err
+	}
 	l.Life = life
 	return nil
 }
@@ -135,17 +132,4 @@ func (l *Life) Deeds(most int, f func(*Deed)) int {
 			f((*Deed)(unsafe.Pointer(&b[0])))
 		}
 	})
-}
-
-// Lost returns how many signals and the like were not told, because there were
-// too many.
-func (l *Life) Lost() (uint64, error) {
-	if err := l.rates.Lookup(uint32(0), &l.told); err != nil {
-		return 0, fmt.Errorf("read how many signals BPF left out: %w", err)
-	}
-	var lost uint64
-	for i := range l.told {
-		lost += l.told[i].Lost
-	}
-	return lost, nil
 }

@@ -18,7 +18,7 @@ import (
 const (
 	lifeMapDeeds        = "deeds"
 	lifeMapParents      = "parents"
-	lifeMapTold         = "told"
+	lifeMapRates        = "rates"
 	lifeProgExeced      = "execed"
 	lifeProgExited      = "exited"
 	lifeProgForked      = "forked"
@@ -88,7 +88,7 @@ type lifeProgramSpecs struct {
 type lifeMapSpecs struct {
 	Deeds   *ebpf.MapSpec `ebpf:"deeds"`
 	Parents *ebpf.MapSpec `ebpf:"parents"`
-	Told    *ebpf.MapSpec `ebpf:"told"`
+	Rates   *ebpf.MapSpec `ebpf:"rates"`
 }
 
 // lifeVariableSpecs contains global variables before they are loaded into the kernel.
@@ -122,14 +122,14 @@ func (o *lifeObjects) Close() error {
 type lifeMaps struct {
 	Deeds   *ebpf.Map `ebpf:"deeds"`
 	Parents *ebpf.Map `ebpf:"parents"`
-	Told    *ebpf.Map `ebpf:"told"`
+	Rates   *ebpf.Map `ebpf:"rates"`
 }
 
 func (m *lifeMaps) Close() error {
 	return _LifeClose(
 		m.Deeds,
 		m.Parents,
-		m.Told,
+		m.Rates,
 	)
 }
 

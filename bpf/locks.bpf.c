@@ -9,6 +9,7 @@
  * Spinning is not told: it is over before it could be.
  */
 #include "kernel.h"
+#include "rate.h"
 
 #define FRAMES 24
 
@@ -57,19 +58,6 @@ struct {
 	__uint(max_entries, 1 << 18);
 } contended SEC(".maps");
 
-struct told {
-	__u64 window;
-	__u64 told;
-	__u64 lost;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct told);
-} told SEC(".maps");
-
 volatile const __u64 least_ns = 1000000;
 volatile const __u64 told_most = 500; /* a second and CPU */
 
@@ -111,12 +99,6 @@ static __always_inline void holder(struct waiting *w, void *lock, __u32 flags)
 	}
 }
 
-static __always_inline struct told *told_here(void)
-{
-	__u32 zero = 0;
-	return bpf_map_lookup_elem(&told, &zero);
-}
-
 SEC("tp_btf/contention_begin")
 int BPF_PROG(contention_begins, void *lock, unsigned int flags)
 {
@@ -136,7 +118,7 @@ int BPF_PROG(contention_begins, void *lock, unsigned int flags)
 	w.tgid = id >> 32;
 	holder(&w, lock, flags);
 	if (bpf_map_update_elem(&waiting, &tid, &w, BPF_NOEXIST)) {
-		struct told *t = told_here();
+		struct rate *t = rate_here();
 		/* One that is there already began anew: a mutex that was spun on. */
 		if (t && !bpf_map_lookup_elem(&waiting, &tid))
 			t->lost++;
@@ -151,7 +133,7 @@ int BPF_PROG(contention_ends, void *lock, int result)
 {
 	struct waiting *w;
 	struct contended *c;
-	struct told *t;
+	struct rate *t;
 	__u64 now;
 	__u32 tid;
 	long n;
@@ -166,18 +148,9 @@ int BPF_PROG(contention_ends, void *lock, int result)
 	now = bpf_ktime_get_ns();
 	if (now - w->began < least_ns)
 		goto out;
-	t = told_here();
-	if (!t)
+	t = rate_here();
+	if (!t || !may_tell(t, now, told_most))
 		goto out;
-	if (t->window != now >> 30) {
-		t->window = now >> 30;
-		t->told = 0;
-	}
-	if (t->told >= told_most) {
-		t->lost++;
-		goto out;
-	}
-	t->told++;
 	c = bpf_ringbuf_reserve(&contended, sizeof(*c), 0);
 	if (!c) {
 		t->lost++;

@@ -3,8 +3,6 @@ package bpf
 import (
 	"fmt"
 	"unsafe"
-
-	"github.com/cilium/ebpf"
 )
 
 var locksFamily = family{
@@ -62,13 +60,11 @@ func (c *Contended) Stack() []uint64 {
 type Locks struct {
 	ring    *Ring
 	waiting *batch
-	rates   *ebpf.Map
-	told    []toldRate
 }
 
 func loadLocksFamily(l *loading) error {
 	for _, name := range []string{"contention_begin", "contention_end"} { // since Linux 5.19
-		if _, err := l.tracepoint(name); err != nil {
+		if _, err := tracepoint(l.kernel, name); err != nil {
 			return err
 		}
 	}
@@ -80,11 +76,14 @@ func loadLocksFamily(l *loading) error {
 	if err != nil {
 		return err
 	}
-	k := &Locks{waiting: newBatch(maps["waiting"]), rates: maps["told"], told: make([]toldRate, possibleCPUs())}
+	k := &Locks{waiting: newBatch(maps["waiting"])}
 	if k.ring, err = NewRing(maps["contended"]); err != nil {
 		return err
 	}
 	l.closing(k.ring)
+	if _, err := l.mapRates(maps["rates"]); err != nil {
+		return err
+	}
 	l.Locks = k
 	return nil
 }
@@ -103,16 +102,4 @@ func (k *Locks) Drain(most int, f func(*Contended)) int {
 // wait is only valid during the call.
 func (k *Locks) Waiting(f func(tid uint32, w *LockWait)) error {
 	return k.waiting.each(func(key, value unsafe.Pointer) { f(*(*uint32)(key), (*LockWait)(value)) })
-}
-
-// Lost returns how many waits were not told, because there were too many.
-func (k *Locks) Lost() (uint64, error) {
-	if err := k.rates.Lookup(uint32(0), &k.told); err != nil {
-		return 0, fmt.Errorf("read how many waits for locks BPF left out: %w", err)
-	}
-	var lost uint64
-	for i := range k.told {
-		lost += k.told[i].Lost
-	}
-	return lost, nil
 }

@@ -17,7 +17,7 @@ import (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	locksMapContended         = "contended"
-	locksMapTold              = "told"
+	locksMapRates             = "rates"
 	locksMapWaiting           = "waiting"
 	locksProgContentionBegins = "contention_begins"
 	locksProgContentionEnds   = "contention_ends"
@@ -77,7 +77,7 @@ type locksProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type locksMapSpecs struct {
 	Contended *ebpf.MapSpec `ebpf:"contended"`
-	Told      *ebpf.MapSpec `ebpf:"told"`
+	Rates     *ebpf.MapSpec `ebpf:"rates"`
 	Waiting   *ebpf.MapSpec `ebpf:"waiting"`
 }
 
@@ -111,14 +111,14 @@ func (o *locksObjects) Close() error {
 // It can be passed to loadLocksObjects or ebpf.CollectionSpec.LoadAndAssign.
 type locksMaps struct {
 	Contended *ebpf.Map `ebpf:"contended"`
-	Told      *ebpf.Map `ebpf:"told"`
+	Rates     *ebpf.Map `ebpf:"rates"`
 	Waiting   *ebpf.Map `ebpf:"waiting"`
 }
 
 func (m *locksMaps) Close() error {
 	return _LocksClose(
 		m.Contended,
-		m.Told,
+		m.Rates,
 		m.Waiting,
 	)
 }

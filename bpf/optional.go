@@ -7,6 +7,7 @@ import (
 	"freezeframe"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 )
@@ -18,11 +19,11 @@ type optional struct {
 }
 
 // tracepoint returns the arguments that a BTF tracepoint passes, without the
-// first (its private data); an error that wraps ebpf.ErrNotSupported when this
-// kernel does not have it.
-func (l *loading) tracepoint(name string) ([]btf.FuncParam, error) {
+// first (its private data); an error that wraps ebpf.ErrNotSupported when there
+// is none of that name. types are the kernel's or those of a module.
+func tracepoint(types *btf.Spec, name string) ([]btf.FuncParam, error) {
 	var def *btf.Typedef
-	if err := l.kernel.TypeByName("btf_trace_"+name, &def); err != nil {
+	if err := types.TypeByName("btf_trace_"+name, &def); err != nil {
 		if errors.Is(err, btf.ErrNotFound) {
 			return nil, fmt.Errorf("this kernel has no tracepoint %s: %w", name, ebpf.ErrNotSupported)
 		}
@@ -36,13 +37,23 @@ func (l *loading) tracepoint(name string) ([]btf.FuncParam, error) {
 	return nil, fmt.Errorf("the tracepoint %s is of an unknown shape: %w", name, ebpf.ErrNotSupported)
 }
 
+// arguments returns how many arguments a tracepoint passes, -1 where there is
+// none of that name.
+func arguments(types *btf.Spec, name string) int {
+	args, err := tracepoint(types, name)
+	if err != nil {
+		return -1
+	}
+	return len(args)
+}
+
 // without takes those programs out of an object that this kernel has no
 // tracepoint for, and notes what is lost with each.
 func (l *loading) without(spec *ebpf.CollectionSpec, list ...optional) {
 	for _, o := range list {
-		if _, err := l.tracepoint(o.tracepoint); err != nil {
+		if _, err := tracepoint(l.kernel, o.tracepoint); err != nil {
 			delete(spec.Programs, o.program)
-			l.need(freezeframe.Need{What: "BPF " + l.name + " (tp_btf " + o.tracepoint + ")", Lost: o.lost, Fix: fixFor(err), Err: err.Error()})
+			l.need(needOf(l, "tp_btf "+o.tracepoint, o.lost, err))
 		}
 	}
 }
@@ -78,14 +89,8 @@ func needOf(l *loading, at, lost string, err error) freezeframe.Need {
 
 // plain loads an object whose programs are attached by hand.
 func (l *loading) plain(spec *ebpf.CollectionSpec, constants map[string]any) (*ebpf.Collection, error) {
-	for name, value := range constants {
-		v := spec.Variables[name]
-		if v == nil {
-			return nil, fmt.Errorf("set the constant %s: the object has none", name)
-		}
-		if err := v.Set(value); err != nil {
-			return nil, fmt.Errorf("set the constant %s: %w", name, err)
-		}
+	if err := prepare(spec, constants); err != nil {
+		return nil, err
 	}
 	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{KernelTypes: l.kernel}})
 	if err != nil {
@@ -94,3 +99,36 @@ func (l *loading) plain(spec *ebpf.CollectionSpec, constants map[string]any) (*e
 	l.closing(collection{coll})
 	return coll, nil
 }
+
+// enumValue returns a constant of one of the kernel's enumerations.
+func enumValue(types *btf.Spec, enum, name string) (uint64, error) {
+	var e *btf.Enum
+	if err := types.TypeByName(enum, &e); err != nil {
+		return 0, fmt.Errorf("find enum %s among the kernel's types: %w", enum, err)
+	}
+	for _, v := range e.Values {
+		if v.Name == name {
+			return v.Value, nil
+		}
+	}
+	return 0, fmt.Errorf("enum %s of this kernel has no %s", enum, name)
+}
+
+// attachable puts an empty program in the place of each whose tracepoint is not
+// among types, for trace to pass over, and returns the tracepoints' names.
+func attachable(spec *ebpf.CollectionSpec, types *btf.Spec) (lacks []string) {
+	for name, p := range spec.Programs {
+		if arguments(types, p.AttachTo) < 0 {
+			lacks = append(lacks, p.AttachTo)
+			spec.Programs[name] = &ebpf.ProgramSpec{
+				Name: name, Type: ebpf.SocketFilter, License: "GPL",
+				Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
+			}
+		}
+	}
+	return lacks
+}
+
+// errUnused says that this machine has nothing that a family could tell of: it
+// is left out without a word.
+var errUnused = errors.New("nothing here for it to tell of")

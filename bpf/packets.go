@@ -123,7 +123,7 @@ func loadPacketsFamily(l *loading) error {
 
 // dropReasons returns what each number of this kernel's reasons is to us.
 func (l *loading) dropReasons() (meaning [packetReasons]uint8, err error) {
-	args, err := l.tracepoint("kfree_skb")
+	args, err := tracepoint(l.kernel, "kfree_skb")
 	if err != nil {
 		return meaning, err
 	}

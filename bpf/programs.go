@@ -99,9 +99,10 @@ type loaded struct {
 	programs []*ebpf.Program
 	links    []link.Link
 	closers  []io.Closer
-	stops    []func()    // for what is no link: ends its running, keeps it readable
-	shed     string      // why it was taken out again; "" while it runs
-	gone     atomic.Bool // as shed, for readers on the lanes
+	count    func() uint64 // of the records that it left out; nil: it keeps none
+	stops    []func()      // for what is no link: ends its running, keeps it readable
+	shed     string        // why it was taken out again; "" while it runs
+	gone     atomic.Bool   // as shed, for readers on the lanes
 	last     Cost
 	lastAt   time.Time
 }
@@ -167,6 +168,24 @@ func (l *loaded) tryLoad(p *Programs, kernel *btf.Spec) (err error) {
 // *ebpf.Program and *ebpf.Map fields with ebpf tags), after its constants were
 // set.
 func (l *loading) collection(spec *ebpf.CollectionSpec, constants map[string]any, objs any) error {
+	if err := prepare(spec, constants); err != nil {
+		return err
+	}
+	opts := &ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{KernelTypes: l.kernel, ExtraRelocationTargets: l.more}}
+	if err := spec.LoadAndAssign(objs, opts); err != nil {
+		return fmt.Errorf("load %s: %w", l.name, err)
+	}
+	if c, ok := objs.(io.Closer); ok {
+		l.closers = append(l.closers, c)
+	}
+	return nil
+}
+
+// prepare sets an object's constants, and gives it a rate for each CPU.
+func prepare(spec *ebpf.CollectionSpec, constants map[string]any) error {
+	if m := spec.Maps["rates"]; m != nil {
+		m.MaxEntries = uint32(possibleCPUs())
+	}
 	for name, value := range constants {
 		v := spec.Variables[name]
 		if v == nil {
@@ -175,13 +194,6 @@ func (l *loading) collection(spec *ebpf.CollectionSpec, constants map[string]any
 		if err := v.Set(value); err != nil {
 			return fmt.Errorf("set the constant %s: %w", name, err)
 		}
-	}
-	opts := &ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{KernelTypes: l.kernel, ExtraRelocationTargets: l.more}}
-	if err := spec.LoadAndAssign(objs, opts); err != nil {
-		return fmt.Errorf("load %s: %w", l.name, err)
-	}
-	if c, ok := objs.(io.Closer); ok {
-		l.closers = append(l.closers, c)
 	}
 	return nil
 }
@@ -226,6 +238,9 @@ func (p *Programs) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, l := range slices.Backward(p.loaded) {
+		if n, any := l.leftOut(); any {
+			p.needs = append(p.needs, n) // it cannot be asked again
+		}
 		if l.shed == "" {
 			l.close()
 		}
@@ -243,6 +258,11 @@ func (p *Programs) Needs() []freezeframe.Need {
 	needs := slices.Clone(p.needs)
 	if p.Tasks != nil {
 		if n, failed := p.Tasks.need(); failed {
+			needs = append(needs, n)
+		}
+	}
+	for _, l := range p.loaded {
+		if n, any := l.leftOut(); any {
 			needs = append(needs, n)
 		}
 	}

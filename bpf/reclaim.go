@@ -74,7 +74,7 @@ type reclaimState struct {
 type Reclaims struct {
 	objects reclaimObjects
 	ring    *Ring
-	state   mapped[reclaimState]
+	state   slots[reclaimState]
 }
 
 func loadReclaimFamily(l *loading) error {
@@ -83,7 +83,7 @@ func loadReclaimFamily(l *loading) error {
 		return fmt.Errorf("read the object of reclaim: %w", err)
 	}
 	constants := map[string]any{"tick_ns": uint64(tick())}
-	if n := tracepoint(l.kernel, "balance_dirty_pages"); n > 2 {
+	if n := arguments(l.kernel, "balance_dirty_pages"); n > 2 {
 		constants["pause_argument"] = uint32(n - 2) // the last but one
 	}
 	lost := map[string]string{
@@ -105,10 +105,11 @@ func loadReclaimFamily(l *loading) error {
 		return err
 	}
 	l.closing(r.ring)
-	if r.state, err = mapValue[reclaimState](r.objects.Reclaims); err != nil {
+	if r.state, err = mapSlots[reclaimState](r.objects.Reclaims); err != nil {
 		return err
 	}
 	l.closing(&r.state)
+	l.count = r.Lost
 	o := &r.objects
 	if err := l.trace(o.DirectEnd, o.CgroupEnd, o.CompactionEnd, o.DirectBegin, o.CgroupBegin, o.CompactionBegin, o.DirtyPause); err != nil {
 		return err
@@ -170,7 +171,7 @@ func configured(r io.Reader, name string) int {
 }
 
 // Processes returns the slots of who had to reclaim of late.
-func (r *Reclaims) Processes() []ReclaimProcess { return r.state.value.processes[:] }
+func (r *Reclaims) Processes() []ReclaimProcess { return r.state.values[0].processes[:] }
 
 // Drain calls f with what is new, oldest end first, at most the given number;
 // the record is only valid during the call.
@@ -183,4 +184,4 @@ func (r *Reclaims) Drain(most int, f func(*Reclaim)) int {
 }
 
 // Lost returns how many intervals were left out.
-func (r *Reclaims) Lost() uint64 { return r.state.value.lost }
+func (r *Reclaims) Lost() uint64 { return r.state.values[0].lost }

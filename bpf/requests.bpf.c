@@ -23,6 +23,7 @@
  * listener's storage (BPF_F_CLONE), Unix ones its address.
  */
 #include "sockets.h"
+#include "rate.h"
 
 #define AF_UNIX 1
 #define AF_INET 2
@@ -149,12 +150,6 @@ struct told {
 	char comm[TASK_COMM_LEN];
 };
 
-struct rate {
-	__u64 window;
-	__u64 told;
-	__u64 lost;
-};
-
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
@@ -210,14 +205,6 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 18);
 } ended SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1); /* as many as CPUs, when it is loaded */
-	__type(key, __u32);
-	__type(value, struct rate);
-} rates SEC(".maps");
 
 volatile const __u32 shard_mask = 0;   /* shards - 1 */
 volatile const __u64 told_most = 500;  /* a second and CPU */
@@ -564,25 +551,15 @@ static __noinline int over(struct sock *sk, struct state *st, __u32 what, __u64 
 	struct service *s;
 	struct rate *r;
 	struct told *t;
-	__u32 cpu = bpf_get_smp_processor_id();
 
 	if (!sk || !st)
 		return 0;
 	s = service_of(st->service);
 	if (!s || (now - began < s->least && !st->tell))
 		return 0;
-	r = bpf_map_lookup_elem(&rates, &cpu);
-	if (!r)
+	r = rate_here();
+	if (!r || !may_tell(r, now, told_most))
 		return 0;
-	if (r->window != now >> 30) {
-		r->window = now >> 30;
-		r->told = 0;
-	}
-	if (r->told >= told_most) {
-		r->lost++;
-		return 0;
-	}
-	r->told++;
 	t = bpf_ringbuf_reserve(&ended, sizeof(*t), 0);
 	if (!t) {
 		r->lost++;

@@ -3,7 +3,6 @@ package bpf
 import (
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"runtime"
 	"unsafe"
@@ -141,27 +140,22 @@ type History struct {
 	Bins  [WaitKinds][RequestBins]uint32
 }
 
-type requestsRate struct {
-	window, told, lost uint64
-}
-
 // Requests reads what requests.bpf.c tells. It is for one goroutine.
 type Requests struct {
 	family   *loaded
 	ring     *Ring
 	objects  requestsObjects
 	walk     *link.Iter
-	services []Service
-	rates    []requestsRate
+	services slots[Service]
+	rates    *rates
 	shards   int
 	buf      []Told
 	part     History
-	pages    [][]byte
 }
 
 func loadRequestsFamily(l *loading) error {
 	for _, name := range []string{"sk_data_ready", "sock_recv_length", "sock_send_length", "inet_sock_set_state"} {
-		if tracepoint(l.kernel, name) < 0 {
+		if arguments(l.kernel, name) < 0 {
 			return fmt.Errorf("this kernel has no tracepoint %s (Linux 6.3 does): %w", name, ebpf.ErrNotSupported)
 		}
 	}
@@ -174,7 +168,6 @@ func loadRequestsFamily(l *loading) error {
 		r.shards *= 2
 	}
 	spec.Maps["histories"].MaxEntries = uint32(requestPlaces * r.shards)
-	spec.Maps["rates"].MaxEntries = uint32(possibleCPUs())
 	if err := l.collection(spec, map[string]any{"shard_mask": uint32(r.shards - 1)}, &r.objects); err != nil {
 		return err
 	}
@@ -182,18 +175,18 @@ func loadRequestsFamily(l *loading) error {
 		return err
 	}
 	l.closing(r.ring)
-	l.closing(r)
-	if r.services, err = mapSlots[Service](r, r.objects.Services); err != nil {
+	if r.services, err = mapSlots[Service](r.objects.Services); err != nil {
 		return err
 	}
+	l.closing(&r.services)
 	if size := uint32(unsafe.Sizeof(History{})); r.objects.Histories.ValueSize() != size {
 		return fmt.Errorf("map %s: its values have %d bytes, not %d", r.objects.Histories, r.objects.Histories.ValueSize(), size)
 	}
-	if r.rates, err = mapSlots[requestsRate](r, r.objects.Rates); err != nil {
+	if r.rates, err = l.mapRates(r.objects.Rates); err != nil {
 		return err
 	}
-	for i := range r.services {
-		r.services[i].Least = requestLeast
+	for i := range r.services.values {
+		r.services.values[i].Least = requestLeast
 	}
 	for id := uint32(1); id < requestPlaces; id++ {
 		if err := r.free(id); err != nil {
@@ -212,34 +205,6 @@ func loadRequestsFamily(l *loading) error {
 		return err
 	}
 	l.Requests = r
-	return nil
-}
-
-// mapSlots maps an array of many values of type T, which may be written too.
-func mapSlots[T any](r *Requests, m *ebpf.Map) ([]T, error) {
-	var zero T
-	if size := uint32(unsafe.Sizeof(zero)); m.ValueSize() != size {
-		return nil, fmt.Errorf("map %s: its values have %d bytes, not %d", m, m.ValueSize(), size)
-	}
-	page := os.Getpagesize()
-	size := (int(m.MaxEntries())*int(m.ValueSize()) + page - 1) &^ (page - 1)
-	b, err := unix.Mmap(m.FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if err != nil {
-		return nil, fmt.Errorf("map %s: %w", m, err)
-	}
-	r.pages = append(r.pages, b)
-	return unsafe.Slice((*T)(unsafe.Pointer(&b[0])), m.MaxEntries()), nil
-}
-
-// Close unmaps what was mapped.
-func (r *Requests) Close() error {
-	r.services, r.rates = nil, nil
-	for _, b := range r.pages {
-		if err := unix.Munmap(b); err != nil {
-			return fmt.Errorf("unmap the maps of requests: %w", err)
-		}
-	}
-	r.pages = nil
 	return nil
 }
 
@@ -324,7 +289,7 @@ func (r *Requests) Walk(f func(*Told)) error {
 func (r *Requests) Gone() bool { return r == nil || r.family.gone.Load() }
 
 // Services returns the slots of all services; those in use say so.
-func (r *Requests) Services() []Service { return r.services }
+func (r *Requests) Services() []Service { return r.services.values }
 
 // Used tells whether a slot is in use.
 func (s *Service) Used() bool { return s.used != 0 }
@@ -363,8 +328,8 @@ func (r *Requests) Take(slot int, h *History) error {
 
 // Tidy gives away the slots of which the walks have met no socket for long.
 func (r *Requests) Tidy(now uint64) error {
-	for i := 1; i < len(r.services); i++ {
-		s := &r.services[i]
+	for i := 1; i < len(r.services.values); i++ {
+		s := &r.services.values[i]
 		if s.used == 0 || s.Seen == 0 || now < s.Seen || now-s.Seen < slotIdle {
 			continue
 		}
@@ -401,13 +366,7 @@ func (r *Requests) free(id uint32) error {
 }
 
 // Lost returns how many waits were not told, because there were too many.
-func (r *Requests) Lost() uint64 {
-	var lost uint64
-	for i := range r.rates {
-		lost += r.rates[i].lost
-	}
-	return lost
-}
+func (r *Requests) Lost() uint64 { return r.rates.Lost() }
 
 // iterCreateAttr and elemAttr are what bpf(2) takes for BPF_ITER_CREATE and
 // BPF_MAP_*_ELEM.

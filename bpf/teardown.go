@@ -42,7 +42,7 @@ func loadTeardownFamily(l *loading) error {
 			return fmt.Errorf("this kernel has no tracepoint %s", name)
 		}
 	}
-	if tracepoint(l.kernel, "sched_process_exit") < 2 || tracepoint(l.kernel, "exit_mmap") < 0 {
+	if arguments(l.kernel, "sched_process_exit") < 2 || arguments(l.kernel, "exit_mmap") < 0 {
 		l.need(freezeframe.Need{
 			What: "BPF tracepoint sched_process_exit before a process's memory is given back", Lost: "when the teardown of a large process began; its end and size are told",
 			Fix: "Linux 6.16 or newer", Err: "this kernel tells of the exit afterwards",

@@ -18,6 +18,7 @@
  * switch, when rq->clock is fresh.
  */
 #include "kernel.h"
+#include "rate.h"
 #include "where.h"
 
 #define FRAMES 32
@@ -52,20 +53,6 @@ struct {
 	__uint(max_entries, 1 << 20);
 } waits SEC(".maps");
 
-/* What there was no room for, and what was beyond the rate: per CPU. */
-struct rate {
-	__u64 window; /* whole seconds, about */
-	__u64 told;   /* in this window */
-	__u64 lost;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct rate);
-} rates SEC(".maps");
-
 volatile const __u64 slept_least_ns = 5000000;  /* uninterruptible */
 volatile const __u64 idled_least_ns = 20000000; /* interruptible, stopped */
 volatile const __u64 queued_least_ns = 5000000;
@@ -84,23 +71,16 @@ __u64 adjusted = 0;
 /* record reserves a record, within the rate. */
 static __always_inline struct wait *record(__u64 now)
 {
-	__u32 zero = 0;
-	struct rate *r = bpf_map_lookup_elem(&rates, &zero);
-	struct wait *w = NULL;
+	struct rate *r = rate_here();
+	struct wait *w;
 
-	if (!r)
+	if (!r || !may_tell(r, now, told_most))
 		return NULL;
-	if (r->window != now >> 30) {
-		r->window = now >> 30;
-		r->told = 0;
-	}
-	if (r->told < told_most)
-		w = bpf_ringbuf_reserve(&waits, sizeof(*w), 0);
+	w = bpf_ringbuf_reserve(&waits, sizeof(*w), 0);
 	if (!w) {
 		r->lost++;
 		return NULL;
 	}
-	r->told++;
 	w->cpu = bpf_get_smp_processor_id();
 	w->state = 0;
 	w->syscall = -1;

@@ -76,18 +76,14 @@ func cstring(b []byte) []byte {
 type Waits struct {
 	ring    *Ring
 	objects waitsObjects
-	rates   []waitsRate
 }
-
-// waitsRate is struct rate.
-type waitsRate struct{ Window, Told, Lost uint64 }
 
 func loadWaitsFamily(l *loading) error {
 	spec, err := loadWaits()
 	if err != nil {
 		return fmt.Errorf("read the object of waits: %w", err)
 	}
-	w := &Waits{rates: make([]waitsRate, possibleCPUs())}
+	w := &Waits{}
 	if err := l.collection(spec, nil, &w.objects); err != nil {
 		return err
 	}
@@ -95,6 +91,9 @@ func loadWaitsFamily(l *loading) error {
 		return err
 	}
 	l.closing(w.ring)
+	if _, err := l.mapRates(w.objects.Rates); err != nil {
+		return err
+	}
 	if err := l.trace(w.objects.Waking, w.objects.Switched); err != nil {
 		return err
 	}
@@ -123,18 +122,6 @@ func (w *Waits) Drain(most int, f func(*Wait)) int {
 			f((*Wait)(unsafe.Pointer(&b[0])))
 		}
 	})
-}
-
-// Lost returns how many waits were not told, because there were too many.
-func (w *Waits) Lost() (uint64, error) {
-	if err := w.objects.Rates.Lookup(uint32(0), &w.rates); err != nil {
-		return 0, fmt.Errorf("read how many waits BPF left out: %w", err)
-	}
-	var lost uint64
-	for i := range w.rates {
-		lost += w.rates[i].Lost
-	}
-	return lost, nil
 }
 
 // IsSocket and IsPipe tell what kind of file a Mode is.

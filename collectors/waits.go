@@ -27,7 +27,6 @@ const (
 	waitsByInterrupt
 	waitsPrio
 	waitsCPU
-	waitsLost
 	waitsWidth
 )
 
@@ -45,8 +44,6 @@ type waits struct {
 	table   *freezeframe.Table // of the reading that goes on
 	take    func(*bpf.Wait)
 	stalled bool
-	lostAt  freezeframe.Instant
-	lost    uint64
 }
 
 func (c *waits) Source() freezeframe.Source {
@@ -72,7 +69,6 @@ func (c *waits) Source() freezeframe.Source {
 			waitsByInterrupt: {Name: "by_interrupt", Kind: gauge}, // 1: an interrupt woke it, whoever ran meanwhile
 			waitsPrio:        {Name: "prio", Kind: gauge},
 			waitsCPU:         {Name: "cpu", Kind: gauge},
-			waitsLost:        {Name: "lost", Kind: gauge}, // waits that were left out so far, for their number
 		},
 	}
 }
@@ -99,13 +95,6 @@ func (c *waits) Collect(t *freezeframe.Table) error {
 			return err
 		}
 		c.stalled = stalled
-	}
-	if now.Sub(c.lostAt) >= time.Second {
-		lost, err := c.programs.Lost()
-		if err != nil {
-			return err
-		}
-		c.lost, c.lostAt = lost, now
 	}
 	c.table = t
 	c.programs.Drain(maxWaitRows, c.take)
@@ -145,7 +134,6 @@ func (c *waits) row(w *bpf.Wait) {
 	row[waitsOtherComm] = texts.Intern(w.OtherComm())
 	row[waitsPrio], row[waitsCPU] = uint64(w.Prio), uint64(w.CPU)
 	row[waitsSyscall] = uint64(int64(w.Syscall))
-	row[waitsLost] = c.lost
 	if w.Kind != bpf.Slept {
 		row[waitsState] = 'R'
 		return

@@ -1,0 +1,47 @@
+package bpf
+
+import (
+	"fmt"
+
+	"freezeframe"
+
+	"github.com/cilium/ebpf"
+)
+
+// rate is struct rate of rate.h: one a CPU.
+type rate struct{ window, told, lost uint64 }
+
+// rates says how many records a family left out, because there were too many.
+type rates struct{ slots[rate] }
+
+// mapRates maps the rates of a loaded object.
+func (l *loading) mapRates(m *ebpf.Map) (*rates, error) {
+	s, err := mapSlots[rate](m)
+	if err != nil {
+		return nil, err
+	}
+	r := &rates{s}
+	l.closing(r)
+	l.count = r.Lost
+	return r, nil
+}
+
+// Lost returns how many records were left out so far.
+func (r *rates) Lost() uint64 {
+	var lost uint64
+	for i := range r.values {
+		lost += r.values[i].lost
+	}
+	return lost
+}
+
+// leftOut is the need of a family that had more to tell than it may.
+func (l *loaded) leftOut() (need freezeframe.Need, any bool) {
+	if l.count == nil {
+		return need, false
+	}
+	n := l.count()
+	return freezeframe.Need{
+		What: fmt.Sprintf("take %d records of BPF %s", n, l.name), Lost: "in part: " + l.lost, Err: "more came at once than there is room for",
+	}, n > 0
+}
