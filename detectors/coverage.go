@@ -87,7 +87,7 @@ func (w *Watch) Recorder() freezeframe.RecorderReport {
 		RSSBytes: used.RSSBytes, Samples: stats.Readings, LateSamples: stats.LateReadings,
 		WorstLateMs: float64(stats.WorstLate) / float64(time.Millisecond),
 	}
-	if wall := now.Sub(w.started); wall > 0 {
+	if wall := now.Sub(w.began); wall > 0 {
 		r.CPUPercent = 100 * float64(used.CPU-w.usage.CPU) / float64(wall)
 	}
 	return r

@@ -71,7 +71,8 @@ type Watch struct {
 	bpf     *bpf.Programs
 	chase   *chase
 	cancel  context.CancelFunc
-	started freezeframe.Instant
+	began   freezeframe.Instant // when we began to cost something
+	started freezeframe.Instant // when we began to look
 	usage   kernel.Usage
 
 	late    chan freezeframe.Lateness
@@ -102,16 +103,15 @@ func Start(o Options) (*Watch, error) {
 		opts: o, focus: &freezeframe.Focus{}, ring: recorder.NewRing(o.RingBytes),
 		late: make(chan freezeframe.Lateness, 4096), out: make(chan Incident, maxKept), done: make(chan struct{}),
 		running: map[string]bool{},
-		started: kernel.Now(), usage: kernel.ProcessUsage(),
+		began:   kernel.Now(), usage: kernel.ProcessUsage(),
 	}
-	w.tracker = Tracker{Quiet: o.Quiet, Settled: w.started.Add(settling)}
 	boundHeap()
 	// Loading takes memory for a moment, which cannot be given back once it is
 	// locked.
 	w.bpf = bpf.Load(o.BPF)
 	debug.FreeOSMemory()
 	w.started = kernel.Now()
-	w.tracker.Settled = w.started.Add(settling)
+	w.tracker = Tracker{Quiet: o.Quiet, Settled: w.started.Add(settling)}
 	if o.Realtime {
 		if err := kernel.SetRealtime(RealtimePriority); err != nil {
 			w.need(freezeframe.Need{
@@ -165,6 +165,10 @@ func Start(o Options) (*Watch, error) {
 	go w.bpf.Guard(ctx, o.BPF.Budget)
 	return w, nil
 }
+
+// Started returns when the watch began to look: loading BPF programs takes time
+// before that.
+func (w *Watch) Started() time.Time { return kernel.WallClock().Wall(w.started) }
 
 // RealtimePriority lies just below that of the kernel's threaded interrupt
 // handlers (50): a real-time thread that starves the others must not starve

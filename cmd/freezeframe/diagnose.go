@@ -127,12 +127,12 @@ func (a *app) runDiagnose(parent context.Context, length time.Duration, asJSON b
 		a.log.Info().Int("symptoms", len(s.Symptoms)).Msg("a stall has begun")
 	}
 	o.OnVerdict = func(i detectors.Incident) { progress.judged(i) }
-	started := time.Now().UTC()
 	w, err := detectors.Start(o)
 	if err != nil {
 		progress.stop()
 		return 0, err
 	}
+	started := w.Started()
 	collect.watch = w
 	progress.watching(w)
 	end := time.NewTimer(length)
