@@ -60,7 +60,7 @@ const (
 	keepPlain = 12 << 20
 	// keepDecoded is how many bytes of decoded tables are kept for the next
 	// reader; the last used source is kept in any case.
-	keepDecoded = 8 << 20
+	keepDecoded = 12 << 20
 	// maxDecoded is how many values and keys one source may decode to.
 	maxDecoded = 32 << 20
 	// pinMargin is how far beyond a span readings are pinned, so that those of
