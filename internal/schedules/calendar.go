@@ -78,11 +78,17 @@ func parseCalendar(s string, loc *time.Location) (*calendar, error) {
 			return nil, fmt.Errorf("time zone: %w", err)
 		}
 		c.loc, s = zone, s[:i]
+		if strings.HasSuffix(s, " ") {
+			return nil, errors.New("two blanks stand before the time zone")
+		}
 	}
 	if long, ok := shorthands[strings.ToLower(s)]; ok {
 		s = long
 	}
-	fields := strings.Split(s, " ")
+	fields := strings.FieldsFunc(s, func(r rune) bool { return r == ' ' })
+	if len(fields) == 0 {
+		return nil, errors.New("it is a time zone only")
+	}
 	if isLetter(fields[0]) {
 		var err error
 		if c.weekdays, err = parseWeekdays(fields[0]); err != nil {
@@ -179,18 +185,22 @@ func (c *calendar) parseDate(s string) error {
 		year, month = head[:i], head[i+1:]
 	}
 	if year != "*" {
-		list, err := parseList(year, 1970, 2199)
+		list, err := parseList(year, 1970, 2199, false)
 		if err != nil {
 			return fmt.Errorf("year: %w", err)
 		}
 		c.years = list
 	}
-	list, err := parseList(month, 1, 12)
+	list, err := parseList(month, 1, 12, false)
 	if err != nil {
 		return fmt.Errorf("month: %w", err)
 	}
 	c.months = setOf(list)
-	if list, err = parseList(day, 1, 31); err != nil {
+	most := 31
+	if fromEnd && day != "*" {
+		most = 28 // every month has so many
+	}
+	if list, err = parseList(day, 1, most, fromEnd); err != nil {
 		return fmt.Errorf("day: %w", err)
 	}
 	if fromEnd && day != "*" {
@@ -211,7 +221,7 @@ func (c *calendar) parseClock(s string) error {
 		if i == 0 {
 			most = 23
 		}
-		list, err := parseList(p, 0, most)
+		list, err := parseList(p, 0, most, false)
 		if err != nil {
 			return fmt.Errorf("time %q: %w", s, err)
 		}
@@ -230,7 +240,7 @@ func setOf(list []steps) (set uint64) {
 }
 
 // parseList reads "*", "3", "1,5", "8..18", "0/15", "8..18/2" and lists of them.
-func parseList(s string, least, most int) ([]steps, error) {
+func parseList(s string, least, most int, fromEnd bool) ([]steps, error) {
 	if s == "*" {
 		return []steps{{least, most, 1, true}}, nil
 	}
@@ -258,6 +268,10 @@ func parseList(s string, least, most int) ([]steps, error) {
 		if stepped {
 			if p.step, err = number(step, 1, max(most, 1)); err != nil {
 				return nil, err
+			}
+			// As systemd has it: a step must lead somewhere.
+			if p.open && (!fromEnd && p.start+p.step > most || fromEnd && p.start-p.step < least) {
+				return nil, fmt.Errorf("%q has one time only", part)
 			}
 		}
 		list = append(list, p)
@@ -292,12 +306,11 @@ func (c *calendar) fits(year int, month time.Month, day int, weekday time.Weekda
 		ofMonth = false
 		length := time.Date(year, month+1, 0, 0, 0, 0, 0, time.UTC).Day()
 		for _, s := range c.last {
+			fromEnd := length + 1 - day
 			if s.open { // the start-th from the end, and from there on every step-th
-				first := length + 1 - s.start
-				ofMonth = ofMonth || day >= first && (day-first)%s.step == 0
+				ofMonth = ofMonth || fromEnd <= s.start && (s.start-fromEnd)%s.step == 0
 			} else {
-				first := length + 1 - s.stop
-				ofMonth = ofMonth || day >= first && day <= length+1-s.start && (day-first)%s.step == 0
+				ofMonth = ofMonth || s.has(fromEnd)
 			}
 		}
 	}

@@ -167,7 +167,7 @@ func cronVariable(line string) (name, value string, ok bool) {
 // What stands before the program in a cron command.
 var (
 	shellWords   = map[string]bool{"test": true, "[": true, "cd": true, "command": true, "if": true, "export": true, "set": true, ".": true, "sleep": true, "then": true, "true": true}
-	wrapperWords = map[string]bool{"nice": true, "ionice": true, "env": true, "timeout": true, "flock": true, "sudo": true, "exec": true, "sh": true, "bash": true, "/bin/sh": true, "/bin/bash": true, "chronic": true, "nohup": true}
+	wrapperWords = map[string]bool{"nice": true, "ionice": true, "env": true, "timeout": true, "sudo": true, "exec": true, "sh": true, "bash": true, "/bin/sh": true, "/bin/bash": true, "chronic": true, "nohup": true}
 )
 
 // program returns the name of what a cron command starts, without arguments:

@@ -430,7 +430,7 @@ func (f *Finder) crontab(path, user string, b []byte) (jobs []Job) {
 		} else if p := program(l.Command); p != "" {
 			name += " (" + p + ")"
 		}
-		jobs = append(jobs, Job{Kind: Cron, Name: printable.Name(name, maxName), Delay: defaultAccuracy, Times: []Times{l.Times}})
+		jobs = append(jobs, Job{Kind: Cron, Name: printable.Name(name, maxName), Times: []Times{l.Times}})
 	}
 	return jobs
 }
