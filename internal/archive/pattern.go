@@ -329,11 +329,11 @@ func regular(near, of int) bool {
 // freePattern is one that comes after a while again and again, at no time of
 // the clock: the latest moments decide.
 func freePattern(moments []time.Time) *pattern {
-	for _, n := range []int{64, 24, 12, 6} {
-		if len(moments) < n && n != 6 {
+	for _, n := range []int{min(len(moments), 64), 24, 12, minSpacings + 1} {
+		if len(moments) < n {
 			continue
 		}
-		latest := moments[max(0, len(moments)-n):]
+		latest := moments[len(moments)-n:]
 		median, near, of := spacing(latest)
 		if median < 5*time.Second || !regular(near, of) {
 			continue
