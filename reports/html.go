@@ -44,7 +44,7 @@ func writeHTML(w io.Writer, index []byte, r freezeframe.Report, win freezeframe.
 	if !ok {
 		return fmt.Errorf("the built page has no place for its data: %w", ErrNoPage)
 	}
-	data := pageData{Headline: headline(&r), Report: r, Charts: []chartSource{}, Processes: []processRow{}, Stacks: stacks.NewFlames(sampled, stacks.MaxFlameBytes)}
+	data := pageData{Headline: Headline(&r), Report: r, Charts: []chartSource{}, Processes: []processRow{}, Stacks: stacks.NewFlames(sampled, stacks.MaxFlameBytes)}
 	if win != nil {
 		data.Charts = chartSources(win)
 		data.Processes = processTable(win)

@@ -169,7 +169,7 @@ func shorten(s string, n int) string {
 
 func (p *printer) report(r *freezeframe.Report) {
 	c := &r.Causes[0]
-	p.head(red, headline(r))
+	p.head(red, Headline(r))
 	p.para("", verdict(r))
 	if c.ID != freezeframe.CauseUnknown {
 		p.line("")
@@ -254,9 +254,9 @@ func (p *printer) row(name, text string) {
 	}
 }
 
-// headline says what people felt: the symptom of a service before that of our
+// Headline says what people felt: the symptom of a service before that of our
 // own probes, and the longest of its kind.
-func headline(r *freezeframe.Report) string {
+func Headline(r *freezeframe.Report) string {
 	best := -1
 	rank := func(s *freezeframe.SymptomReport) int {
 		switch s.Probe {
