@@ -21,7 +21,8 @@ const placeholder = `{"freezeframe":"data"}`
 
 // pageData is what the page is given.
 type pageData struct {
-	Headline  string             `json:"headline"` // what people felt, as the text says it
+	Headline  string             `json:"headline"`         // what people felt, as the text says it
+	Recurs    string             `json:"recurs,omitempty"` // how often it came, and when, as the text says it
 	Report    freezeframe.Report `json:"report"`
 	Charts    []chartSource      `json:"charts"`
 	Processes []processRow       `json:"processes"`
@@ -45,6 +46,9 @@ func writeHTML(w io.Writer, index []byte, r freezeframe.Report, win freezeframe.
 		return fmt.Errorf("the built page has no place for its data: %w", ErrNoPage)
 	}
 	data := pageData{Headline: Headline(&r), Report: r, Charts: []chartSource{}, Processes: []processRow{}, Stacks: stacks.NewFlames(sampled, stacks.MaxFlameBytes)}
+	if r.Recurrence != nil {
+		data.Recurs = newPrinter(TextOptions{}).recurs(r.Recurrence)
+	}
 	if win != nil {
 		data.Charts = chartSources(win)
 		data.Processes = processTable(win)

@@ -108,6 +108,7 @@ const (
 
 const (
 	jobsWait    = 3 * time.Second
+	jobsFresh   = 10 * time.Second // what ran just before a stall is asked for after it
 	jobsCurrent = 10 * time.Minute
 	// maxAged is how many reports one Add, Prune or Open gives up for their age:
 	// a clock that is wrong for a moment does not cost them all.
@@ -189,6 +190,11 @@ func Open(o Options) (*Archive, error) {
 	if err := a.load(d); err != nil {
 		d.Close()
 		return nil, fmt.Errorf("read the reports in %s: %w", o.Dir, err)
+	}
+	if !o.ReadOnly {
+		if err := a.prune(""); err != nil {
+			a.damage(err.Error())
+		}
 	}
 	return a, nil
 }
@@ -361,10 +367,12 @@ func (a *Archive) file(id, ext string) string {
 
 func recordOf(r *freezeframe.Report) *record {
 	c := &r.Causes[0]
-	return &record{Entry: Entry{
+	e := &record{Entry: Entry{
 		ID: r.ID, Fingerprint: r.Fingerprint, Start: r.Stall.Start, End: r.Stall.End, DurationMs: r.Stall.DurationMs, Ongoing: r.Stall.Ongoing,
 		Headline: reports.Headline(r), Cause: c.ID, Title: c.Title, Who: reports.Who(&c.Culprit), Unit: c.Culprit.Unit, Explained: c.ExplainedPct,
 	}}
+	e.clean()
+	return e
 }
 
 // Close gives the directory free for another process.
@@ -386,7 +394,7 @@ func (a *Archive) Recur(ctx context.Context, r *freezeframe.Report) {
 	if !validID.MatchString(r.ID) || len(r.Causes) == 0 {
 		return
 	}
-	jobs, _ := a.jobs.get(ctx, a.o.Jobs, time.Minute)
+	jobs, _ := a.jobs.get(ctx, a.o.Jobs, jobsFresh)
 	e := recordOf(r)
 	e.Ran = ranBefore(jobs, r.Stall.Start)
 	a.mu.RLock()

@@ -38,13 +38,18 @@ func parseRecord(text []byte) (*record, error) {
 			return nil, errors.New("it names a file that is none")
 		}
 	}
+	r.clean()
+	return &r, nil
+}
+
+// clean makes what is shown of a record fit for a terminal.
+func (r *record) clean() {
 	for _, s := range []*string{&r.Headline, &r.Title, &r.Who, &r.Unit, (*string)(&r.Cause)} {
 		*s = reports.Clean(*s)
 	}
 	for i := range r.Ran {
 		r.Ran[i] = reports.Clean(r.Ran[i])
 	}
-	return &r, nil
 }
 
 // appendIndex adds a line to the index. The index says nothing that the files
