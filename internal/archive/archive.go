@@ -477,10 +477,7 @@ func (a *Archive) store(r *freezeframe.Report, files func(dir string) ([]string,
 		a.mu.Unlock()
 	}
 	tmp := filepath.Join(a.dir, "."+r.ID+newSuffix)
-	if err := os.RemoveAll(tmp); err != nil {
-		return nil, err
-	}
-	if err := os.Mkdir(tmp, 0o750); err != nil {
+	if err := cmp.Or(os.RemoveAll(tmp), os.Mkdir(tmp, 0o750)); err != nil {
 		return nil, fmt.Errorf("%w%s", err, hint(err))
 	}
 	defer func() {

@@ -104,22 +104,32 @@ func fitJob(j *schedules.Job, hits, moments []time.Time, within time.Duration, j
 	if float64(len(delays)) < fitShare*float64(len(hits)) {
 		return 0, false
 	}
-	followed := 0
+	followed, covered := 0, time.Duration(0)
 	for i, r := range runs {
 		end := r.Add(within)
 		if i+1 < len(runs) && runs[i+1].Before(end) {
 			end = runs[i+1]
 		}
-		k, _ := slices.BinarySearchFunc(moments, r.Add(-slack), time.Time.Compare)
+		begin := r.Add(-slack)
+		k, _ := slices.BinarySearchFunc(moments, begin, time.Time.Compare)
 		if k < len(moments) && !moments[k].After(end) {
 			followed++
 		}
+		// Of the time from the first stall to the last.
+		if begin.Before(hits[0]) {
+			begin = hits[0]
+		}
+		if end.After(last) {
+			end = last
+		}
+		covered += max(0, end.Sub(begin))
 	}
 	if float64(followed) < runsShare*float64(len(runs)) {
 		return 0, false
 	}
-	covered := float64(len(runs)) * float64(within+slack) / float64(last.Sub(from)+within)
-	if math.Log(float64(jobs))+logTail(len(delays), len(hits), covered) > math.Log(fitChance) {
+	// A job with a long random delay covers all of it, and so fits anything.
+	share := float64(covered) / float64(max(1, last.Sub(hits[0])))
+	if math.Log(float64(jobs))+logTail(len(delays), len(hits), share) > math.Log(fitChance) {
 		return 0, false
 	}
 	slices.Sort(delays)
