@@ -3,6 +3,7 @@ package archive
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -892,6 +893,54 @@ func FuzzFind(f *testing.F) {
 		p, err := a.Path(id, ext)
 		if err == nil && p != a.file(r.ID, "json") {
 			t.Errorf("%q %q: %q", id, ext, p)
+		}
+	})
+}
+
+// BenchmarkWeek opens and lists 1,000 reports of 100 KB that are in the index.
+func BenchmarkWeek(b *testing.B) {
+	dir := b.TempDir()
+	const n = 1000
+	for i := range n {
+		r := report(now.Add(time.Duration(i-n)*2*time.Minute), i%200)
+		r.Timeline = make([]freezeframe.TimelineItem, 600)
+		for j := range r.Timeline {
+			r.Timeline[j] = freezeframe.TimelineItem{At: r.Stall.Start, What: "kernel_log", Text: "a line of the kernel's log that says what went wrong, and where, and when"}
+		}
+		text, err := json.Marshal(r)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := os.MkdirAll(filepath.Join(dir, r.ID), 0o750); err != nil {
+			b.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, r.ID, r.ID+".json"), text, 0o640); err != nil {
+			b.Fatal(err)
+		}
+	}
+	o := Options{Dir: dir, Bytes: 4 << 30, Jobs: noJobs}
+	start := time.Now()
+	open(b, o).Close()
+	b.Logf("%d reports read without an index: %v", n, time.Since(start))
+	b.Run("open", func(b *testing.B) {
+		for b.Loop() {
+			open(b, o).Close()
+		}
+	})
+	a := open(b, o)
+	b.Run("list", func(b *testing.B) {
+		for b.Loop() {
+			if got, err := a.List(Query{Since: now.Add(-7 * day)}); err != nil || len(got) != n {
+				b.Fatalf("%d, %v", len(got), err)
+			}
+		}
+	})
+	b.Run("series", func(b *testing.B) {
+		for b.Loop() {
+			clear(a.judged)
+			if got := a.Series(); len(got) != 200 {
+				b.Fatal(len(got))
+			}
 		}
 	})
 }
