@@ -140,13 +140,6 @@ func (n *session) answer(ctx context.Context, c call, a *answer) {
 		}
 	})
 	defer stopped()
-	late := time.AfterFunc(o.Answer, func() {
-		if a.untouched(&Error{CodeTimeout, fmt.Sprintf("the daemon found no answer within %s: perhaps it waits for a disk; freezeframe status answers all the same", o.Answer)}) {
-			cancel()
-		}
-	})
-	defer late.Stop()
-
 	gate := n.s.work[c.kind]
 	waiting, enough := context.WithTimeout(ctx, o.Room)
 	ok := gate.enter(waiting, n.peer.UID)
@@ -157,6 +150,13 @@ func (n *session) answer(ctx context.Context, c call, a *answer) {
 		return
 	}
 	defer gate.leave(n.peer.UID)
+	late := time.AfterFunc(o.Answer, func() {
+		if a.untouched(&Error{CodeTimeout, fmt.Sprintf("the daemon found no answer within %s: perhaps it waits for a disk; freezeframe status answers all the same", o.Answer)}) {
+			cancel()
+		}
+	})
+	defer late.Stop()
+
 	notes, err := n.call(ctx, c, a)
 	if a.finish(err, notes) && err == nil {
 		o.Counters.Answered.Add(1)
