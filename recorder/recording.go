@@ -78,8 +78,8 @@ func (r *Ring) Pin(span freezeframe.Span) (*Recording, error) {
 	r.mu.Lock()
 	drain := slices.Clone(r.drain)
 	r.mu.Unlock()
-	for _, f := range drain {
-		f()
+	for _, s := range drain {
+		s.drainLate()
 	}
 	wide := freezeframe.Span{Start: span.Start - pinMargin, End: span.End + pinMargin}
 	if span.End > math.MaxInt64-pinMargin {
