@@ -44,9 +44,9 @@ type Options struct {
 	RingBytes int
 	// Ring is recorded into, where it is not nil: that of a watch before (see
 	// Handover), so that what it holds is there for this one too.
-	Ring *recorder.Ring
-	Rules     []freezeframe.Rule
-	Quiet     time.Duration // 0: DefaultQuiet
+	Ring  *recorder.Ring
+	Rules []freezeframe.Rule
+	Quiet time.Duration // 0: DefaultQuiet
 	// OnStall is told when a stall opens, with what is known then.
 	OnStall func(freezeframe.Stall)
 	// OnVerdict is told the verdict as soon as a stall is over; the incident
@@ -56,6 +56,9 @@ type Options struct {
 	// memory to stay resident, so that recording goes on where ordinary
 	// processes starve.
 	Realtime bool
+	// Missing says what whoever runs the watch could not get; may be nil. It
+	// must not wait.
+	Missing func() []freezeframe.Need
 }
 
 // Incident is one judged stall with its recording.
@@ -89,7 +92,8 @@ type Watch struct {
 
 	mu      sync.Mutex
 	needs   []freezeframe.Need
-	running map[string]bool // probes that could be had
+	rights  []freezeframe.Need // of the needs: what we asked for to be on time
+	running map[string]bool    // probes that could be had
 	probes  []freezeframe.Probe
 	asking  map[string]context.CancelFunc // the active probes, by name
 
@@ -125,16 +129,16 @@ func Start(o Options) (*Watch, error) {
 	w.tracker = Tracker{Quiet: o.Quiet, Settled: w.started.Add(settling)}
 	if o.Realtime {
 		if err := kernel.SetRealtime(RealtimePriority); err != nil {
-			w.need(freezeframe.Need{
+			w.right(freezeframe.Need{
 				What: "run with real-time priority", Lost: "readings may come late while ordinary processes starve",
 				Fix: "run as root, or grant CAP_SYS_NICE", Err: err.Error(),
 			})
 		}
 		if err := kernel.RelaxMonitor(); err != nil {
-			w.need(freezeframe.Need{What: "let the Go runtime's monitor sleep longer", Lost: "about 1 % of a CPU", Err: err.Error()})
+			w.right(freezeframe.Need{What: "let the Go runtime's monitor sleep longer", Lost: "about 1 % of a CPU", Err: err.Error()})
 		}
 		if err := kernel.MlockAll(); err != nil {
-			w.need(freezeframe.Need{
+			w.right(freezeframe.Need{
 				What: "keep the recorder in memory", Lost: "readings may come late while memory is short",
 				Fix: "run as root, or grant CAP_IPC_LOCK", Err: err.Error(),
 			})
@@ -163,6 +167,7 @@ func Start(o Options) (*Watch, error) {
 		w.probe(p)
 	}
 	go w.loop(w.ctx)
+	go w.noticeStops(w.ctx)
 	go w.bpf.Guard(w.ctx, o.BPF.Budget)
 	return w, nil
 }
@@ -248,6 +253,19 @@ func (w *Watch) Unreported() *freezeframe.Stall {
 
 // Ring returns what is recorded into.
 func (w *Watch) Ring() *recorder.Ring { return w.ring }
+
+// Open judges the stall that is open now as it stands; false when there is
+// none, or it could not be pinned.
+func (w *Watch) Open() (i Incident, ok bool) {
+	w.inLoop(func() {
+		if s := w.tracker.Current(kernel.Now()); s != nil {
+			var err error
+			i, err = w.judge(*s)
+			ok = err == nil
+		}
+	})
+	return i, ok
+}
 
 // Handover returns, after Stop, the ring for another watch: nil when a lane was
 // left behind that may still write into it.
@@ -342,6 +360,21 @@ func (w *Watch) need(n freezeframe.Need) {
 	if !slices.Contains(w.needs, n) {
 		w.needs = append(w.needs, n)
 	}
+}
+
+func (w *Watch) right(n freezeframe.Need) {
+	w.need(n)
+	w.mu.Lock()
+	w.rights = append(w.rights, n)
+	w.mu.Unlock()
+}
+
+// Without returns what the watch asked for so as to be on time and did not get:
+// real-time scheduling, memory that stays.
+func (w *Watch) Without() []freezeframe.Need {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.rights)
 }
 
 // loop follows what is late, and wakes up only while something is.
@@ -551,6 +584,9 @@ func (w *Watch) missing() []freezeframe.Need {
 	w.mu.Unlock()
 	if n := w.dropped.Load(); n > 0 {
 		needs = append(needs, freezeframe.Need{What: fmt.Sprintf("take %d reports of probes", n), Lost: "some symptoms: too many came at once"})
+	}
+	if w.opts.Missing != nil {
+		needs = append(needs, w.opts.Missing()...)
 	}
 	needs = append(needs, w.bpf.Needs()...)
 	return append(needs, w.sampler.Missing()...)

@@ -118,6 +118,23 @@ func (r *Ring) Texts() *Texts { return r.texts }
 // it.
 func (r *Ring) AddEvent(e freezeframe.Event) { r.events.add(e) }
 
+// Events returns the events of a kind that touch a span, in order; the empty
+// kind means all.
+func (r *Ring) Events(kind string, span freezeframe.Span) []freezeframe.Event {
+	r.drainLate()
+	return slices.DeleteFunc(r.events.snapshot(span), func(e freezeframe.Event) bool { return kind != "" && e.Kind != kind })
+}
+
+// drainLate brings in the events that lanes have set aside.
+func (r *Ring) drainLate() {
+	r.mu.Lock()
+	drain := slices.Clone(r.drain)
+	r.mu.Unlock()
+	for _, s := range drain {
+		s.drainLate()
+	}
+}
+
 // AddNeed keeps something that this machine does not give, once.
 func (r *Ring) AddNeed(n freezeframe.Need) {
 	r.mu.Lock()
