@@ -1,0 +1,41 @@
+// Package schedules knows what this machine runs by the clock: systemd timers
+// and cron entries. What it does not understand it leaves out.
+package schedules
+
+import (
+	"context"
+	"time"
+)
+
+// Kinds of jobs.
+const (
+	Timer = "timer" // a systemd timer unit
+	Cron  = "cron"  // a line of a crontab
+)
+
+// Job is one thing that runs at times that are known beforehand.
+type Job struct {
+	Kind string
+	Name string // "apt-daily.timer", "/etc/cron.d/atop (atop-rotate)", "crontab of alice (backup.sh)"
+	// Starts is the systemd unit that the job starts, or runs in; "" where it
+	// is not known.
+	Starts string
+	// Delay is how much later than its time it may start.
+	Delay time.Duration
+	// Last is when it ran last, where somebody knows.
+	Last time.Time
+	// Times are its times; none for a timer that counts from something else.
+	Times []Times
+}
+
+// Times is a repeating time of the calendar.
+type Times interface {
+	// Next returns the first time after t, or the zero time where there is none
+	// within the next years.
+	Next(t time.Time) time.Time
+}
+
+// Find returns the jobs of this machine. It reads files and asks systemctl,
+// each within the deadline of ctx; what could not be had is in the error, and
+// the rest is returned all the same.
+func Find(ctx context.Context) ([]Job, error) { return nil, nil }
