@@ -47,6 +47,9 @@ type RecorderReport struct {
 	Samples     uint64  `json:"samples"`
 	LateSamples uint64  `json:"late_samples"`
 	WorstLateMs float64 `json:"worst_late_ms"`
+	// Dropped is how many records were left out since the recorder started:
+	// readings, and reports of probes, that came too many at once.
+	Dropped uint64 `json:"dropped_records"`
 }
 
 // Report is one stall with its verdict.

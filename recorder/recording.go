@@ -76,12 +76,7 @@ func (r *Ring) Pin(span freezeframe.Span) (*Recording, error) {
 	if span.Length() == 0 {
 		return nil, errors.New("pin the recording: the span is empty")
 	}
-	r.mu.Lock()
-	drain := slices.Clone(r.drain)
-	r.mu.Unlock()
-	for _, f := range drain {
-		f()
-	}
+	r.drainLate()
 	wide := freezeframe.Span{Start: span.Start - pinMargin, End: span.End + pinMargin}
 	if span.End > math.MaxInt64-pinMargin {
 		wide.End = span.End

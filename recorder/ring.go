@@ -33,9 +33,29 @@ type Ring struct {
 	mu      sync.Mutex // of what follows; never taken on the sampling path
 	sources []freezeframe.Source
 	needs   []freezeframe.Need
+	lasting int // of the needs: those of the ring itself
 	host    freezeframe.HostReport
 	tool    string
-	drain   []func() // what brings in the events that lanes have set aside
+	drain   []*Sampler // whose lanes set events aside
+}
+
+// taken gives the ring to a sampler. What one before it could not open or read
+// is no longer missing.
+func (r *Ring) taken(s *Sampler) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.needs = r.needs[:r.lasting]
+	for i := range r.sources {
+		r.sources[i].Needs = nil
+	}
+	r.drain = append(r.drain, s)
+}
+
+// left forgets a sampler that has ended.
+func (r *Ring) left(s *Sampler) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.drain = slices.DeleteFunc(r.drain, func(have *Sampler) bool { return have == s })
 }
 
 // NewRing returns a ring that takes the given number of bytes in all. Memory
@@ -87,6 +107,7 @@ func newRing(bytes int, memory func(int) ([]byte, error)) *Ring {
 			Err:  failed.Error(),
 		})
 	}
+	r.lasting = len(r.needs)
 	return r
 }
 
@@ -96,6 +117,23 @@ func (r *Ring) Texts() *Texts { return r.texts }
 // AddEvent keeps an event. Any goroutine may call it; no lane ever waits for
 // it.
 func (r *Ring) AddEvent(e freezeframe.Event) { r.events.add(e) }
+
+// Events returns the events of a kind that touch a span, in order; the empty
+// kind means all.
+func (r *Ring) Events(kind string, span freezeframe.Span) []freezeframe.Event {
+	r.drainLate()
+	return slices.DeleteFunc(r.events.snapshot(span), func(e freezeframe.Event) bool { return kind != "" && e.Kind != kind })
+}
+
+// drainLate brings in the events that lanes have set aside.
+func (r *Ring) drainLate() {
+	r.mu.Lock()
+	drain := slices.Clone(r.drain)
+	r.mu.Unlock()
+	for _, s := range drain {
+		s.drainLate()
+	}
+}
 
 // AddNeed keeps something that this machine does not give, once.
 func (r *Ring) AddNeed(n freezeframe.Need) {

@@ -24,7 +24,7 @@ export interface Report {
   host: { name: string; kernel: string; os: string; virtualization?: string; cpus: number; memory_bytes: number; boot: string };
   stall: { start: string; end: string; duration_ms: number; ongoing: boolean; symptoms: Symptom[] };
   causes: Cause[]; unexplained_pct: number; ledger: Account[]; not_seen: NotSeen[];
-  recorder: { cpu_pct: number; rss_bytes: number; samples: number; late_samples: number; worst_late_ms: number };
+  recorder: { cpu_pct: number; rss_bytes: number; samples: number; late_samples: number; worst_late_ms: number; dropped_records?: number };
   timeline: Item[];
   recurrence?: { count: number; first: string; last: string; spacing_s: number; regular: boolean; pattern?: string; unit?: string };
 }
