@@ -99,6 +99,8 @@ type Box struct {
 	run    uint64 // ms since 1970 of its beginning
 	began  freezeframe.Instant
 	create func(path string) (boxFile, error) // createSegment, or what a test puts in its place
+	clock  func() freezeframe.Clock           // kernel.WallClock, likewise
+	haste  bool                               // thinning does not rest between its chunks, likewise
 
 	ready  bool // Run and OpenBox: the directory is locked and marked
 	locked *os.File
@@ -134,7 +136,9 @@ type marker struct {
 // nil when it did, or when there was none. What keeps the directory from being
 // written to is not an error: Run tries again, and Stats and Needs say why. It
 // is one when another process has the box. It waits for the disk.
-func OpenBox(o BoxOptions) (*Box, *Unclean, error) {
+func OpenBox(o BoxOptions) (*Box, *Unclean, error) { return openBox(o, kernel.WallClock) }
+
+func openBox(o BoxOptions, clock func() freezeframe.Clock) (*Box, *Unclean, error) {
 	if o.Dir == "" {
 		return nil, nil, errors.New("open the black box: no directory was named")
 	}
@@ -149,12 +153,13 @@ func OpenBox(o BoxOptions) (*Box, *Unclean, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("open the black box: read the boot id: %w", err)
 	}
+	now := clock()
 	b := &Box{
-		o: o, boot: strings.TrimSpace(string(boot)), began: kernel.Now(), create: createSegment,
+		o: o, boot: strings.TrimSpace(string(boot)), began: now.Mono, create: createSegment, clock: clock,
 		started: make(chan struct{}), done: make(chan struct{}), changed: make(chan struct{}, 1),
 		keep: map[uint64]freezeframe.Spans{},
 	}
-	b.run = uint64(max(time.Now().UnixMilli(), 0))
+	b.run = uint64(max(now.WallNanos/1e6, 0))
 	if err := b.lock(); err != nil {
 		if errors.Is(err, errTaken) {
 			return nil, nil, fmt.Errorf("open the black box %s: %w", o.Dir, err)
@@ -183,7 +188,7 @@ func (b *Box) lock() error {
 	if err := os.MkdirAll(b.o.Dir, 0o750); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(filepath.Join(b.o.Dir, lockName), os.O_RDWR|os.O_CREATE, 0o640)
+	f, err := os.OpenFile(filepath.Join(b.o.Dir, lockName), os.O_RDONLY|os.O_CREATE, 0o640) // for writing it would keep the filesystem from being made read-only
 	if err != nil {
 		return err
 	}
@@ -336,7 +341,7 @@ func (b *Box) prepare() error {
 
 // mark writes the marker.
 func (b *Box) mark(clean bool) error {
-	now := kernel.WallClock()
+	now := b.clock()
 	m := marker{Boot: b.boot, Run: b.run, Began: now.Wall(b.began), PID: os.Getpid(), Clean: clean, Flushed: now.Wall(now.Mono)}
 	return saveJSON(filepath.Join(b.o.Dir, markerName), &m)
 }
@@ -424,6 +429,8 @@ func (b *Box) Keep(span freezeframe.Span) {
 	b.poke()
 }
 
+func (b *Box) now() freezeframe.Instant { return b.clock().Mono }
+
 // poke wakes the upkeep.
 func (b *Box) poke() {
 	select {
@@ -491,7 +498,7 @@ func (b *Box) Stats() BoxStats {
 		}
 	}
 	if b.synced != 0 {
-		st.Lag = kernel.Now().Sub(b.synced)
+		st.Lag = b.now().Sub(b.synced)
 	}
 	if b.failure != nil {
 		st.Err = b.failure.Error()
@@ -516,7 +523,7 @@ func (b *Box) Run(ctx context.Context, r *Ring, open func() *freezeframe.Stall) 
 		return
 	}
 	b.running = true
-	b.synced = kernel.Now()
+	b.synced = b.now()
 	b.mu.Unlock()
 	defer close(b.done)
 	var upkeep sync.WaitGroup

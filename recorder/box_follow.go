@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"freezeframe"
-	"freezeframe/internal/kernel"
 )
 
 const (
@@ -44,6 +43,7 @@ type follower struct {
 	// What is on the disk; a flush that fails leaves it as it was.
 	place  [freezeframe.Lanes]place
 	events uint64 // order of the last event
+	began  bool   // something is; what was lost before that, nobody asked for
 }
 
 // place is how far a lane's chunks are on the disk.
@@ -75,7 +75,7 @@ func (f *follower) flush() error {
 		f.drop()
 		return err
 	}
-	now := kernel.Now()
+	now := b.now()
 	if f.to != nil && f.due(now) {
 		f.seal()
 	}
@@ -90,7 +90,7 @@ func (f *follower) flush() error {
 		f.drop()
 		return err
 	}
-	f.place, f.events = place, events
+	f.place, f.events, f.began = place, events, true
 
 	b.mu.Lock()
 	b.failure, b.synced = nil, now
@@ -108,7 +108,7 @@ func (f *follower) due(now freezeframe.Instant) bool {
 	f.ring.mu.Lock()
 	changed := len(f.ring.sources) != f.sources
 	f.ring.mu.Unlock()
-	step := kernel.WallClock().Wall(now).Sub(f.to.head.Clock.Wall(now))
+	step := f.box.clock().Wall(now).Sub(f.to.head.Clock.Wall(now))
 	return changed || now.Sub(f.to.begun) >= segmentAge || f.to.out.n >= segmentBytes || step.Abs() >= stepped
 }
 
@@ -121,7 +121,7 @@ func (f *follower) begin(now freezeframe.Instant) error {
 			f.buf = make([]byte, max(len(f.buf), f.ring.lanes[i].size))
 		}
 	}
-	h := head{Clock: kernel.WallClock(), Segment: &segmentHead{Run: b.run, Boot: b.boot}}
+	h := head{Clock: b.clock(), Segment: &segmentHead{Run: b.run, Boot: b.boot}}
 	f.ring.mu.Lock()
 	h.Host, h.Tool = f.ring.host, f.ring.tool
 	h.Sources = slices.Clone(f.ring.sources)
@@ -192,10 +192,10 @@ func (f *follower) copy() (next [freezeframe.Lanes]place, events uint64, gaps []
 		bring()
 	}
 	found, events, missed := f.ring.events.since(f.events)
-	if missed > 0 && f.events != 0 {
+	if missed > 0 && f.began {
 		gaps = append(gaps, BoxGap{Events: missed})
 	}
-	now := kernel.Now()
+	now := f.box.now()
 	for _, g := range gaps {
 		found = append(found, g.event(now))
 	}

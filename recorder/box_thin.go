@@ -75,7 +75,7 @@ func (t *thinner) step() bool {
 		return false
 	default:
 	}
-	group := t.box.group(kernel.Now(), t.failed)
+	group := t.box.group(t.box.now(), t.failed)
 	if len(group) == 0 {
 		return false
 	}
@@ -330,7 +330,7 @@ func (w *thinning) kept(at freezeframe.Instant) bool {
 // real-time priority.
 func (w *thinning) pause() error {
 	now := kernel.Now()
-	if w.slice != 0 {
+	if w.slice != 0 && !w.box.haste {
 		rest := min(now.Sub(w.slice)*(thinShare-1), time.Second)
 		timer := time.NewTimer(rest)
 		defer timer.Stop()

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"freezeframe"
-	"freezeframe/internal/kernel"
 )
 
 const upkeepEvery = 10 * time.Second
@@ -25,11 +24,11 @@ func (b *Box) upkeep(ctx context.Context) {
 		case <-pause.C:
 		}
 		b.saveKeep()
-		b.bound(kernel.WallClock())
+		b.bound(b.clock())
 		t := &thinner{box: b, done: ctx.Done()}
 		for t.step() {
 			b.saveKeep()
-			b.bound(kernel.WallClock())
+			b.bound(b.clock())
 		}
 		t.close()
 		pause.Reset(upkeepEvery)
