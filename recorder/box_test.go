@@ -151,8 +151,13 @@ func (m *machine) flush(f *follower) {
 // record goes on for a while with a flush every three seconds.
 func (m *machine) record(f *follower, d time.Duration) {
 	m.t.Helper()
+	m.recordEvery(f, d, 3*time.Second)
+}
+
+func (m *machine) recordEvery(f *follower, d, sync time.Duration) {
+	m.t.Helper()
 	for end := m.now().Mono.Add(d); m.now().Mono < end; {
-		m.step(3 * time.Second)
+		m.step(sync)
 		m.flush(f)
 	}
 }
