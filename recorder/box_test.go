@@ -928,7 +928,7 @@ func TestBoxAtOnce(t *testing.T) {
 					t.Errorf("%d recordings of the run before: %v", len(recs), err)
 					return
 				}
-				if n := len(checkReadings(t, recs[0], "one")); n < 12*4 {
+				if n := len(checkReadings(t, recs[0], "one")); n < 12*6 {
 					t.Errorf("%d readings", n)
 				}
 				// What was just written, too.

@@ -19,8 +19,8 @@ const (
 	// Between the spans that are kept, one reading of each source is left in
 	// this time, on a common grid; of what has a row for each task, which is
 	// most of a recording, one in thinTasks.
-	thinEvery = 15 * time.Second
-	thinTasks = 60 * time.Second
+	thinEvery = 10 * time.Second
+	thinTasks = 30 * time.Second
 	// A source whose rows are each told once (a wait that is over, a packet
 	// that was dropped) cannot be thinned in time: of these as many rows a
 	// minute are left, and of events of a kind as many.
@@ -32,8 +32,8 @@ const (
 	hourSpan = 55 * time.Minute
 	thinMost = 64 << 20 // bytes that are read for one thinned segment
 
-	thinChunk = 512 << 10 // plain bytes: large ones pack better
-	thinTexts = 2 << 20   // more than a chunk of the ring holds
+	thinChunk = 256 << 10 // plain bytes
+	thinTexts = 1 << 20   // more than a chunk has
 	// thinShare is the share of a CPU that thinning takes: 1 in so many.
 	thinShare = 5
 	// maxThinTable is how many values and keys one reading may have.

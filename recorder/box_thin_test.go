@@ -75,7 +75,7 @@ func TestOldSegmentsAreThinned(t *testing.T) {
 	rec := pinOne(t, b, begin, m.wall())
 	last := freezeframe.Span{Start: end.Add(-15*time.Minute) + 1, End: end + 1}
 	calm := freezeframe.Span{Start: start.Add(30 * time.Minute), End: start.Add(90 * time.Minute)}
-	for name, want := range map[string]int{"one": 240, "task": 60, "records": 0} {
+	for name, want := range map[string]int{"one": 360, "task": 120, "records": 0} {
 		at := checkReadings(t, rec, name)
 		if n := within(at, last); n != 15*60*4 {
 			t.Errorf("%s: %d readings of the last 15 minutes", name, n)
@@ -115,7 +115,7 @@ func TestOldSegmentsAreThinned(t *testing.T) {
 	}
 	// A look at an hour long ago reads one or two files.
 	rec = pinOne(t, b, begin.Add(31*time.Minute), begin.Add(32*time.Minute))
-	if at := checkReadings(t, rec, "one"); within(at, freezeframe.Span{Start: start.Add(31 * time.Minute), End: start.Add(32 * time.Minute)}) != 4 {
+	if at := checkReadings(t, rec, "one"); within(at, freezeframe.Span{Start: start.Add(31 * time.Minute), End: start.Add(32 * time.Minute)}) != 6 {
 		t.Errorf("readings %v", at)
 	}
 	if st := b.Stats(); st.Thinned == 0 || st.Errors != 0 {
@@ -240,7 +240,7 @@ func TestThinningOfDamagedSegments(t *testing.T) {
 		t.Fatalf("%d recordings: %v", len(recs), err)
 	}
 	at := checkReadings(t, recs[0], "one")
-	if n := within(at, freezeframe.Span{Start: start, End: start.Add(9 * time.Minute)}); n < 20 || n > 36 {
+	if n := within(at, freezeframe.Span{Start: start, End: start.Add(9 * time.Minute)}); n < 30 || n > 54 {
 		t.Errorf("%d readings", n)
 	}
 	if n := within(at, freezeframe.Span{Start: start.Add(12 * time.Minute), End: start.Add(14 * time.Minute)}); n != 480 {
@@ -260,13 +260,13 @@ func TestPinWithinAWeek(t *testing.T) {
 		rec := pinOne(t, b, from, from.Add(10*time.Minute))
 		at := checkReadings(t, rec, "one")
 		span := freezeframe.Span{Start: rec.Clock.Instant(from), End: rec.Clock.Instant(from.Add(10 * time.Minute))}
-		if n := within(at, span); n < 39 || n > 43 || b.loads > 2 {
+		if n := within(at, span); n < 59 || n > 63 || b.loads > 2 {
 			t.Errorf("day %d: %d readings, %d files read", day, n, b.loads)
 		}
 	}
 	// The whole week fits too.
 	rec := pinOne(t, b, begin, m.wall())
-	if n := len(checkReadings(t, rec, "one")); n < 7*24*60*4 {
+	if n := len(checkReadings(t, rec, "one")); n < 7*24*60*6 {
 		t.Errorf("%d readings of the week", n)
 	}
 }
