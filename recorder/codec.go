@@ -383,19 +383,18 @@ type decoder struct {
 	keyText bool
 	budget  int // values and keys that may still be decoded
 
-	// leave tells whether a table is left out; nil: none is. It is decoded all
-	// the same, since the next one is a difference from it, in spare.
-	leave func(at freezeframe.Instant) bool
-	spare [2]freezeframe.Table
-	turn  int
-	steps int // values and keys that may still be decoded for nothing
+	open    *freezeframe.Table // its last part has not come yet
+	earlier *freezeframe.Table // of this chunk
+	out     []freezeframe.Table
 
-	open *freezeframe.Table // its last part has not come yet
-	out  []freezeframe.Table
+	// emit, where it is set, gets each table instead of out; the table is its
+	// own only until it returns, and its memory is used again.
+	emit  func(t *freezeframe.Table) error
+	spare freezeframe.Table
 }
 
 func newDecoder(index int, src *freezeframe.Source, budget int) *decoder {
-	d := &decoder{index: index, width: len(src.Columns), keyText: src.Key == "text", budget: budget, steps: 16 * budget}
+	d := &decoder{index: index, width: len(src.Columns), keyText: src.Key == "text", budget: budget}
 	d.isText = make([]bool, d.width)
 	for i, c := range src.Columns {
 		d.isText[i] = c.Kind == freezeframe.Text
@@ -414,93 +413,84 @@ func (d *decoder) chunk(chunk []byte, first freezeframe.Instant, follows bool) e
 	if err != nil {
 		return err
 	}
-	var earlier *freezeframe.Table
+	d.earlier = nil
 	return records(chunk, func(kind byte, body []byte) error {
 		r := fields{b: body}
 		if kind != recordTable || r.uvarint() != uint64(d.index) {
 			return nil
 		}
-		flags := r.byte()
-		if flags&partFull != 0 {
-			earlier = &freezeframe.Table{}
-		} else if earlier == nil {
-			return damaged("a table without the one that it continues")
-		}
-		t, left, err := d.table(&r, ids, first, earlier)
-		if err != nil {
-			return err
-		}
-		earlier = t
-		if left {
-			return nil // all of its parts bear the same moment
-		}
-		if flags&partFirst == 0 {
-			if d.open == nil {
-				return nil // the chunk with its beginning is gone
-			}
-			d.open.Keys = append(d.open.Keys, t.Keys...)
-			d.open.Vals = append(d.open.Vals, t.Vals...)
-			t = d.open
-		}
-		d.open = nil
-		if flags&partLast != 0 {
-			d.out = append(d.out, *t)
-			return nil
-		}
-		d.open = &freezeframe.Table{Due: t.Due, At: t.At, Took: t.Took, Keys: slices.Clone(t.Keys), Vals: slices.Clone(t.Vals)}
-		return nil
+		return d.record(&r, ids, first)
 	})
+}
+
+// record decodes a table's record behind the number of its source.
+func (d *decoder) record(r *fields, ids []uint64, first freezeframe.Instant) error {
+	flags := r.byte()
+	if flags&partFull != 0 {
+		d.reuse(d.earlier)
+		d.earlier = &freezeframe.Table{}
+	} else if d.earlier == nil {
+		return damaged("a table without the one that it continues")
+	}
+	t, err := d.table(r, ids, first, d.earlier)
+	if err != nil {
+		return err
+	}
+	if len(t.Vals) == 0 || len(d.earlier.Vals) == 0 || &t.Vals[0] != &d.earlier.Vals[0] {
+		d.reuse(d.earlier)
+	}
+	d.earlier = t
+	if flags&partFirst == 0 {
+		if d.open == nil {
+			return nil // the chunk with its beginning is gone
+		}
+		d.open.Keys = append(d.open.Keys, t.Keys...)
+		d.open.Vals = append(d.open.Vals, t.Vals...)
+		t = d.open
+	}
+	d.open = nil
+	switch {
+	case flags&partLast == 0:
+		d.open = &freezeframe.Table{Due: t.Due, At: t.At, Took: t.Took, Keys: slices.Clone(t.Keys), Vals: slices.Clone(t.Vals)}
+	case d.emit != nil:
+		return d.emit(t)
+	default:
+		d.out = append(d.out, *t)
+	}
+	return nil
+}
+
+// reuse takes a table's memory for the next one, if none was handed out.
+func (d *decoder) reuse(t *freezeframe.Table) {
+	if d.emit != nil && t != nil && cap(t.Vals) > cap(d.spare.Vals) {
+		d.spare = *t
+	}
 }
 
 // table decodes one record behind its flags. Tables share keys and values with
 // the earlier one where nothing changed, so they must not be written to.
-// left tells that it is to be left out, and lies in spare memory.
-func (d *decoder) table(r *fields, ids []uint64, first freezeframe.Instant, earlier *freezeframe.Table) (t *freezeframe.Table, left bool, err error) {
+func (d *decoder) table(r *fields, ids []uint64, first freezeframe.Instant, earlier *freezeframe.Table) (*freezeframe.Table, error) {
 	due := first + freezeframe.Instant(unzigzag(r.uvarint()))
 	at := due + freezeframe.Instant(unzigzag(r.uvarint()))
-	took := time.Duration(r.uvarint())
+	t := &freezeframe.Table{Due: due, At: at, Took: time.Duration(r.uvarint())}
 	if r.bad {
-		return nil, false, damaged("a table without its times")
+		return nil, damaged("a table without its times")
 	}
 	rows := len(earlier.Keys)
-	if d.leave != nil {
-		left = d.leave(at)
-		if d.steps -= rows*(d.width+1) + 16; d.steps < 0 {
-			return nil, false, errTooLarge
-		}
-	}
-	if left {
-		if t = &d.spare[d.turn]; t == earlier {
-			d.turn = 1 - d.turn
-			t = &d.spare[d.turn]
-		}
-		t.Due, t.At, t.Took = due, at, took
-		t.Keys, t.Vals = t.Keys[:0], t.Vals[:0]
-		return t, true, d.rows(r, ids, earlier, t)
-	}
-	t = &freezeframe.Table{Due: due, At: at, Took: took}
-	spare := earlier == &d.spare[0] || earlier == &d.spare[1]
-	if op := (fields{b: r.b}); !spare && rows > 0 && op.uvarint() == uint64(rows)<<opBits|opSame && len(op.b) == 0 {
+	if op := (fields{b: r.b}); rows > 0 && op.uvarint() == uint64(rows)<<opBits|opSame && len(op.b) == 0 {
 		t.Keys, t.Vals = earlier.Keys, earlier.Vals
-		return t, false, nil
+		return t, nil
 	}
 	if !d.spend(rows) {
-		return nil, false, errTooLarge
+		return nil, errTooLarge
 	}
-	t.Keys = make([]freezeframe.Key, 0, rows)
-	t.Vals = make([]uint64, 0, rows*d.width)
-	if err := d.rows(r, ids, earlier, t); err != nil {
-		return nil, false, err
+	if d.emit != nil {
+		t.Keys, t.Vals = d.spare.Keys[:0], d.spare.Vals[:0]
+		d.spare = freezeframe.Table{}
+	} else {
+		t.Keys = make([]freezeframe.Key, 0, rows)
+		t.Vals = make([]uint64, 0, rows*d.width)
 	}
-	if !spare && slices.Equal(t.Keys, earlier.Keys) {
-		t.Keys = earlier.Keys
-	}
-	return t, false, nil
-}
-
-// rows decodes the operations of a record into a table.
-func (d *decoder) rows(r *fields, ids []uint64, earlier, t *freezeframe.Table) error {
-	rows := len(earlier.Keys)
 	place, reused := 0, 0
 	for len(r.b) > 0 {
 		op := r.uvarint()
@@ -508,7 +498,7 @@ func (d *decoder) rows(r *fields, ids []uint64, earlier, t *freezeframe.Table) e
 		switch op & (1<<opBits - 1) {
 		case opSame:
 			if arg == 0 || arg > uint64(rows-place) {
-				return damaged("a run of rows that the earlier table does not have")
+				return nil, damaged("a run of rows that the earlier table does not have")
 			}
 			n := int(arg)
 			t.Keys = append(t.Keys, earlier.Keys[place:place+n]...)
@@ -518,12 +508,12 @@ func (d *decoder) rows(r *fields, ids []uint64, earlier, t *freezeframe.Table) e
 		case opMove:
 			to := int64(place) + unzigzag(arg)
 			if to < 0 || to >= int64(rows) {
-				return damaged("a move out of the earlier table")
+				return nil, damaged("a move out of the earlier table")
 			}
 			place = int(to)
 		case opChange:
 			if place >= rows {
-				return damaged("a row that the earlier table does not have")
+				return nil, damaged("a row that the earlier table does not have")
 			}
 			t.Keys = append(t.Keys, earlier.Keys[place])
 			t.Vals = append(t.Vals, earlier.Vals[place*d.width:(place+1)*d.width]...)
@@ -532,7 +522,7 @@ func (d *decoder) rows(r *fields, ids []uint64, earlier, t *freezeframe.Table) e
 			reused++
 		case opNew:
 			if !d.spend(1) {
-				return errTooLarge
+				return nil, errTooLarge
 			}
 			var before freezeframe.Key
 			if n := len(t.Keys); n > 0 {
@@ -549,13 +539,16 @@ func (d *decoder) rows(r *fields, ids []uint64, earlier, t *freezeframe.Table) e
 			}
 		}
 		if r.bad {
-			return damaged("a table that is cut short")
+			return nil, damaged("a table that is cut short")
 		}
 		if reused > rows {
-			return damaged("a table that repeats rows of the earlier one")
+			return nil, damaged("a table that repeats rows of the earlier one")
 		}
 	}
-	return nil
+	if d.emit == nil && slices.Equal(t.Keys, earlier.Keys) {
+		t.Keys = earlier.Keys
+	}
+	return t, nil
 }
 
 // values changes the columns of a row that the masks name.

@@ -26,7 +26,10 @@ type Recording struct {
 	Stalls  []freezeframe.Stall
 	Events  []freezeframe.Event // by their beginning
 
-	blocks []block // by lane, then number
+	blocks  []block            // by lane, then number
+	segment *segmentHead       // of a segment of the black box
+	open    *freezeframe.Stall // when that was last written to; in Stalls too
+	merged  bool               // of several segments: a reading may be there twice
 
 	mu      sync.Mutex // of what follows
 	packer  packer
@@ -137,8 +140,21 @@ func (rec *Recording) tables(index int) []freezeframe.Table {
 		return have.tables
 	}
 	src := &rec.Sources[index]
+	kept := 0 // values and keys
 	d := newDecoder(index, src, maxDecoded)
-	d.leave = rec.sparse(src)
+	if leave := rec.sparse(src); leave != nil {
+		d.budget = 16 * maxDecoded // most of it is not kept
+		d.emit = func(t *freezeframe.Table) error {
+			if leave(t.At) {
+				return nil
+			}
+			d.out = append(d.out, copyOf(t, d.out))
+			if kept += len(t.Vals) + len(t.Keys); kept > maxDecoded {
+				return errTooLarge
+			}
+			return nil
+		}
+	}
 	var before *block
 	for i := range rec.blocks {
 		b := &rec.blocks[i]
@@ -163,7 +179,13 @@ func (rec *Recording) tables(index int) []freezeframe.Table {
 		}
 	}
 	slices.SortStableFunc(d.out, func(a, b freezeframe.Table) int { return int(min(max(a.At-b.At, -1), 1)) })
-	have := &decodedSource{tables: d.out, bytes: 8*(maxDecoded-d.budget) + 100*len(d.out), used: rec.clock}
+	if rec.merged {
+		d.out = slices.CompactFunc(d.out, func(a, b freezeframe.Table) bool { return a.At == b.At && a.Due == b.Due })
+	}
+	if d.emit == nil {
+		kept = maxDecoded - d.budget
+	}
+	have := &decodedSource{tables: d.out, bytes: 8*kept + 100*len(d.out), used: rec.clock}
 	for rec.held+have.bytes > keepDecoded && len(rec.decoded) > 0 {
 		oldest := -1
 		for i, other := range rec.decoded {
@@ -190,6 +212,18 @@ const (
 	fullSpan = 20 * time.Second
 )
 
+// copyOf copies a table; keys that are those of the last one are shared with it.
+func copyOf(t *freezeframe.Table, before []freezeframe.Table) freezeframe.Table {
+	out := *t
+	out.Vals = slices.Clone(t.Vals)
+	if n := len(before); n > 0 && slices.Equal(t.Keys, before[n-1].Keys) {
+		out.Keys = before[n-1].Keys
+	} else {
+		out.Keys = slices.Clone(t.Keys)
+	}
+	return out
+}
+
 // sparse tells which readings of a source are left out of what is decoded; nil:
 // none. The state of every process and thread, twenty times a second for a
 // minute, is tens of megabytes, and takes whole seconds of a CPU that others
@@ -200,11 +234,7 @@ func (rec *Recording) sparse(src *freezeframe.Source) func(freezeframe.Instant) 
 		return nil
 	}
 	last := freezeframe.Instant(math.MinInt64)
-	leave := false
 	return func(at freezeframe.Instant) bool {
-		if at == last {
-			return leave // another part of the same reading
-		}
 		pace := time.Second
 		for i := range rec.Stalls {
 			s := &rec.Stalls[i]
@@ -212,11 +242,11 @@ func (rec *Recording) sparse(src *freezeframe.Source) func(freezeframe.Instant) 
 				pace = min(pace, time.Duration(int64(Tick)*(int64(s.Length()/fullSpan)+1)))
 			}
 		}
-		leave = last != math.MinInt64 && at.Sub(last) < pace-Tick/2
-		if !leave {
-			last = at
+		if last != math.MinInt64 && at.Sub(last) < pace-Tick/2 {
+			return true
 		}
-		return leave
+		last = at
+		return false
 	}
 }
 
