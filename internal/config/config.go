@@ -176,6 +176,17 @@ type Sources struct {
 	Flags map[string]*pflag.Flag
 }
 
+// Read returns the file that Load reads, "" when it reads none.
+func (s Sources) Read() string {
+	if s.File != "" || s.Default == "" {
+		return s.File
+	}
+	if _, err := os.Stat(s.Default); errors.Is(err, fs.ErrNotExist) {
+		return ""
+	}
+	return s.Default
+}
+
 // Load reads the configuration. The error names the file or variable, the key,
 // what was wanted there and what was found.
 func Load(s Sources) (Config, error) {
@@ -245,15 +256,9 @@ func flagValue(f *pflag.Flag) any {
 
 // readFile reads the file into v and returns how errors name it.
 func readFile(v *viper.Viper, s Sources) (string, error) {
-	path := s.File
+	path := s.Read()
 	if path == "" {
-		if s.Default == "" {
-			return "default", nil
-		}
-		if _, err := os.Stat(s.Default); errors.Is(err, fs.ErrNotExist) {
-			return "default", nil
-		}
-		path = s.Default
+		return "default", nil
 	}
 	b, err := readAll(path)
 	if errors.Is(err, fs.ErrPermission) {

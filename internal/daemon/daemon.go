@@ -475,13 +475,14 @@ func (d *daemon) pulse(ctx context.Context) {
 			d.notify.ready()
 			d.log.Info().Str("version", d.o.Version).Dur("after", time.Since(d.started)).Msg("recording")
 		}
-		if why == "" {
-			d.notify.watchdog()
-			d.counts.pings.Add(1)
-		} else {
+		switch {
+		case why != "":
 			if d.counts.withheld.Add(1) == 1 {
 				d.log.Error().Msg("the recorder is wedged: " + why)
 			}
+		case ready: // the watchdog begins there
+			d.notify.watchdog()
+			d.counts.pings.Add(1)
 		}
 		d.cost.mark()
 		d.notify.setStatus(d.status(ready, why))

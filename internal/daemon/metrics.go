@@ -113,7 +113,7 @@ func serveMetrics(address string, gather func() []family, log zerolog.Logger) (*
 	m.server = &http.Server{
 		Handler: m, ReadTimeout: clientTime, WriteTimeout: clientTime, IdleTimeout: clientTime,
 		MaxHeaderBytes: maxHeader,
-		ErrorLog: stdlog.New(io.Discard, "", 0), // what clients do wrong is theirs to know
+		ErrorLog:       stdlog.New(io.Discard, "", 0), // what clients do wrong is theirs to know
 	}
 	m.server.SetKeepAlivesEnabled(false)
 	go func() {

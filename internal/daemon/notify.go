@@ -5,7 +5,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/daemon"
+	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/rs/zerolog"
 
 	"freezeframe"
@@ -39,7 +39,7 @@ func (n *notifier) run() {
 		if state == "" {
 			return
 		}
-		_, err := daemon.SdNotify(false, state)
+		_, err := systemd.SdNotify(false, state)
 		if err != nil && !failed {
 			n.log.Warn().Err(err).Msg("the service manager cannot be told how things stand")
 		}
@@ -57,13 +57,13 @@ func (n *notifier) send(lines ...string) {
 }
 
 // reloading begins a reload, which the next READY=1 ends.
-func (n *notifier) reloading() { n.send(daemon.SdNotifyReloading, daemon.SdNotifyMonotonicUsec()) }
+func (n *notifier) reloading() { n.send(systemd.SdNotifyReloading, systemd.SdNotifyMonotonicUsec()) }
 
-func (n *notifier) ready() { n.send(daemon.SdNotifyReady) }
+func (n *notifier) ready() { n.send(systemd.SdNotifyReady) }
 
-func (n *notifier) stopping() { n.send(daemon.SdNotifyStopping) }
+func (n *notifier) stopping() { n.send(systemd.SdNotifyStopping) }
 
-func (n *notifier) watchdog() { n.send(daemon.SdNotifyWatchdog) }
+func (n *notifier) watchdog() { n.send(systemd.SdNotifyWatchdog) }
 
 // statusLine is one line for systemctl status.
 func statusLine(text string) string {
