@@ -247,6 +247,7 @@ type subring struct {
 	written atomic.Uint64
 	lost    atomic.Uint64
 	age     time.Duration // after which a chunk is turned though it is not full
+	full    func(*chunk)  // where set, told of a chunk before the next one begins
 
 	// The texts of the chunk that is being written: a table from id to index,
 	// in which an entry counts only if it bears the chunk's number.
@@ -295,6 +296,9 @@ func (s *subring) turn() bool {
 		}
 		if !oldest.pins.CompareAndSwap(0, -1) {
 			continue
+		}
+		if s.full != nil {
+			s.full(s.cur)
 		}
 		number := s.cur.number.Load() + 1
 		oldest.n.Store(0)
@@ -394,16 +398,64 @@ type copied struct {
 	data   []byte
 }
 
+// pin keeps a chunk from being overwritten until it is unpinned (pins.Add(-1)).
+// It returns false when the writer is just taking it.
+func (c *chunk) pin() bool {
+	pins := c.pins.Load()
+	for pins >= 0 && !c.pins.CompareAndSwap(pins, pins+1) {
+		pins = c.pins.Load()
+	}
+	return pins >= 0
+}
+
+// numbers returns the numbers of the oldest and the newest chunk that has
+// something in it; 0, 0 when none has.
+func (s *subring) numbers() (oldest, newest uint64) {
+	for i := range s.chunks {
+		c := &s.chunks[i]
+		if !c.pin() {
+			continue
+		}
+		if n := c.number.Load(); c.n.Load() > 0 {
+			newest = max(newest, n)
+			if oldest == 0 || n < oldest {
+				oldest = n
+			}
+		}
+		c.pins.Add(-1)
+	}
+	return oldest, newest
+}
+
+// since copies what chunk number holds from offset on into buf, which must be
+// as long as a chunk. It returns false when the chunk is not there any more.
+func (s *subring) since(number uint64, offset int, buf []byte) (copied, bool) {
+	for i := range s.chunks {
+		c := &s.chunks[i]
+		if c.number.Load() != number || !c.pin() {
+			continue
+		}
+		if c.number.Load() != number {
+			c.pins.Add(-1)
+			return copied{}, false
+		}
+		n := int(c.n.Load())
+		out := copied{s.lane, number, freezeframe.Span{Start: freezeframe.Instant(c.first.Load()), End: freezeframe.Instant(c.last.Load())}, nil}
+		if n > offset {
+			out.data = buf[:copy(buf, c.buf[offset:n])]
+		}
+		c.pins.Add(-1)
+		return out, true
+	}
+	return copied{}, false
+}
+
 // read copies the lane's chunks that have tables in the span, oldest first.
 func (s *subring) read(span freezeframe.Span) []copied {
 	var out []copied
 	for i := range s.chunks {
 		c := &s.chunks[i]
-		pins := c.pins.Load()
-		for pins >= 0 && !c.pins.CompareAndSwap(pins, pins+1) {
-			pins = c.pins.Load()
-		}
-		if pins < 0 {
+		if !c.pin() {
 			continue // just being overwritten: it was the oldest
 		}
 		if n := c.n.Load(); n > 0 {

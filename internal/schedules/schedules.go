@@ -3,7 +3,6 @@
 package schedules
 
 import (
-	"context"
 	"time"
 )
 
@@ -16,7 +15,7 @@ const (
 // Job is one thing that runs at times that are known beforehand.
 type Job struct {
 	Kind string
-	Name string // "apt-daily.timer", "/etc/cron.d/atop (atop-rotate)", "crontab of alice (backup.sh)"
+	Name string // "apt-daily.timer", "/etc/cron.d/atop (atop.daily)", "crontab of alice (backup.sh)"
 	// Starts is the systemd unit that the job starts, or runs in; "" where it
 	// is not known.
 	Starts string
@@ -31,11 +30,17 @@ type Job struct {
 // Times is a repeating time of the calendar.
 type Times interface {
 	// Next returns the first time after t, or the zero time where there is none
-	// within the next years.
+	// within the next six years.
 	Next(t time.Time) time.Time
 }
 
-// Find returns the jobs of this machine. It reads files and asks systemctl,
-// each within the deadline of ctx; what could not be had is in the error, and
-// the rest is returned all the same.
-func Find(ctx context.Context) ([]Job, error) { return nil, nil }
+// Next returns the first time after t at which the job is to run, or the zero
+// time.
+func (j *Job) Next(t time.Time) (next time.Time) {
+	for _, times := range j.Times {
+		if n := times.Next(t); !n.IsZero() && (next.IsZero() || n.Before(next)) {
+			next = n
+		}
+	}
+	return next
+}
