@@ -185,12 +185,7 @@ func (f *follower) copy() (next [freezeframe.Lanes]place, events uint64, gaps []
 		}
 	}
 
-	f.ring.mu.Lock()
-	drain := slices.Clone(f.ring.drain)
-	f.ring.mu.Unlock()
-	for _, bring := range drain {
-		bring()
-	}
+	f.ring.drainLate()
 	found, events, missed := f.ring.events.since(f.events)
 	if missed > 0 && f.began {
 		gaps = append(gaps, BoxGap{Events: missed})

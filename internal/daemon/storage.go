@@ -213,6 +213,10 @@ func (s *storage) record(parent context.Context) {
 	select {
 	case ring = <-s.rings:
 	case <-parent.Done():
+		// Nothing was recorded: that end is meant, too.
+		if err := s.box.Load().Close(); err != nil {
+			s.log.Error().Err(err).Msg("the black box could not be closed: the next start will take this end for an unclean one")
+		}
 	}
 	for ring != nil {
 		box, changed := s.box.Load(), s.changed()
