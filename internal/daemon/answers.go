@@ -62,8 +62,11 @@ func (d answers) Status(context.Context) (reports.Status, error) {
 		st := a.Stats()
 		s.Reports.Count, s.Reports.Bytes, s.Reports.Oldest = st.Reports, st.Bytes, st.Oldest
 	}
-	if text := d.store.fault.Load(); text != nil {
-		s.Box.Err, s.Reports.Err = *text, *text
+	if text := d.store.boxFault.Load(); text != nil {
+		s.Box.Err = *text
+	}
+	if text := d.store.archiveFault.Load(); text != nil {
+		s.Reports.Err = *text
 	}
 	return s, nil
 }
@@ -88,7 +91,7 @@ func (d *daemon) kept() (*archive.Archive, error) {
 	if a := d.store.archive.Load(); a != nil {
 		return a, nil
 	}
-	if text := d.store.fault.Load(); text != nil {
+	if text := d.store.archiveFault.Load(); text != nil {
 		return nil, control.Errorf(control.CodeFailed, "no reports are kept: %s", *text)
 	}
 	return nil, control.Errorf(control.CodeFailed, "no reports are at hand: the state directory %s does not answer", d.store.dir)

@@ -526,12 +526,19 @@ func (d *daemon) status(ready bool, why string) string {
 			}
 		}
 	}
-	if fault := d.store.fault.Load(); fault != nil {
-		text += "; nothing is kept on disk: " + *fault
-	} else if box := d.store.box.Load(); box == nil {
+	box := d.store.box.Load()
+	switch fault := d.store.boxFault.Load(); {
+	case fault != nil:
+		text += "; not recording to disk: " + *fault
+	case box == nil:
 		text += "; the state directory does not answer"
-	} else if st := box.Stats(); st.Err != "" {
-		text += "; the black box is not written: " + st.Err
+	default:
+		if st := box.Stats(); st.Err != "" {
+			text += "; the black box is not written: " + st.Err
+		}
+	}
+	if fault := d.store.archiveFault.Load(); fault != nil && d.store.boxFault.Load() == nil {
+		text += "; reports are not kept: " + *fault
 	}
 	if len(recent) > 0 {
 		text += fmt.Sprintf("; last stall %s: %s", recent[0].Start.UTC().Format("2006-01-02 15:04:05Z"), recent[0].Cause)

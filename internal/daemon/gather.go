@@ -85,11 +85,8 @@ func (d *daemon) gather() []family {
 	if w := d.watch.Load(); w != nil {
 		add(samplingMetrics(w)...)
 		dropped.with("what", "reading_or_probe_report", float64(w.Dropped()))
-		stalled := 0.0
-		if s := w.Unreported(); s != nil && s.Ongoing {
-			stalled = 1
-		}
-		add(one(gauge, "freezeframe_stalled", stalled, "1 while a stall is going on."),
+		s := w.Unreported()
+		add(one(gauge, "freezeframe_stalled", yes(s != nil && s.Ongoing), "1 while a stall is going on."),
 			one(gauge, "freezeframe_not_seen", float64(len(w.Missing())), "What cannot be seen on this machine, or was not got: `freezeframe status` lists it."))
 	}
 	dropped.with("what", "report", float64(d.store.lost.Load()))
@@ -167,11 +164,10 @@ func (d *daemon) diskMetrics() []family {
 		one(counter, "freezeframe_reports_written_total", float64(d.store.added.Load()), "Reports that are on disk."),
 		one(counter, "freezeframe_report_errors_total", float64(d.store.bad.Load()), "Reports that could not be written."),
 	}
-	up := 1.0
-	if d.store.fault.Load() != nil || d.store.box.Load() == nil {
-		up = 0
-	}
-	out = append(out, one(gauge, "freezeframe_storage_up", up, "1 while the state directory can be used."))
+	up := family{name: "freezeframe_storage_up", help: "1 while what is kept on disk can be: the black box, the reports.", kind: gauge}
+	up.with("what", "black_box", yes(d.store.boxFault.Load() == nil && d.store.box.Load() != nil))
+	up.with("what", "reports", yes(d.store.archiveFault.Load() == nil && d.store.archive.Load() != nil))
+	out = append(out, up)
 	if a := d.store.archive.Load(); a != nil {
 		st := a.Stats()
 		out = append(out,
@@ -191,6 +187,13 @@ func (d *daemon) diskMetrics() []family {
 		}
 	}
 	return out
+}
+
+func yes(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // openFiles counts our own descriptors.

@@ -51,11 +51,13 @@ type storage struct {
 
 	box     atomic.Pointer[recorder.Box]
 	archive atomic.Pointer[archive.Archive]
-	fault   atomic.Pointer[string] // why nothing is kept; nil: it is
-	first   chan error             // what the first attempt came to
+	first   chan error // what the first attempt came to
+	// Why the two are not open; nil: they are, or it is not known yet.
+	boxFault, archiveFault atomic.Pointer[string]
 
-	queue chan kept
-	rings chan *recorder.Ring
+	queue     chan kept
+	rings     chan *recorder.Ring
+	following atomic.Pointer[recorder.Ring]
 	held  atomic.Int32
 	lost  atomic.Uint64 // reports that did not fit into the queue
 	bad   atomic.Uint64 // reports that could not be written
@@ -65,9 +67,9 @@ type storage struct {
 	config config.Config
 	again  chan struct{} // closed when the configuration has changed
 
-	lock    *os.File
-	writers sync.WaitGroup
-	done    chan struct{}
+	lock   *os.File
+	opened bool // the black box was open before; of its goroutine
+	done   chan struct{}
 }
 
 // kept is a report on its way to the disk, with its recording where there was
@@ -96,75 +98,96 @@ func archiveOptions(c config.Config) archive.Options {
 	return archive.Options{Dir: filepath.Join(c.Daemon.StateDir, "reports"), Bytes: c.Archive.Bytes, Age: c.Archive.Age}
 }
 
-// run opens the state directory, again and again until it can be, and then
-// writes what is queued until ctx ends.
+// run makes the state directory ours, opens what is in it, each part again and
+// again until it can be, and writes what is queued until ctx ends.
 func (s *storage) run(ctx context.Context) {
 	defer close(s.done)
+	claimed := s.insist(ctx, &s.boxFault, "the state directory cannot be used", func() error {
+		err := s.claim()
+		s.archiveFault.Store(s.boxFault.Load())
+		return err
+	})
+	if !claimed {
+		return
+	}
+	s.archiveFault.Store(nil)
+	var writers sync.WaitGroup
+	writers.Go(func() { s.record(ctx) })
+	writers.Go(func() { s.keep(ctx) })
+	writers.Wait()
+	_ = s.lock.Close() // that it is closed is all that counts
+}
+
+// insist tries until it works, or ctx ends: then it returns false.
+func (s *storage) insist(ctx context.Context, fault *atomic.Pointer[string], what string, try func() error) bool {
 	for told := ""; ; {
-		err := s.begin()
+		err := try()
+		if err == nil {
+			fault.Store(nil)
+		}
 		select {
 		case s.first <- err:
 		default:
 		}
 		if err == nil {
-			s.fault.Store(nil)
-			break
+			return true
 		}
 		text := err.Error()
-		s.fault.Store(&text)
-		if text != told {
-			s.log.Error().Err(err).Msg("nothing is kept on disk: the state directory cannot be opened; trying again")
+		fault.Store(&text)
+		if text != told && !fatal(err) {
+			s.log.Error().Err(err).Msg(what + "; trying again")
 			told = text
 		}
 		select {
 		case <-ctx.Done():
-			return
+			return false
 		case <-time.After(openAgain):
 		}
 	}
-	s.writers.Go(func() { s.record(ctx) })
-	s.writers.Go(func() { s.keep(ctx) })
-	s.writers.Wait()
-	if s.lock != nil {
-		_ = s.lock.Close() // that it is closed is all that counts
-	}
 }
 
-// begin makes the state directory ours and opens what is in it.
-func (s *storage) begin() error {
+// claim makes the state directory, and sees to it that no other daemon has it.
+func (s *storage) claim() error {
 	if err := os.MkdirAll(s.dir, 0o750); err != nil {
 		return fmt.Errorf("make the state directory: %w (daemon.state_dir names another one)", err)
 	}
-	if s.lock == nil {
-		f, err := os.OpenFile(filepath.Join(s.dir, "lock"), os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o640)
-		if err != nil {
-			return fmt.Errorf("open the state directory: %w (daemon.state_dir names another one)", err)
-		}
-		if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-			_ = f.Close() // the error that counts is the one above
-			if errors.Is(err, syscall.EWOULDBLOCK) {
-				return fmt.Errorf("state directory %s: %w", s.dir, errInUse)
-			}
-			return fmt.Errorf("lock the state directory %s: %w", s.dir, err)
-		}
-		s.lock = f
+	f, err := os.OpenFile(filepath.Join(s.dir, "lock"), os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o640)
+	if err != nil {
+		return fmt.Errorf("open the state directory: %w (daemon.state_dir names another one)", err)
 	}
-	c := s.configured()
-	if s.archive.Load() == nil {
-		a, err := archive.Open(archiveOptions(c))
-		if err != nil {
-			return fmt.Errorf("open the archive of reports: %w", err)
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = f.Close() // the error that counts is the one above
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return fmt.Errorf("state directory %s: %w", s.dir, errInUse)
 		}
-		s.archive.Store(a)
-		s.ready(listed(a, archive.Query{Limit: maxRecent}))
+		return fmt.Errorf("lock the state directory %s: %w", s.dir, err)
 	}
-	box, unclean, err := recorder.OpenBox(boxOptions(c))
+	s.lock = f
+	leftovers(s.dir)
+	return nil
+}
+
+// openBox opens the black box, the first time with what the run before left.
+func (s *storage) openBox() error {
+	box, unclean, err := recorder.OpenBox(boxOptions(s.configured()))
 	if err != nil {
 		return fmt.Errorf("open the black box: %w", err)
 	}
 	s.box.Store(box)
-	if unclean != nil {
+	if unclean != nil && !s.opened {
 		s.found(unclean)
+	}
+	s.opened = true
+	return nil
+}
+
+func (s *storage) openArchive() error {
+	a, err := archive.Open(archiveOptions(s.configured()))
+	if err != nil {
+		return fmt.Errorf("open the archive of reports: %w", err)
+	}
+	if s.archive.Swap(a) == nil {
+		s.ready(listed(a, archive.Query{Limit: maxRecent}))
 	}
 	return nil
 }
@@ -197,6 +220,9 @@ func (s *storage) changed() <-chan struct{} {
 
 // follow has the black box write what this ring holds from now on.
 func (s *storage) follow(r *recorder.Ring) {
+	if s.following.Swap(r) == r {
+		return // another watch goes on with it
+	}
 	for {
 		select {
 		case s.rings <- r:
@@ -210,52 +236,49 @@ func (s *storage) follow(r *recorder.Ring) {
 // the configuration has changed.
 func (s *storage) record(parent context.Context) {
 	var ring *recorder.Ring
-	select {
-	case ring = <-s.rings:
-	case <-parent.Done():
-		// Nothing was recorded: that end is meant, too.
-		if err := s.box.Load().Close(); err != nil {
-			s.log.Error().Err(err).Msg("the black box could not be closed: the next start will take this end for an unclean one")
+	for {
+		if !s.insist(parent, &s.boxFault, "the black box cannot be opened", s.openBox) {
+			return
 		}
-	}
-	for ring != nil {
-		box, changed := s.box.Load(), s.changed()
-		ctx, end := context.WithCancel(parent)
-		ended := make(chan struct{})
-		next := ring
-		go func() {
-			defer close(ended)
+		if ring == nil {
 			select {
-			case <-ctx.Done():
-				return
-			case <-changed:
-			case next = <-s.rings:
+			case ring = <-s.rings:
+			case <-parent.Done():
 			}
-			end()
-		}()
-		box.Run(ctx, ring, s.open)
-		end()
-		<-ended
+		}
+		box := s.box.Load()
+		if ring != nil {
+			ring = s.recordInto(parent, box, ring)
+		}
 		if err := box.Close(); err != nil {
 			s.log.Error().Err(err).Msg("the black box could not be closed: the next start will take this end for an unclean one")
 		}
-		if ring = next; parent.Err() != nil {
+		if parent.Err() != nil {
 			return
 		}
-		for {
-			fresh, _, err := recorder.OpenBox(boxOptions(s.configured()))
-			if err == nil {
-				s.box.Store(fresh)
-				break
-			}
-			s.log.Error().Err(err).Msg("the black box cannot be opened anew; trying again")
-			select {
-			case <-parent.Done():
-				return
-			case <-time.After(openAgain):
-			}
-		}
 	}
+}
+
+// recordInto runs one black box, and returns the ring for the next.
+func (s *storage) recordInto(parent context.Context, box *recorder.Box, ring *recorder.Ring) *recorder.Ring {
+	ctx, end := context.WithCancel(parent)
+	defer end()
+	changed := s.changed()
+	next := make(chan *recorder.Ring, 1)
+	go func() {
+		defer end()
+		select {
+		case <-changed:
+		case r := <-s.rings:
+			next <- r
+			return
+		case <-ctx.Done():
+		}
+		next <- ring
+	}()
+	box.Run(ctx, ring, s.open)
+	end()
+	return <-next
 }
 
 // add queues a report; it never waits for the disk.
@@ -285,6 +308,12 @@ func (s *storage) add(r freezeframe.Report, i *detectors.Incident) {
 // keep writes what is queued. After ctx has ended it writes what is left, as far
 // as whoever stops us waits.
 func (s *storage) keep(ctx context.Context) {
+	if !s.insist(ctx, &s.archiveFault, "the archive of reports cannot be opened", s.openArchive) {
+		if n := len(s.queue); n > 0 {
+			s.log.Error().Int("reports", n).Msg("reports are lost: the archive could not be opened")
+		}
+		return
+	}
 	tick := time.NewTicker(prune)
 	defer tick.Stop()
 	changed := s.changed()
@@ -298,16 +327,17 @@ func (s *storage) keep(ctx context.Context) {
 			}
 		case <-changed:
 			changed = s.changed()
-			s.openArchive()
+			s.closeArchive()
+			if !s.insist(ctx, &s.archiveFault, "the archive of reports cannot be opened with its new bounds", s.openArchive) {
+				return
+			}
 		case <-ctx.Done():
 			for {
 				select {
 				case k := <-s.queue:
 					s.write(context.WithoutCancel(ctx), k)
 				default:
-					if err := s.archive.Load().Close(); err != nil {
-						s.log.Warn().Err(err).Msg("the archive of reports could not be closed")
-					}
+					s.closeArchive()
 					return
 				}
 			}
@@ -315,18 +345,10 @@ func (s *storage) keep(ctx context.Context) {
 	}
 }
 
-// openArchive opens the archive anew, with what is configured now.
-func (s *storage) openArchive() {
-	old := s.archive.Load()
-	if err := old.Close(); err != nil {
+func (s *storage) closeArchive() {
+	if err := s.archive.Load().Close(); err != nil {
 		s.log.Warn().Err(err).Msg("the archive of reports could not be closed")
 	}
-	a, err := archive.Open(archiveOptions(s.configured()))
-	if err != nil {
-		s.log.Error().Err(err).Msg("the archive of reports cannot be opened with its new bounds")
-		return
-	}
-	s.archive.Store(a)
 }
 
 func (s *storage) write(ctx context.Context, k kept) {
@@ -370,13 +392,24 @@ func pages(dir string, r freezeframe.Report, i *detectors.Incident) (names []str
 
 // needs says what the disk keeps us from; it never waits for it.
 func (s *storage) needs() []freezeframe.Need {
-	if text := s.fault.Load(); text != nil {
-		return []freezeframe.Need{{What: "keep anything on disk", Lost: "reports and recordings, when this process ends", Fix: "see daemon.state_dir", Err: *text}}
+	var out []freezeframe.Need
+	need := func(what, lost string, fault *string) {
+		n := freezeframe.Need{What: what, Lost: lost, Err: "the state directory " + s.dir + " does not answer"}
+		if fault != nil {
+			n.Err = *fault
+		}
+		out = append(out, n)
 	}
-	if box := s.box.Load(); box != nil {
-		return box.Needs()
+	box := s.box.Load()
+	if fault := s.boxFault.Load(); fault != nil || box == nil {
+		need("record to disk (daemon.state_dir)", "the last minutes, when the machine stops", fault)
+	} else {
+		out = append(out, box.Needs()...)
 	}
-	return []freezeframe.Need{{What: "keep anything on disk", Lost: "reports and recordings, when this process ends", Err: "the state directory " + s.dir + " does not answer"}}
+	if fault := s.archiveFault.Load(); fault != nil || s.archive.Load() == nil {
+		need("keep reports on disk (daemon.state_dir)", "reports, when this process ends", fault)
+	}
+	return out
 }
 
 // fatal tells whether no other attempt will do better: whoever started us has
