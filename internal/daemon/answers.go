@@ -303,16 +303,22 @@ func (d *daemon) between(ctx context.Context, since, until time.Time) ([]freezef
 // openReport is the report of the stall that is open now, as it stands; nil when
 // there is none.
 func (d *daemon) openReport() *freezeframe.Report {
+	d.covering.Lock()
+	defer d.covering.Unlock()
 	w := d.watch.Load()
 	if w == nil {
 		return nil
 	}
-	i, ok := w.Open()
-	if !ok {
-		return nil
+	if d.judged.of == w && time.Since(d.judged.at) < coverageFresh {
+		return d.judged.report
 	}
-	r := d.build(w, i)
-	return &r
+	d.judged.of, d.judged.report = w, nil
+	if i, ok := w.Open(); ok {
+		r := d.build(w, i)
+		d.judged.report = &r
+	}
+	d.judged.at = time.Now()
+	return d.judged.report
 }
 
 // unrecorded says of which parts of a span nothing is on disk.

@@ -97,6 +97,11 @@ type daemon struct {
 		of       *detectors.Watch
 		at       time.Time
 	}
+	judged struct { // the stall that was open then
+		report *freezeframe.Report
+		of     *detectors.Watch
+		at     time.Time
+	}
 
 	end     context.CancelFunc // of the goroutines
 	running sync.WaitGroup

@@ -58,10 +58,10 @@ type storage struct {
 	queue     chan kept
 	rings     chan *recorder.Ring
 	following atomic.Pointer[recorder.Ring]
-	held  atomic.Int32
-	lost  atomic.Uint64 // reports that did not fit into the queue
-	bad   atomic.Uint64 // reports that could not be written
-	added atomic.Uint64
+	held      atomic.Int32
+	lost      atomic.Uint64 // reports that did not fit into the queue
+	bad       atomic.Uint64 // reports that could not be written
+	added     atomic.Uint64
 
 	mu     sync.Mutex
 	config config.Config

@@ -174,7 +174,7 @@ func uncleanSummary(u *recorder.Unclean, m uncleanMeta, open bool) string {
 	} else {
 		text += " Nothing of its last run had reached the disk."
 	}
-	if u.Missing > 0 {
+	if u.Missing >= 100*time.Millisecond {
 		text += fmt.Sprintf(" It ran for %s more, which did not reach the disk.", plain(u.Missing))
 	}
 	switch {
