@@ -53,7 +53,7 @@ func levels(b *Box) (n [4]int) {
 func TestOldSegmentsAreThinned(t *testing.T) {
 	m := newMachine(t)
 	begin := m.wall()
-	b, f, _ := m.box(BoxOptions{Dir: t.TempDir()})
+	b, f, _ := m.box(BoxOptions{Dir: boxDir(t)})
 	start := m.now().Mono.Add(machineStep)
 	m.live(b, f, 4*time.Minute)
 	stall := freezeframe.Span{Start: m.now().Mono, End: m.now().Mono + 40e9}
@@ -130,7 +130,7 @@ func TestOldSegmentsAreThinned(t *testing.T) {
 // thinned as a whole, but for its last minutes.
 func TestThinningOfARunThatIsOver(t *testing.T) {
 	m := newMachine(t)
-	dir := t.TempDir()
+	dir := boxDir(t)
 	begin := m.wall()
 	b, f, _ := m.box(BoxOptions{Dir: dir})
 	m.live(b, f, 5*time.Minute)
@@ -167,7 +167,7 @@ func TestThinningOfARunThatIsOver(t *testing.T) {
 // others are gone, or while it is being written.
 func TestThinningMayStopAnywhere(t *testing.T) {
 	m := newMachine(t)
-	dir := t.TempDir()
+	dir := boxDir(t)
 	begin := m.wall()
 	b, f, _ := m.box(BoxOptions{Dir: dir, Full: time.Minute})
 	m.record(f, 14*time.Minute)
@@ -211,7 +211,7 @@ func TestThinningMayStopAnywhere(t *testing.T) {
 // Damage in what is thinned costs no more than damage in what is read.
 func TestThinningOfDamagedSegments(t *testing.T) {
 	m := newMachine(t)
-	dir := t.TempDir()
+	dir := boxDir(t)
 	begin := m.wall()
 	b, f, _ := m.box(BoxOptions{Dir: dir, Full: time.Minute})
 	start := m.now().Mono
