@@ -256,7 +256,7 @@ func (b *Box) list() error {
 func (b *Box) closeLeft(s segment) (segment, bool) {
 	path := filepath.Join(b.o.Dir, s.file)
 	rec, err := b.load(s)
-	if rec == nil && !errors.Is(err, ErrDamaged) && !errors.Is(err, ErrNotARecording) {
+	if rec == nil && !errors.Is(err, ErrDamaged) {
 		return s, false // it cannot be read now; the next start tries again
 	}
 	span := freezeframe.Span{}

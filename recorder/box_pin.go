@@ -138,6 +138,9 @@ func (b *Box) load(s segment) (*Recording, error) {
 	if rec != nil && rec.segment == nil {
 		return nil, fmt.Errorf("%w: %s does not say which run it is of", ErrDamaged, s.file)
 	}
+	if errors.Is(damage, ErrNotARecording) { // it bears a segment's name, so it was one
+		damage = fmt.Errorf("%w: %w", ErrDamaged, damage)
+	}
 	if err = errors.Join(err, damage); err != nil {
 		err = fmt.Errorf("read the segment %s: %w", s.file, err)
 	}

@@ -151,8 +151,13 @@ func (m *machine) flush(f *follower) {
 // record goes on for a while with a flush every three seconds.
 func (m *machine) record(f *follower, d time.Duration) {
 	m.t.Helper()
+	m.recordEvery(f, d, 3*time.Second)
+}
+
+func (m *machine) recordEvery(f *follower, d, sync time.Duration) {
+	m.t.Helper()
 	for end := m.now().Mono.Add(d); m.now().Mono < end; {
-		m.step(3 * time.Second)
+		m.step(sync)
 		m.flush(f)
 	}
 }
@@ -734,7 +739,7 @@ func TestBoxHangsAlone(t *testing.T) {
 func TestBoxKeepsItsBounds(t *testing.T) {
 	m := newMachine(t)
 	begin := m.wall()
-	b, f, _ := m.box(BoxOptions{Dir: t.TempDir(), Bytes: 300 << 10, Age: time.Hour})
+	b, f, _ := m.box(BoxOptions{Dir: boxDir(t), Bytes: 300 << 10, Age: time.Hour})
 	for range 40 {
 		m.record(f, 30*time.Second)
 		b.bound(m.now())
@@ -866,4 +871,171 @@ func TestBoxOnRealFilesystems(t *testing.T) {
 	if got := files(t, dir); len(got) == 0 {
 		t.Error("nothing was written after the directory had gone")
 	}
+}
+
+// sampleSegment is a small segment that was closed, with parts, events and an
+// open stall.
+func sampleSegment(t testing.TB) []byte {
+	m := newMachine(t)
+	dir := t.TempDir()
+	b, f, _ := m.box(BoxOptions{Dir: dir})
+	m.rows = 3
+	f.open = func() *freezeframe.Stall { return &freezeframe.Stall{Ongoing: true} }
+	m.ring.AddEvent(freezeframe.Event{Kind: "k", At: m.now().Mono, Text: "text"})
+	m.record(f, 6*time.Second)
+	f.seal()
+	crash(b)
+	data, err := os.ReadFile(filepath.Join(dir, files(t, dir)[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// While lanes write and the disk is written to, everybody may ask, and the run
+// before is thinned. The race detector watches it.
+func TestBoxAtOnce(t *testing.T) {
+	old := newMachine(t)
+	dir := boxDir(t)
+	b, f, _ := old.box(BoxOptions{Dir: dir})
+	begin := old.wall()
+	old.record(f, 13*time.Minute)
+	crash(b)
+
+	m := newMachine(t)
+	b, unclean, err := OpenBox(BoxOptions{Dir: dir, Sync: 2 * time.Millisecond, Full: time.Second})
+	if err != nil || unclean == nil {
+		t.Fatal(unclean, err)
+	}
+	b.haste = true
+	m.clock = b.clock()
+	ctx, cancel := context.WithCancel(context.Background())
+	var all sync.WaitGroup
+	all.Go(func() { b.Run(ctx, m.ring, func() *freezeframe.Stall { return nil }) })
+	all.Go(func() {
+		for ctx.Err() == nil {
+			m.step(5 * time.Second)
+			m.ring.AddEvent(freezeframe.Event{Kind: "k", At: m.now().Mono})
+			time.Sleep(time.Millisecond)
+		}
+	})
+	for range 2 {
+		all.Go(func() {
+			for ctx.Err() == nil {
+				recs, err := b.Pin(begin, old.wall())
+				if err != nil || len(recs) != 1 {
+					t.Errorf("%d recordings of the run before: %v", len(recs), err)
+					return
+				}
+				if n := len(checkReadings(t, recs[0], "one")); n < 12*4 {
+					t.Errorf("%d readings", n)
+				}
+				// What was just written, too.
+				recs, err = b.Pin(time.Now().Add(-time.Hour), time.Now().Add(24*time.Hour))
+				if err != nil {
+					t.Error(err)
+				}
+				for _, rec := range recs {
+					checkReadings(t, rec, "task")
+				}
+				b.Keep(freezeframe.Span{Start: m.now().Mono - 1e9, End: m.now().Mono})
+				_, _ = b.Stats(), b.Needs()
+			}
+		})
+	}
+	for range 1000 {
+		if st := b.Stats(); st.Thinned > 0 && st.Written > 1<<20 {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	time.Sleep(100 * time.Millisecond)
+	cancel()
+	all.Wait()
+	if st := b.Stats(); st.Thinned == 0 || st.Written < 1<<20 || st.Errors > 0 {
+		t.Errorf("stats %+v, %v", st, b.Needs())
+	}
+	if err := b.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// boxDir is a directory in memory, for what syncs often.
+func boxDir(t testing.TB) string {
+	dir, err := os.MkdirTemp("/dev/shm", "box")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+func FuzzSegmentName(f *testing.F) {
+	f.Add("1800000000000.0000001-0000002.1800000000250-1800000060000.full.frz")
+	f.Add("1800000000000.0000001-0000001.1800000000250-0000000000000.open.frz")
+	f.Add("../x.frz")
+	f.Fuzz(func(t *testing.T, name string) {
+		if s, ok := parseSegment(name); ok && (s.name() != name || filepath.Base(name) != name) {
+			t.Errorf("%q is taken for %q", name, s.name())
+		}
+	})
+}
+
+// Whatever is in a segment, opening, pinning and thinning end well and leave
+// the other segments alone.
+func FuzzBox(f *testing.F) {
+	data := sampleSegment(f)
+	f.Add(data)
+	f.Add(data[:len(data)/2])
+	m := newMachine(f)
+	begin := m.wall()
+	dir := boxDir(f)
+	b, follow, _ := m.box(BoxOptions{Dir: dir})
+	m.recordEvery(follow, 2*time.Minute, 5*time.Second)
+	follow.seal()
+	crash(b)
+	good := map[string][]byte{}
+	for _, s := range b.segments {
+		data, err := os.ReadFile(filepath.Join(dir, s.file))
+		if err != nil {
+			f.Fatal(err)
+		}
+		good[s.file] = data
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		for _, data := range [][]byte{data, mended(data)} {
+			dir := boxDir(t)
+			for name, data := range good {
+				if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			bad := segment{run: b.run, first: 1000, last: 1000, start: b.segments[0].start, level: levelOpen}
+			if err := os.WriteFile(filepath.Join(dir, bad.name()), data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			b, _, err := openBox(BoxOptions{Dir: dir}, m.now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.haste = true
+			before, _ := b.Pin(begin, m.wall()) // what is damaged is told: that is what the other segments are checked for
+			th := &thinner{box: b}
+			for th.step() {
+			}
+			th.close()
+			crash(b)
+			n := 0
+			for _, rec := range before {
+				for _, at := range rec.Series("one", freezeframe.Span{Start: 0, End: 1 << 62}).Tables {
+					if at.At > 1000e9 && at.At <= m.now().Mono {
+						n++
+					}
+				}
+			}
+			if n < 475 {
+				t.Fatalf("%d readings of the other segments", n)
+			}
+		}
+	})
 }

@@ -60,7 +60,7 @@ type thinner struct {
 	box    *Box
 	done   <-chan struct{}
 	packer packer
-	failed map[string]bool // first files of what could not be done; tried again with the next upkeep
+	failed map[string]bool // first files of what could not be done
 }
 
 func (t *thinner) close() { t.packer.close() }

@@ -9,13 +9,19 @@ import (
 	"freezeframe"
 )
 
-const upkeepEvery = 10 * time.Second
+const (
+	upkeepEvery = 10 * time.Second
+	// retryThin is when what could not be thinned is tried again.
+	retryThin = time.Hour
+)
 
 // upkeep thins, joins and removes segments, and stores what is to be kept,
 // until ctx ends. It does one thing at a time, and little at once.
 func (b *Box) upkeep(ctx context.Context) {
 	pause := time.NewTimer(0)
 	defer pause.Stop()
+	t := &thinner{box: b, done: ctx.Done()}
+	retry := b.now().Add(retryThin)
 	for {
 		select {
 		case <-ctx.Done():
@@ -25,7 +31,9 @@ func (b *Box) upkeep(ctx context.Context) {
 		}
 		b.saveKeep()
 		b.bound(b.clock())
-		t := &thinner{box: b, done: ctx.Done()}
+		if now := b.now(); now > retry {
+			t.failed, retry = nil, now.Add(retryThin)
+		}
 		for t.step() {
 			b.saveKeep()
 			b.bound(b.clock())
