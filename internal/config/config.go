@@ -387,7 +387,7 @@ func environment(environ []string) (map[string]given, error) {
 	var names []string
 	for _, k := range Keys() {
 		byVariable[variable(k)] = k
-		names = append(names, variable(k))
+		names = append(names, strings.TrimPrefix(variable(k), envPrefix))
 	}
 	out := make(map[string]given)
 	for _, e := range environ {
@@ -397,10 +397,11 @@ func environment(environ []string) (map[string]given, error) {
 		}
 		k, ok := byVariable[name]
 		if !ok {
-			if close := nearest.To(name, names); close != "" {
-				return nil, fmt.Errorf("unknown variable %s: did you mean %s?", name, close)
+			// Without what all begin with, which makes any two look alike.
+			if close := nearest.To(strings.TrimPrefix(name, envPrefix), names); close != "" {
+				return nil, fmt.Errorf("unknown variable %s: did you mean %s?", name, envPrefix+close)
 			}
-			return nil, fmt.Errorf("unknown variable %s: the variables are %s", name, strings.Join(names, ", "))
+			return nil, fmt.Errorf("unknown variable %s: the variables are %s", name, envPrefix+strings.Join(names, ", "+envPrefix))
 		}
 		out[k] = given(value)
 	}
