@@ -29,7 +29,7 @@ func TestOwnStops(t *testing.T) {
 			late(w)
 			w.EventOf(own, stallFrom, stallTo, freezeframe.EventStopped)
 			signal(w, stallFrom, hog, own, "bash", sigSTOP, nil)
-		}, "bash (pid 900), started by cron, stopped freezeframe", hog},
+		}, "bash (pid 900), started by cron stopped freezeframe", hog},
 		"nobody saw by whom": {func(w *window) {
 			late(w)
 			w.EventOf(own, stallFrom, stallTo, freezeframe.EventStopped)

@@ -106,7 +106,7 @@ func judgedAtTheEnd(rec *recorder.Recording, end freezeframe.Instant, rules []fr
 			return stall, all[0].Verdict, all[0].Window.Ledger()
 		}
 	}
-	return freezeframe.Stall{Span: freezeframe.Span{Start: end.Add(-lastMoments), End: end}, Ongoing: true}, freezeframe.Verdict{}, freezeframe.Ledger{}
+	return freezeframe.Stall{Span: freezeframe.Span{Start: end.Add(-lastMoments), End: end}}, freezeframe.Verdict{}, freezeframe.Ledger{}
 }
 
 // decide makes the kernel's last words the verdict, where they prove one. What
