@@ -1,6 +1,13 @@
 package reports
 
-import "time"
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
 
 // ListSchema is the schema of the document of `list --json`.
 const ListSchema = "freezeframe.list/v1"
@@ -39,4 +46,50 @@ type Incident struct {
 func (l *Listing) Normalize() {
 	l.Schema = ListSchema
 	cleanAll(l)
+}
+
+// ListText writes incidents as a table, two lines each: the second says who is
+// to blame and when it comes back.
+func ListText(w io.Writer, l Listing, o TextOptions) error {
+	l.Normalize()
+	p := newPrinter(o)
+	for _, n := range l.Notes {
+		p.para("", sentence(upper(n)))
+	}
+	if len(l.Incidents) == 0 {
+		p.line("No incident is kept that fits.")
+	} else {
+		p.incidents(l.Incidents)
+	}
+	if l.More > 0 {
+		p.line(fmt.Sprintf("and %d more", l.More))
+	}
+	_, err := w.Write(p.b.Bytes())
+	return err
+}
+
+func (p *printer) incidents(list []Incident) {
+	cause := len("CAUSE")
+	for i := range list {
+		cause = max(cause, utf8.RuneCountInString(list[i].Cause))
+	}
+	p.line(p.paint(dim, fmt.Sprintf("%-19s  %-14s  %-*s  %-9s  %s", "WHEN", "HOW LONG", cause, "CAUSE", "HOW OFTEN", "ID")))
+	for i := range list {
+		it := &list[i]
+		long := duration(fromMs(it.DurationMs))
+		if it.Ongoing {
+			long += ", not over"
+		}
+		often := "once"
+		if it.Count > 1 {
+			often = fmt.Sprintf("%d times", it.Count)
+		}
+		when := strings.TrimSuffix(p.clock(it.Start, time.DateTime), p.clock(it.Start, ""))
+		p.line(fmt.Sprintf("%s  %-14s  %s  %-9s  %s", when, long, p.paint(bold, fmt.Sprintf("%-*s", cause, it.Cause)), often, it.ID))
+		text := cmp.Or(it.Culprit, it.Summary, "nobody on this machine is to blame")
+		if it.Pattern != "" {
+			text += "; " + it.Pattern
+		}
+		p.para("  ", text)
+	}
 }

@@ -30,6 +30,7 @@ const (
 	exitFailure = 1 // it was tried and did not work
 	exitUsage   = 2 // the command line, the configuration or the cause's name is wrong
 	exitStalled = 3 // only with diagnose --exit-code: something stalled
+	exitNone    = 3 // only with status: no daemon runs, as systemctl status says it
 )
 
 func main() {
@@ -59,6 +60,9 @@ func (e usageError) Unwrap() error { return e.error }
 // errStalled makes diagnose --exit-code exit with 3; nothing is printed.
 var errStalled = errors.New("something stalled")
 
+// errNotRunning makes status exit with 3; what there is to say is printed.
+var errNotRunning = errors.New("no daemon runs")
+
 func run(args []string, stdout, stderr io.Writer) int {
 	a := &app{stdout: stdout, stderr: stderr, log: zerolog.Nop(), flags: make(map[string]*pflag.Flag)}
 	root := a.root()
@@ -75,7 +79,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if errors.Is(err, errStalled) {
 		return exitStalled
 	}
+	code := exitFailure
 	for _, err := range separate(err) {
+		if errors.Is(err, errNotRunning) {
+			code = exitNone
+			continue
+		}
 		// Whoever read the document has seen enough (| head).
 		if errors.Is(err, syscall.EPIPE) {
 			continue
@@ -87,7 +96,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if errors.As(err, &usage) || strings.HasPrefix(err.Error(), "unknown command") {
 		return exitUsage
 	}
-	return exitFailure
+	return code
 }
 
 // separate is each of the errors that were joined to one.
@@ -133,7 +142,7 @@ line or the configuration is wrong.`,
 		return usageError{fmt.Errorf("%w (see %s --help)", err, c.CommandPath())}
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(a.daemon(), a.diagnose(), a.view(), a.capture(), a.check(), a.explain(), a.version())
+	root.AddCommand(a.daemon(), a.diagnose(), a.list(), a.show(), a.status(), a.view(), a.capture(), a.check(), a.explain(), a.version())
 	return root
 }
 

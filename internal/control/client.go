@@ -101,7 +101,7 @@ func connect(ctx context.Context, path string) (net.Conn, error) {
 		case errors.Is(err, syscall.EACCES):
 			return nil, &Error{CodeRefused, fmt.Sprintf("this user may not connect to %s: ask as root, or join the group %s (usermod -aG %[2]s NAME, as root) and log in again", path, DefaultGroup)}
 		case errors.Is(err, syscall.EAGAIN) && time.Now().Before(deadline):
-			sleep(ctx, 20*time.Millisecond)
+			sleep(ctx, 5*time.Millisecond)
 			continue
 		case errors.Is(err, syscall.EAGAIN):
 			return nil, &Error{CodeBusy, "the daemon has more clients than it gets to: try again in a moment"}
