@@ -120,6 +120,7 @@ type Box struct {
 	stats    BoxStats
 	running  bool
 	ended    bool
+	loads    int // segments that were read
 }
 
 // marker is run.json.

@@ -125,6 +125,9 @@ func (b *Box) pinOnce(run uint64, start, end int64) (recs []*Recording, gone boo
 // load reads one segment. With damage in it, what is intact is returned with
 // an error that wraps ErrDamaged; of any other error the recording is nil.
 func (b *Box) load(s segment) (*Recording, error) {
+	b.mu.Lock()
+	b.loads++
+	b.mu.Unlock()
 	f, err := os.Open(filepath.Join(b.o.Dir, s.file))
 	if err != nil {
 		return nil, err

@@ -19,8 +19,8 @@ const (
 	// Between the spans that are kept, one reading of each source is left in
 	// this time, on a common grid; of what has a row for each task, which is
 	// most of a recording, one in thinTasks.
-	thinEvery = 15 * time.Second
-	thinTasks = 60 * time.Second
+	thinEvery = 10 * time.Second
+	thinTasks = 30 * time.Second
 	// A source whose rows are each told once (a wait that is over, a packet
 	// that was dropped) cannot be thinned in time: of these as many rows a
 	// minute are left, and of events of a kind as many.
@@ -32,8 +32,8 @@ const (
 	hourSpan = 55 * time.Minute
 	thinMost = 64 << 20 // bytes that are read for one thinned segment
 
-	thinChunk = 512 << 10 // plain bytes: large ones pack better
-	thinTexts = 2 << 20   // more than a chunk of the ring holds
+	thinChunk = 256 << 10 // plain bytes
+	thinTexts = 1 << 20   // more than a chunk has
 	// thinShare is the share of a CPU that thinning takes: 1 in so many.
 	thinShare = 5
 	// maxThinTable is how many values and keys one reading may have.
@@ -61,6 +61,7 @@ type thinner struct {
 	done   <-chan struct{}
 	packer packer
 	failed map[string]bool // first files of what could not be done
+	look   func()          // for a test: called between two chunks
 }
 
 func (t *thinner) close() { t.packer.close() }
@@ -118,21 +119,21 @@ func (b *Box) groupOf(level int, old func(*segment) bool, except map[string]bool
 	}
 	for i := 0; i < len(b.segments); {
 		first := &b.segments[i]
-		n, bytes, span := 0, int64(0), time.Duration(0)
+		n, bytes, span, full := 0, int64(0), time.Duration(0), false
 		for ; i+n < len(b.segments); n++ {
 			s := &b.segments[i+n]
 			if s.run != first.run || s.level != level || !old(s) {
 				break
 			}
 			with := time.Duration(s.end-first.start) * time.Millisecond
-			if n > 0 && (with > most+segmentAge || bytes+s.bytes > thinMost) {
+			if full = n > 0 && (with > most+segmentAge || bytes+s.bytes > thinMost); full {
 				break
 			}
 			span, bytes = with, bytes+s.bytes
 		}
 		// A group is complete when it is long enough, or when what follows it
 		// can never join it. A single segment that is thinned stays as it is.
-		full := span >= most-segmentAge || bytes >= thinMost/2
+		full = full || span >= most-segmentAge || bytes >= thinMost/2
 		over := first.run != b.run || i+n < len(b.segments) && b.segments[i+n].level > level
 		if (full || over) && (n > 1 || n == 1 && level == levelFull) && !except[first.file] {
 			return slices.Clone(b.segments[i : i+n])
@@ -329,6 +330,9 @@ func (w *thinning) kept(at freezeframe.Instant) bool {
 // pause gives the CPU to others after each bit of work: the process may have
 // real-time priority.
 func (w *thinning) pause() error {
+	if w.look != nil {
+		w.look()
+	}
 	now := kernel.Now()
 	if w.slice != 0 && !w.box.haste {
 		rest := min(now.Sub(w.slice)*(thinShare-1), time.Second)

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -73,7 +75,7 @@ func TestOldSegmentsAreThinned(t *testing.T) {
 	rec := pinOne(t, b, begin, m.wall())
 	last := freezeframe.Span{Start: end.Add(-15*time.Minute) + 1, End: end + 1}
 	calm := freezeframe.Span{Start: start.Add(30 * time.Minute), End: start.Add(90 * time.Minute)}
-	for name, want := range map[string]int{"one": 240, "task": 60, "records": 0} {
+	for name, want := range map[string]int{"one": 360, "task": 120, "records": 0} {
 		at := checkReadings(t, rec, name)
 		if n := within(at, last); n != 15*60*4 {
 			t.Errorf("%s: %d readings of the last 15 minutes", name, n)
@@ -113,7 +115,7 @@ func TestOldSegmentsAreThinned(t *testing.T) {
 	}
 	// A look at an hour long ago reads one or two files.
 	rec = pinOne(t, b, begin.Add(31*time.Minute), begin.Add(32*time.Minute))
-	if at := checkReadings(t, rec, "one"); within(at, freezeframe.Span{Start: start.Add(31 * time.Minute), End: start.Add(32 * time.Minute)}) != 4 {
+	if at := checkReadings(t, rec, "one"); within(at, freezeframe.Span{Start: start.Add(31 * time.Minute), End: start.Add(32 * time.Minute)}) != 6 {
 		t.Errorf("readings %v", at)
 	}
 	if st := b.Stats(); st.Thinned == 0 || st.Errors != 0 {
@@ -238,10 +240,126 @@ func TestThinningOfDamagedSegments(t *testing.T) {
 		t.Fatalf("%d recordings: %v", len(recs), err)
 	}
 	at := checkReadings(t, recs[0], "one")
-	if n := within(at, freezeframe.Span{Start: start, End: start.Add(9 * time.Minute)}); n < 20 || n > 36 {
+	if n := within(at, freezeframe.Span{Start: start, End: start.Add(9 * time.Minute)}); n < 30 || n > 54 {
 		t.Errorf("%d readings", n)
 	}
 	if n := within(at, freezeframe.Span{Start: start.Add(12 * time.Minute), End: start.Add(14 * time.Minute)}); n != 480 {
 		t.Errorf("%d readings of the newest", n)
+	}
+}
+
+// A week is found by the names of its files: only what overlaps is read.
+func TestPinWithinAWeek(t *testing.T) {
+	b, m, begin := week(t)
+	if n := levels(b); n[levelHour] < 150 || len(b.segments) > 240 {
+		t.Errorf("segments: %v", n)
+	}
+	for day := range 7 {
+		from := begin.Add(time.Duration(24*day)*time.Hour + 90*time.Minute)
+		b.loads = 0
+		rec := pinOne(t, b, from, from.Add(10*time.Minute))
+		at := checkReadings(t, rec, "one")
+		span := freezeframe.Span{Start: rec.Clock.Instant(from), End: rec.Clock.Instant(from.Add(10 * time.Minute))}
+		if n := within(at, span); n < 59 || n > 63 || b.loads > 2 {
+			t.Errorf("day %d: %d readings, %d files read", day, n, b.loads)
+		}
+	}
+	// The whole week fits too.
+	rec := pinOne(t, b, begin, m.wall())
+	if n := len(checkReadings(t, rec, "one")); n < 7*24*60*6 {
+		t.Errorf("%d readings of the week", n)
+	}
+}
+
+// week makes a box that holds one.
+func week(t testing.TB) (*Box, *machine, time.Time) {
+	m := newMachine(t)
+	m.every = 5 * time.Second
+	begin := m.wall()
+	b, f, _ := m.box(BoxOptions{Dir: boxDir(t)})
+	for range 7 * 24 {
+		m.recordEvery(f, time.Hour, 2*time.Minute)
+		thinAll(t, b)
+	}
+	return b, m, begin
+}
+
+// Thinning works chunk by chunk: ten times as many readings take no more
+// memory.
+func TestThinningTakesBoundedMemory(t *testing.T) {
+	peak := func(minutes int) uint64 {
+		m := newMachine(t)
+		b, f, _ := m.box(BoxOptions{Dir: boxDir(t), Full: time.Second})
+		m.rows = 300
+		m.recordEvery(f, time.Duration(minutes)*time.Minute, 15*time.Second)
+		f.seal()
+		m.step(2 * time.Second)
+		m.ring = nil
+		b.run++ // it is over
+		th := &thinner{box: b}
+		defer th.close()
+		most := uint64(0)
+		b.clock = func() freezeframe.Clock { return m.now() }
+		debug.FreeOSMemory()
+		var before, now runtime.MemStats
+		runtime.ReadMemStats(&before)
+		th.look = func() {
+			runtime.GC()
+			runtime.ReadMemStats(&now)
+			most = max(most, now.HeapAlloc)
+		}
+		for th.step() {
+		}
+		if b.Stats().Thinned == 0 {
+			t.Fatal("nothing was thinned")
+		}
+		return most - min(before.HeapAlloc, most)
+	}
+	short, long := peak(2), peak(11)
+	if long > short+short/2 || long > 24<<20 {
+		t.Errorf("thinning 2 minutes took %d bytes, 11 minutes %d", short, long)
+	}
+	t.Logf("%d and %d bytes", short, long)
+}
+
+func BenchmarkBoxFlush(b *testing.B) {
+	m := newMachine(b)
+	m.rows = 300
+	_, f, _ := m.box(BoxOptions{Dir: boxDir(b)})
+	m.record(f, 30*time.Second)
+	b.ReportAllocs()
+	for b.Loop() {
+		b.StopTimer()
+		m.step(3 * time.Second)
+		b.StartTimer()
+		m.flush(f)
+	}
+}
+
+// BenchmarkThinMinute is what thinning a minute at the full rate takes.
+func BenchmarkThinMinute(b *testing.B) {
+	const minutes = 10
+	for b.Loop() {
+		b.StopTimer()
+		m := newMachine(b)
+		m.rows = 300
+		box, f, _ := m.box(BoxOptions{Dir: boxDir(b)})
+		m.recordEvery(f, minutes*time.Minute, 15*time.Second)
+		f.seal()
+		box.run++
+		b.StartTimer()
+		thinAll(b, box)
+	}
+	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N)/minutes, "us/minute")
+}
+
+func BenchmarkPinOfAWeek(b *testing.B) {
+	box, _, begin := week(b)
+	b.ResetTimer()
+	for i := 0; b.Loop(); i++ {
+		from := begin.Add(time.Duration(i%160) * time.Hour)
+		if _, err := box.Pin(from, from.Add(10*time.Minute)); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

@@ -99,7 +99,7 @@ func (p *packer) deflate(plain []byte) ([]byte, error) {
 	if p.enc == nil {
 		level, window := zstd.SpeedFastest, 256<<10
 		if p.tight {
-			level, window = zstd.SpeedBetterCompression, thinChunk
+			level, window = zstd.SpeedDefault, thinChunk
 		}
 		enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(level),
 			zstd.WithEncoderCRC(false), zstd.WithWindowSize(window), zstd.WithLowerEncoderMem(true))
