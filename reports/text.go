@@ -169,7 +169,7 @@ func shorten(s string, n int) string {
 
 func (p *printer) report(r *freezeframe.Report) {
 	c := &r.Causes[0]
-	p.head(red, headline(r))
+	p.head(red, Headline(r))
 	p.para("", verdict(r))
 	if c.ID != freezeframe.CauseUnknown {
 		p.line("")
@@ -201,6 +201,9 @@ func (p *printer) report(r *freezeframe.Report) {
 		end = "to " + end
 	}
 	p.row("When", fmt.Sprintf("%s %s", strings.TrimSuffix(p.clock(r.Stall.Start, "2006-01-02 15:04:05.000"), p.clock(r.Stall.Start, "")), end))
+	if r.Recurrence != nil {
+		p.row("Recurs", p.recurs(r.Recurrence))
+	}
 	p.row("Where", hostLine(&r.Host))
 	p.row("Report", r.ID+", fingerprint "+r.Fingerprint)
 
@@ -242,6 +245,48 @@ func (p *printer) report(r *freezeframe.Report) {
 	}
 }
 
+// recurs says how often it came, when, and what runs at these times.
+func (p *printer) recurs(r *freezeframe.Recurrence) string {
+	if r.Count < 2 {
+		return "first time"
+	}
+	// The year only where it is another one.
+	layout := "2 Jan"
+	loc := p.o.Location
+	if loc == nil {
+		loc = time.UTC
+	}
+	if r.First.In(loc).Year() != r.Last.In(loc).Year() {
+		layout += " 2006"
+	}
+	text := ordinal(r.Count) + " time since " + r.First.In(loc).Format(layout)
+	switch {
+	case r.Pattern != "":
+		text += "; " + r.Pattern
+	case r.SpacingS > 0:
+		text += fmt.Sprintf("; usually %s apart", duration(time.Duration(min(finite(r.SpacingS), 1e9)*1e9)))
+	}
+	if r.Unit != "" {
+		text += ", when " + r.Unit + " runs"
+	}
+	return text
+}
+
+func ordinal(n int) string {
+	suffix := "th"
+	if n%100 < 11 || n%100 > 13 {
+		switch n % 10 {
+		case 1:
+			suffix = "st"
+		case 2:
+			suffix = "nd"
+		case 3:
+			suffix = "rd"
+		}
+	}
+	return fmt.Sprintf("%d%s", n, suffix)
+}
+
 // row writes one fact of the table below the verdict.
 func (p *printer) row(name, text string) {
 	const column = 12
@@ -254,9 +299,9 @@ func (p *printer) row(name, text string) {
 	}
 }
 
-// headline says what people felt: the symptom of a service before that of our
+// Headline says what people felt: the symptom of a service before that of our
 // own probes, and the longest of its kind.
-func headline(r *freezeframe.Report) string {
+func Headline(r *freezeframe.Report) string {
 	best := -1
 	rank := func(s *freezeframe.SymptomReport) int {
 		switch s.Probe {

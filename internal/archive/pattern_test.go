@@ -131,7 +131,7 @@ func TestPatternNeedsTheMachinesTime(t *testing.T) {
 }
 
 // Random moments of every kind that comes to mind must not show a pattern more
-// often than one in 500 series.
+// often than one in 300 series.
 func TestFalsePatterns(t *testing.T) {
 	loc := zone(t, "Europe/Berlin")
 	start := time.Date(2026, 9, 1, 0, 0, 0, 0, loc)
@@ -179,7 +179,7 @@ func TestFalsePatterns(t *testing.T) {
 			return out
 		},
 	}
-	const sets = 500
+	const sets = 300
 	for name, make := range kinds {
 		r := rand.New(rand.NewPCG(7, 11))
 		wrong := map[string]int{}
@@ -193,7 +193,7 @@ func TestFalsePatterns(t *testing.T) {
 			}
 		}
 		t.Logf("%s: %d of %d", name, count, sets)
-		if count > sets/500 {
+		if count > sets/300 {
 			t.Errorf("%s: %d of %d random series show a pattern: %v", name, count, sets, wrong)
 		}
 	}

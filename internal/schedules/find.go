@@ -50,9 +50,10 @@ type Finder struct {
 	ListTimers func(context.Context) ([]byte, error)
 }
 
-// Find returns the jobs of this machine: it reads the units and crontabs and
-// asks systemctl, all within the deadline of ctx. What could not be had is in
-// the error; the rest is returned all the same.
+// Find returns the jobs of this machine: it reads the units and crontabs, and
+// asks systemctl within the deadline of ctx. It can hang where a filesystem
+// does. What could not be had is in the error; the rest is returned all the
+// same.
 func Find(ctx context.Context) ([]Job, error) {
 	f := Finder{Location: time.Local, ListTimers: func(ctx context.Context) ([]byte, error) {
 		c := exec.CommandContext(ctx, "systemctl", "list-timers", "--all", "--no-pager", "--output=json")
@@ -70,23 +71,11 @@ func Find(ctx context.Context) ([]Job, error) {
 
 // Find returns the jobs below f.Root.
 func (f *Finder) Find(ctx context.Context) ([]Job, error) {
-	type found struct {
-		jobs []Job
-		errs []error
+	jobs, errs := f.find(ctx)
+	if ctx.Err() != nil {
+		errs = append(errs, fmt.Errorf("look for timers and cron entries: %w", ctx.Err()))
 	}
-	// A file can hang; then it is left alone with that.
-	done := make(chan found, 1)
-	go func() {
-		var out found
-		out.jobs, out.errs = f.find(ctx)
-		done <- out
-	}()
-	select {
-	case out := <-done:
-		return out.jobs, errors.Join(out.errs...)
-	case <-ctx.Done():
-		return nil, fmt.Errorf("look for timers and cron entries: %w", ctx.Err())
-	}
+	return jobs, errors.Join(errs...)
 }
 
 func (f *Finder) find(ctx context.Context) (jobs []Job, errs []error) {
@@ -185,7 +174,10 @@ func (f *Finder) timers(ctx context.Context) ([]Job, error) {
 		if ctx.Err() != nil {
 			break
 		}
-		j := Job{Kind: Timer, Name: printable.Name(row.Unit, maxName), Starts: cmp.Or(row.Activates, strings.TrimSuffix(row.Unit, ".timer")+".service"), Delay: defaultAccuracy, Last: row.last()}
+		j := Job{Kind: Timer, Name: printable.Name(row.Unit, maxName), Starts: cmp.Or(row.Activates, strings.TrimSuffix(row.Unit, ".timer")+".service"), Delay: defaultAccuracy, Last: micros(row.Last)}
+		if next := micros(row.Next); next.After(j.Last) && !j.Last.IsZero() {
+			j.Interval = next.Sub(j.Last)
+		}
 		u, err := f.timerUnit(row.Unit)
 		if err != nil {
 			if !errors.Is(err, fs.ErrNotExist) {
@@ -213,10 +205,11 @@ type timerRow struct {
 	Unit      string `json:"unit"`
 	Activates string `json:"activates"`
 	Last      any    `json:"last"`
+	Next      any    `json:"next"`
 }
 
-func (r *timerRow) last() time.Time {
-	us, ok := r.Last.(float64)
+func micros(v any) time.Time {
+	us, ok := v.(float64)
 	if !ok || us < 1e15 || us > 1e16 {
 		return time.Time{}
 	}

@@ -23,6 +23,8 @@ type Job struct {
 	Delay time.Duration
 	// Last is when it ran last, where somebody knows.
 	Last time.Time
+	// Interval is from its last run to its next, where both are known.
+	Interval time.Duration
 	// Times are its times; none for a timer that counts from something else.
 	Times []Times
 }
