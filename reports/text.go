@@ -309,11 +309,17 @@ func Headline(r *freezeframe.Report) string {
 			return 2 // users of a service waited
 		case "delivery", "connect", "stuck":
 			return 1 // somebody's process waited
+		case ProbeUnclean:
+			return -1 // told with the other
 		}
 		return 0
 	}
+	unclean := ""
 	for i := range r.Stall.Symptoms {
 		s := &r.Stall.Symptoms[i]
+		if s.Probe == ProbeUnclean {
+			unclean = strings.TrimSuffix(felt(s), ".")
+		}
 		if best < 0 || cmp.Or(cmp.Compare(rank(s), rank(&r.Stall.Symptoms[best])), cmp.Compare(s.WorstMs, r.Stall.Symptoms[best].WorstMs)) > 0 {
 			best = i
 		}
@@ -322,7 +328,10 @@ func Headline(r *freezeframe.Report) string {
 		return "Work stood still for " + duration(fromMs(r.Stall.DurationMs)) + "."
 	}
 	text := upper(felt(&r.Stall.Symptoms[best]))
-	if r.Stall.Ongoing {
+	if unclean != "" && r.Stall.Symptoms[best].Probe != ProbeUnclean {
+		return strings.TrimSuffix(text, ".") + "; then " + unclean + "."
+	}
+	if r.Stall.Ongoing && unclean == "" {
 		text = strings.TrimSuffix(text, ".") + ", and it is not over."
 	}
 	return text
@@ -343,6 +352,11 @@ func felt(s *freezeframe.SymptomReport) string {
 	}
 	to := cmp.Or(s.Target, "its peer")
 	switch {
+	case s.Probe == ProbeUnclean:
+		return map[bool]string{
+			true:  "the machine stopped here, without being shut down.",
+			false: "freezeframe was killed here; the machine ran on.",
+		}[s.Target == "machine"]
 	case s.Probe == "accept" && s.Error != "":
 		text := service + " did not accept connections, and the kernel dropped new ones"
 		if s.WorstMs > 0 { // a drop itself takes no time
@@ -390,6 +404,31 @@ func felt(s *freezeframe.SymptomReport) string {
 		return on(who) + " was late by " + late + " (" + s.Probe + ")."
 	}
 	return on(s.Probe) + " was late by " + late + "."
+}
+
+// ProbeUnclean is the probe of the symptom that a run ended without saying so;
+// its target says of what: "machine" or "freezeframe".
+const ProbeUnclean = "unclean_end"
+
+// Line says a report in one line: what people felt, and what it was.
+func Line(r *freezeframe.Report) string {
+	c := &r.Causes[0]
+	text := Headline(r)
+	if c.ID == freezeframe.CauseUnknown {
+		return text + " The cause is not known."
+	}
+	return fmt.Sprintf("%s %s by %s%s.", text, upper(percent(c.ExplainedPct)+" of that is explained"), c.Title, because(&c.Culprit))
+}
+
+// Felt says what people feel of a stall that goes on.
+func Felt(stall *freezeframe.Stall, clock freezeframe.Clock) string {
+	var r freezeframe.Report
+	r.Stall.DurationMs = ms(stall.Length())
+	for i := range stall.Symptoms {
+		r.Stall.Symptoms = append(r.Stall.Symptoms, symptom(&stall.Symptoms[i], clock))
+	}
+	cleanAll(&r)
+	return Headline(&r)
 }
 
 // people names victims ("comm (12)") as a sentence does: "a (pid 12) and 3 more".

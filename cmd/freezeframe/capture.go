@@ -153,7 +153,7 @@ func (a *app) runCapture(parent context.Context, path string, length time.Durati
 	defer stop()
 	host := reports.Host(ctx)
 	progress := a.newProgress(length)
-	w, err := detectors.Start(a.watchOptions())
+	w, err := detectors.Start(watchOptions(a.config))
 	if err != nil {
 		progress.stop()
 		return err

@@ -20,6 +20,7 @@ import (
 	"freezeframe/bpf"
 	"freezeframe/detectors"
 	"freezeframe/detectors/rules"
+	"freezeframe/internal/config"
 	"freezeframe/internal/control"
 	"freezeframe/probes"
 	"freezeframe/recorder"
@@ -112,18 +113,18 @@ func positive(flag string, d time.Duration) error {
 }
 
 // watchOptions is the configuration as a watch takes it.
-func (a *app) watchOptions() detectors.Options {
+func watchOptions(c config.Config) detectors.Options {
 	return detectors.Options{
 		Probes: probes.Options{
-			FsyncSkip:     a.config.Probes.Fsync.Skip,
-			NetworkMounts: a.config.Probes.NetworkMounts,
-			HTTP:          a.config.Probes.HTTP,
-			TCP:           a.config.Probes.TCP,
+			FsyncSkip:     c.Probes.Fsync.Skip,
+			NetworkMounts: c.Probes.NetworkMounts,
+			HTTP:          c.Probes.HTTP,
+			TCP:           c.Probes.TCP,
 		},
-		BPF:       bpf.Options{Off: !a.config.BPF.Enabled, Without: a.config.BPF.Without, Budget: a.config.BPF.Budget},
-		RingBytes: a.config.Ring.Bytes,
-		Quiet:     a.config.Stall.Quiet,
-		Realtime:  a.config.Sampling.Realtime,
+		BPF:       bpf.Options{Off: !c.BPF.Enabled, Without: c.BPF.Without, Budget: c.BPF.Budget},
+		RingBytes: c.Ring.Bytes,
+		Quiet:     c.Stall.Quiet,
+		Realtime:  c.Sampling.Realtime,
 		Rules:     rules.All(),
 	}
 }
@@ -262,7 +263,7 @@ func (a *app) runDiagnose(parent context.Context, length time.Duration, asJSON b
 	collect.user(0)
 
 	progress := a.newProgress(length)
-	o := a.watchOptions()
+	o := watchOptions(a.config)
 	o.OnStall = func(s freezeframe.Stall) {
 		progress.stalled(s)
 		a.log.Info().Int("symptoms", len(s.Symptoms)).Msg("a stall has begun")

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -45,6 +46,8 @@ type app struct {
 	log            zerolog.Logger
 	config         config.Config
 	logs           *logWriter
+	level          atomic.Int32 // zerolog.Level from which on lines are logged
+	sources        config.Sources
 	configFile     string
 	flags          map[string]*pflag.Flag // flags that set a key of the configuration
 }
@@ -139,7 +142,7 @@ line or the configuration is wrong.`,
 		return usageError{fmt.Errorf("%w (see %s --help)", err, c.CommandPath())}
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(a.diagnose(), a.list(), a.show(), a.status(), a.view(), a.capture(), a.check(), a.explain(), a.version())
+	root.AddCommand(a.daemon(), a.diagnose(), a.list(), a.show(), a.status(), a.view(), a.capture(), a.check(), a.explain(), a.version())
 	return root
 }
 
@@ -161,12 +164,12 @@ func (a *app) configured(c *cobra.Command) *cobra.Command {
 	verb := c.RunE
 	c.RunE = func(c *cobra.Command, args []string) error {
 		a.flags["log.level"] = c.Flags().Lookup("log-level")
-		s := config.Sources{File: a.configFile, Default: config.DefaultFile, Environ: os.Environ(), Flags: a.flags}
+		a.sources = config.Sources{File: a.configFile, Default: config.DefaultFile, Environ: os.Environ(), Flags: a.flags}
 		if c.Flags().Changed("config") {
-			s.Default = ""
+			a.sources.Default = ""
 		}
 		var err error
-		if a.config, err = config.Load(s); err != nil {
+		if a.config, err = config.Load(a.sources); err != nil {
 			return usageError{err}
 		}
 		a.openLog()

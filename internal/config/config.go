@@ -176,6 +176,17 @@ type Sources struct {
 	Flags map[string]*pflag.Flag
 }
 
+// Read returns the file that Load reads, "" when it reads none.
+func (s Sources) Read() string {
+	if s.File != "" || s.Default == "" {
+		return s.File
+	}
+	if _, err := os.Stat(s.Default); errors.Is(err, fs.ErrNotExist) {
+		return ""
+	}
+	return s.Default
+}
+
 // Load reads the configuration. The error names the file or variable, the key,
 // what was wanted there and what was found.
 func Load(s Sources) (Config, error) {
@@ -245,15 +256,9 @@ func flagValue(f *pflag.Flag) any {
 
 // readFile reads the file into v and returns how errors name it.
 func readFile(v *viper.Viper, s Sources) (string, error) {
-	path := s.File
+	path := s.Read()
 	if path == "" {
-		if s.Default == "" {
-			return "default", nil
-		}
-		if _, err := os.Stat(s.Default); errors.Is(err, fs.ErrNotExist) {
-			return "default", nil
-		}
-		path = s.Default
+		return "default", nil
 	}
 	b, err := readAll(path)
 	if errors.Is(err, fs.ErrPermission) {
@@ -382,7 +387,7 @@ func environment(environ []string) (map[string]given, error) {
 	var names []string
 	for _, k := range Keys() {
 		byVariable[variable(k)] = k
-		names = append(names, variable(k))
+		names = append(names, strings.TrimPrefix(variable(k), envPrefix))
 	}
 	out := make(map[string]given)
 	for _, e := range environ {
@@ -392,10 +397,11 @@ func environment(environ []string) (map[string]given, error) {
 		}
 		k, ok := byVariable[name]
 		if !ok {
-			if close := nearest.To(name, names); close != "" {
-				return nil, fmt.Errorf("unknown variable %s: did you mean %s?", name, close)
+			// Without what all begin with, which makes any two look alike.
+			if close := nearest.To(strings.TrimPrefix(name, envPrefix), names); close != "" {
+				return nil, fmt.Errorf("unknown variable %s: did you mean %s?", name, envPrefix+close)
 			}
-			return nil, fmt.Errorf("unknown variable %s: the variables are %s", name, strings.Join(names, ", "))
+			return nil, fmt.Errorf("unknown variable %s: the variables are %s", name, envPrefix+strings.Join(names, ", "+envPrefix))
 		}
 		out[k] = given(value)
 	}
