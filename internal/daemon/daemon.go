@@ -141,6 +141,13 @@ func Run(ctx context.Context, o Options) error {
 	d.end = end
 	defer end()
 	d.store = newStorage(o.Config, o.Log)
+	d.store.aside = func(work func()) {
+		if w := d.watch.Load(); w != nil {
+			w.Aside(work)
+			return
+		}
+		work()
+	}
 	d.store.open, d.store.found, d.store.ready = d.unreported, d.unclean, d.remember
 	storing, stopStoring := context.WithCancel(background)
 	defer stopStoring()
@@ -264,7 +271,8 @@ func (d *daemon) build(w *detectors.Watch, i detectors.Incident) freezeframe.Rep
 // keep makes a report of an incident, tells of it in one line, and has it
 // written.
 func (d *daemon) keep(w *detectors.Watch, i detectors.Incident) {
-	r := d.build(w, i)
+	var r freezeframe.Report
+	w.Aside(func() { r = d.build(w, i) })
 	d.told(&r)
 	if box := d.store.box.Load(); box != nil {
 		box.Keep(i.Recording.Span)

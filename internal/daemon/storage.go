@@ -51,6 +51,7 @@ type storage struct {
 	open  func() *freezeframe.Stall // the stall that is open now
 	found func(*recorder.Unclean)   // the run before ended without saying so
 	ready func([]reports.Incident)  // the archive is open; what it had last
+	aside func(work func())         // does what takes a CPU for long, at ordinary priority
 
 	box     atomic.Pointer[recorder.Box]
 	archive atomic.Pointer[archive.Archive]
@@ -85,6 +86,7 @@ type kept struct {
 func newStorage(c config.Config, log zerolog.Logger) *storage {
 	return &storage{
 		log: log, dir: c.Daemon.StateDir, config: c, again: make(chan struct{}), first: make(chan error, 1),
+		aside: func(work func()) { work() },
 		queue: make(chan kept, maxQueued), rings: make(chan *recorder.Ring, 1), done: make(chan struct{}),
 	}
 }
@@ -360,7 +362,10 @@ func (s *storage) write(ctx context.Context, k kept) {
 	var files func(string) ([]string, error)
 	if k.incident != nil {
 		defer s.held.Add(-1)
-		files = func(dir string) ([]string, error) { return pages(dir, k.report, k.incident) }
+		files = func(dir string) (names []string, err error) {
+			s.aside(func() { names, err = pages(dir, k.report, k.incident) })
+			return names, err
+		}
 	}
 	err := a.Add(k.report, files)
 	switch {
