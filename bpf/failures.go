@@ -57,6 +57,26 @@ func limitsOf(call string) uint8 {
 	return limitOfAny
 }
 
+// FailureCalls returns the name of every system call by its number, as far as it
+// may meet a limit and has one here; else "".
+func FailureCalls() []string {
+	names := make([]string, failureCalls)
+	for nr := range names {
+		names[nr] = kernel.Syscall(int64(nr))
+	}
+	return names
+}
+
+// FailureErrors returns the name of every error that is counted by its number
+// (EMFILE by 24); else "".
+func FailureErrors() []string {
+	names := make([]string, failureErrors)
+	for _, e := range limitErrors {
+		names[e.errno] = unix.ErrnoName(e.errno)
+	}
+	return names
+}
+
 // Failing says what failed, and whose (struct failing of failures.bpf.c).
 type Failing struct {
 	PID   uint32
@@ -103,8 +123,8 @@ func loadFailuresFamily(l *loading) error {
 		errors[e.errno] |= e.kinds
 	}
 	var calls [failureCalls]uint8
-	for nr := range calls {
-		calls[nr] = limitsOf(kernel.Syscall(int64(nr)))
+	for nr, name := range FailureCalls() {
+		calls[nr] = limitsOf(name)
 	}
 	coll, err := l.plain(spec, map[string]any{"errors": errors, "calls": calls})
 	if err != nil {
