@@ -68,7 +68,7 @@ def many_maps(how, most, ended):
     page of a file again and again ("segments"); in so many, or as many as may be."""
     page, none = mmap.PAGESIZE, ctypes.c_void_p(-1).value
     size = 1 << 30
-    base = LIBC.mmap(None, size, mmap.PROT_NONE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000, -1, 0)
+    base = LIBC.mmap(None, size, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000, -1, 0)  # no rights, no reserve
     more = []
     with open(sys.argv[0], "rb") as f:
         def another(at, fixed):
@@ -78,7 +78,7 @@ def many_maps(how, most, ended):
             if how == "pages":  # divides one map into three
                 failed = LIBC.mprotect(base + (done + 1) * page, page, mmap.PROT_READ) != 0
             else:
-                failed = another(base + done * page, 0x10) == none
+                failed = another(base + done * page, 0x10) == none  # MAP_FIXED
             if failed:
                 break
         while not ended.wait(0.002):
