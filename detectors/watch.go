@@ -81,6 +81,12 @@ type Watch struct {
 	done    chan struct{}
 	probing sync.WaitGroup
 
+	relaxing sync.Mutex // of the next four
+	relaxed  int        // how much work is done aside
+	restore  func() error
+	patience *time.Timer
+	raised   bool // we run with real-time priority
+
 	mu      sync.Mutex
 	needs   []freezeframe.Need
 	running map[string]bool // probes that could be had
@@ -113,12 +119,14 @@ func Start(o Options) (*Watch, error) {
 	w.started = kernel.Now()
 	w.tracker = Tracker{Quiet: o.Quiet, Settled: w.started.Add(settling)}
 	if o.Realtime {
-		if err := kernel.SetRealtime(RealtimePriority); err != nil {
+		err := kernel.SetRealtime(RealtimePriority)
+		if err != nil {
 			w.need(freezeframe.Need{
 				What: "run with real-time priority", Lost: "readings may come late while ordinary processes starve",
 				Fix: "run as root, or grant CAP_SYS_NICE", Err: err.Error(),
 			})
 		}
+		w.raised = err == nil
 		if err := kernel.RelaxMonitor(); err != nil {
 			w.need(freezeframe.Need{What: "let the Go runtime's monitor sleep longer", Lost: "about 1 % of a CPU", Err: err.Error()})
 		}
@@ -306,7 +314,7 @@ func boundHeap() {
 // the heap grow. It must lie well above what judging a window needs at once
 // (18 MB of heap and 10 MB of the runtime's own, for a usual one): below that
 // the collector takes every CPU there is, at our priority.
-const heapMost = 44 << 20
+const heapMost = 56 << 20
 
 // drain takes what else the probes have reported, so that a burst of lateness
 // is looked at once.
@@ -350,8 +358,56 @@ func (w *Watch) settle(now freezeframe.Instant) {
 	}
 }
 
+// Aside does work that takes a CPU for long, such as judging a window and
+// writing its report: not at our priority, at which nobody else would get that
+// CPU. The lanes keep it. A stop of the world may then wait for an ordinary
+// thread, and a reading be late, but the stall is over; where ordinary threads
+// still get nothing, our priority is back after a while.
+func (w *Watch) Aside(work func()) {
+	w.relaxing.Lock()
+	if w.relaxed++; w.relaxed == 1 && w.raised {
+		restore, err := kernel.Relax(RealtimePriority, w.sampler.Threads())
+		if err != nil {
+			w.need(freezeframe.Need{What: "judge at ordinary priority", Lost: "up to a CPU for as long as a verdict takes", Err: err.Error()})
+		}
+		w.restore = restore
+		w.patience = time.AfterFunc(asideMost, w.hurry)
+	}
+	w.relaxing.Unlock()
+	work()
+	w.relaxing.Lock()
+	w.relaxed--
+	done := w.relaxed == 0
+	w.relaxing.Unlock()
+	if done {
+		w.hurry()
+	}
+}
+
+// asideMost is how long a verdict may wait for ordinary threads to get a CPU.
+const asideMost = 2 * time.Second
+
+// hurry gives all threads our priority again.
+func (w *Watch) hurry() {
+	w.relaxing.Lock()
+	defer w.relaxing.Unlock()
+	if w.restore == nil {
+		return
+	}
+	if err := w.restore(); err != nil {
+		w.need(freezeframe.Need{What: "run with real-time priority again after a verdict", Lost: "readings may come late while ordinary processes starve", Err: err.Error()})
+	}
+	w.restore = nil
+	w.patience.Stop()
+}
+
 // judge pins the window around a stall and judges it.
-func (w *Watch) judge(stall freezeframe.Stall) (Incident, error) {
+func (w *Watch) judge(stall freezeframe.Stall) (i Incident, err error) {
+	w.Aside(func() { i, err = w.pinned(stall) })
+	return i, err
+}
+
+func (w *Watch) pinned(stall freezeframe.Stall) (Incident, error) {
 	rec, err := w.ring.Pin(freezeframe.Span{Start: stall.Start.Add(-keepBefore), End: stall.End.Add(keepAfter)})
 	if err != nil {
 		return Incident{}, fmt.Errorf("pin the window of a stall: %w", err)

@@ -383,12 +383,19 @@ type decoder struct {
 	keyText bool
 	budget  int // values and keys that may still be decoded
 
+	// leave tells whether a table is left out; nil: none is. It is decoded all
+	// the same, since the next one is a difference from it, in spare.
+	leave func(at freezeframe.Instant) bool
+	spare [2]freezeframe.Table
+	turn  int
+	steps int // values and keys that may still be decoded for nothing
+
 	open *freezeframe.Table // its last part has not come yet
 	out  []freezeframe.Table
 }
 
 func newDecoder(index int, src *freezeframe.Source, budget int) *decoder {
-	d := &decoder{index: index, width: len(src.Columns), keyText: src.Key == "text", budget: budget}
+	d := &decoder{index: index, width: len(src.Columns), keyText: src.Key == "text", budget: budget, steps: 16 * budget}
 	d.isText = make([]bool, d.width)
 	for i, c := range src.Columns {
 		d.isText[i] = c.Kind == freezeframe.Text
@@ -419,11 +426,14 @@ func (d *decoder) chunk(chunk []byte, first freezeframe.Instant, follows bool) e
 		} else if earlier == nil {
 			return damaged("a table without the one that it continues")
 		}
-		t, err := d.table(&r, ids, first, earlier)
+		t, left, err := d.table(&r, ids, first, earlier)
 		if err != nil {
 			return err
 		}
 		earlier = t
+		if left {
+			return nil // all of its parts bear the same moment
+		}
 		if flags&partFirst == 0 {
 			if d.open == nil {
 				return nil // the chunk with its beginning is gone
@@ -444,23 +454,53 @@ func (d *decoder) chunk(chunk []byte, first freezeframe.Instant, follows bool) e
 
 // table decodes one record behind its flags. Tables share keys and values with
 // the earlier one where nothing changed, so they must not be written to.
-func (d *decoder) table(r *fields, ids []uint64, first freezeframe.Instant, earlier *freezeframe.Table) (*freezeframe.Table, error) {
+// left tells that it is to be left out, and lies in spare memory.
+func (d *decoder) table(r *fields, ids []uint64, first freezeframe.Instant, earlier *freezeframe.Table) (t *freezeframe.Table, left bool, err error) {
 	due := first + freezeframe.Instant(unzigzag(r.uvarint()))
 	at := due + freezeframe.Instant(unzigzag(r.uvarint()))
-	t := &freezeframe.Table{Due: due, At: at, Took: time.Duration(r.uvarint())}
+	took := time.Duration(r.uvarint())
 	if r.bad {
-		return nil, damaged("a table without its times")
+		return nil, false, damaged("a table without its times")
 	}
 	rows := len(earlier.Keys)
-	if op := (fields{b: r.b}); rows > 0 && op.uvarint() == uint64(rows)<<opBits|opSame && len(op.b) == 0 {
+	if d.leave != nil {
+		left = d.leave(at)
+		if d.steps -= rows*(d.width+1) + 16; d.steps < 0 {
+			return nil, false, errTooLarge
+		}
+	}
+	if left {
+		if t = &d.spare[d.turn]; t == earlier {
+			d.turn = 1 - d.turn
+			t = &d.spare[d.turn]
+		}
+		t.Due, t.At, t.Took = due, at, took
+		t.Keys, t.Vals = t.Keys[:0], t.Vals[:0]
+		return t, true, d.rows(r, ids, earlier, t)
+	}
+	t = &freezeframe.Table{Due: due, At: at, Took: took}
+	spare := earlier == &d.spare[0] || earlier == &d.spare[1]
+	if op := (fields{b: r.b}); !spare && rows > 0 && op.uvarint() == uint64(rows)<<opBits|opSame && len(op.b) == 0 {
 		t.Keys, t.Vals = earlier.Keys, earlier.Vals
-		return t, nil
+		return t, false, nil
 	}
 	if !d.spend(rows) {
-		return nil, errTooLarge
+		return nil, false, errTooLarge
 	}
 	t.Keys = make([]freezeframe.Key, 0, rows)
 	t.Vals = make([]uint64, 0, rows*d.width)
+	if err := d.rows(r, ids, earlier, t); err != nil {
+		return nil, false, err
+	}
+	if !spare && slices.Equal(t.Keys, earlier.Keys) {
+		t.Keys = earlier.Keys
+	}
+	return t, false, nil
+}
+
+// rows decodes the operations of a record into a table.
+func (d *decoder) rows(r *fields, ids []uint64, earlier, t *freezeframe.Table) error {
+	rows := len(earlier.Keys)
 	place, reused := 0, 0
 	for len(r.b) > 0 {
 		op := r.uvarint()
@@ -468,7 +508,7 @@ func (d *decoder) table(r *fields, ids []uint64, first freezeframe.Instant, earl
 		switch op & (1<<opBits - 1) {
 		case opSame:
 			if arg == 0 || arg > uint64(rows-place) {
-				return nil, damaged("a run of rows that the earlier table does not have")
+				return damaged("a run of rows that the earlier table does not have")
 			}
 			n := int(arg)
 			t.Keys = append(t.Keys, earlier.Keys[place:place+n]...)
@@ -478,12 +518,12 @@ func (d *decoder) table(r *fields, ids []uint64, first freezeframe.Instant, earl
 		case opMove:
 			to := int64(place) + unzigzag(arg)
 			if to < 0 || to >= int64(rows) {
-				return nil, damaged("a move out of the earlier table")
+				return damaged("a move out of the earlier table")
 			}
 			place = int(to)
 		case opChange:
 			if place >= rows {
-				return nil, damaged("a row that the earlier table does not have")
+				return damaged("a row that the earlier table does not have")
 			}
 			t.Keys = append(t.Keys, earlier.Keys[place])
 			t.Vals = append(t.Vals, earlier.Vals[place*d.width:(place+1)*d.width]...)
@@ -492,7 +532,7 @@ func (d *decoder) table(r *fields, ids []uint64, first freezeframe.Instant, earl
 			reused++
 		case opNew:
 			if !d.spend(1) {
-				return nil, errTooLarge
+				return errTooLarge
 			}
 			var before freezeframe.Key
 			if n := len(t.Keys); n > 0 {
@@ -509,16 +549,13 @@ func (d *decoder) table(r *fields, ids []uint64, first freezeframe.Instant, earl
 			}
 		}
 		if r.bad {
-			return nil, damaged("a table that is cut short")
+			return damaged("a table that is cut short")
 		}
 		if reused > rows {
-			return nil, damaged("a table that repeats rows of the earlier one")
+			return damaged("a table that repeats rows of the earlier one")
 		}
 	}
-	if slices.Equal(t.Keys, earlier.Keys) {
-		t.Keys = earlier.Keys
-	}
-	return t, nil
+	return nil
 }
 
 // values changes the columns of a row that the masks name.

@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"sync"
+	"time"
 
 	"freezeframe"
 	"freezeframe/internal/kernel"
@@ -59,7 +60,7 @@ const (
 	keepPlain = 12 << 20
 	// keepDecoded is how many bytes of decoded tables are kept for the next
 	// reader; the last used source is kept in any case.
-	keepDecoded = 8 << 20
+	keepDecoded = 12 << 20
 	// maxDecoded is how many values and keys one source may decode to.
 	maxDecoded = 32 << 20
 	// pinMargin is how far beyond a span readings are pinned, so that those of
@@ -142,6 +143,7 @@ func (rec *Recording) tables(index int) []freezeframe.Table {
 	}
 	src := &rec.Sources[index]
 	d := newDecoder(index, src, maxDecoded)
+	d.leave = rec.sparse(src)
 	var before *block
 	for i := range rec.blocks {
 		b := &rec.blocks[i]
@@ -183,6 +185,44 @@ func (rec *Recording) tables(index int) []freezeframe.Table {
 	rec.decoded[index] = have
 	rec.held += have.bytes
 	return have.tables
+}
+
+const (
+	// around is how far from a stall every snapshot of the processes is kept.
+	around = 2 * time.Second
+	// fullSpan is how much of a stall is read at the full rate; of a longer one
+	// fewer snapshots are.
+	fullSpan = 20 * time.Second
+)
+
+// sparse tells which readings of a source are left out of what is decoded; nil:
+// none. The state of every process and thread, twenty times a second for a
+// minute, is tens of megabytes, and takes whole seconds of a CPU that others
+// may be waiting for. Beside a stall one a second is as good, which is how
+// often they are read while all is well; what they count is not lost with them.
+func (rec *Recording) sparse(src *freezeframe.Source) func(freezeframe.Instant) bool {
+	if src.Name != "procs" && src.Name != "tasks" || len(rec.Stalls) == 0 {
+		return nil
+	}
+	last := freezeframe.Instant(math.MinInt64)
+	leave := false
+	return func(at freezeframe.Instant) bool {
+		if at == last {
+			return leave // another part of the same reading
+		}
+		pace := time.Second
+		for i := range rec.Stalls {
+			s := &rec.Stalls[i]
+			if at >= s.Start.Add(-around) && at <= s.End.Add(around) {
+				pace = min(pace, time.Duration(int64(Tick)*(int64(s.Length()/fullSpan)+1)))
+			}
+		}
+		leave = last != math.MinInt64 && at.Sub(last) < pace-Tick/2
+		if !leave {
+			last = at
+		}
+		return leave
+	}
 }
 
 // note keeps what decoding found missing, once.

@@ -392,3 +392,64 @@ func TestQuietLanesTurnByAge(t *testing.T) {
 		}
 	}
 }
+
+// Of processes, one snapshot a second is decoded beside a stall, and every one
+// in it; those that are, are what they were.
+func TestSparseBesideAStall(t *testing.T) {
+	r := NewRing(MinBytes)
+	src := freezeframe.Source{Name: "procs", Key: "task", Every: time.Second, Stalled: Tick, Columns: []freezeframe.Column{{Name: "a"}, {Name: "b"}}}
+	w, err := r.Writer(src)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := freezeframe.Instant(time.Hour)
+	for i := range 800 { // 40 s
+		tab := freezeframe.Table{Due: start.Add(time.Duration(i) * Tick)}
+		tab.At = tab.Due
+		for p := range 60 {
+			if (i/100+p)%7 == 0 {
+				continue // comes and goes
+			}
+			row := tab.Row(freezeframe.TaskKey(p+1, 5), 2)
+			row[0], row[1] = uint64(i*p), uint64(p)
+		}
+		w.Append(&tab)
+	}
+	span := freezeframe.Span{Start: start, End: start.Add(time.Minute)}
+	whole, err := r.Pin(span)
+	if err != nil {
+		t.Fatal(err)
+	}
+	part, err := r.Pin(span)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stall := freezeframe.Stall{Span: freezeframe.Span{Start: start.Add(20 * time.Second), End: start.Add(23 * time.Second)}}
+	part.Stalls = []freezeframe.Stall{stall}
+	all := whole.Series("procs", span).Tables
+	kept := part.Series("procs", span).Tables
+	if len(all) != 800 {
+		t.Fatalf("%d readings without a stall, want 800", len(all))
+	}
+	near, next := 0, 0
+	for i := range kept {
+		k := &kept[i]
+		for all[next].At < k.At {
+			next++
+		}
+		if have := &all[next]; have.At != k.At || !slices.Equal(have.Keys, k.Keys) || !slices.Equal(have.Vals, k.Vals) {
+			t.Fatalf("reading %d differs", i)
+		}
+		if k.At >= stall.Start.Add(-around) && k.At <= stall.End.Add(around) {
+			near++
+		} else if i > 0 && k.At.Sub(kept[i-1].At) < time.Second-Tick {
+			t.Errorf("two readings %s apart, far from the stall", k.At.Sub(kept[i-1].At))
+		}
+	}
+	if want := int((3*time.Second+2*around)/Tick) + 1; near < want-1 || near > want {
+		t.Errorf("%d readings about the stall, want %d", near, want)
+	}
+	if len(kept) < near+30 {
+		t.Errorf("%d readings beside it, want one a second", len(kept)-near)
+	}
+}

@@ -222,6 +222,15 @@ func (s *Sampler) Stats() SamplerStats {
 	return st
 }
 
+// Threads returns the ids of the lanes' threads.
+func (s *Sampler) Threads() []int {
+	var tids []int
+	for i := range s.lanes {
+		tids = append(tids, int(s.lanes[i].tid.Load()))
+	}
+	return tids
+}
+
 // run is a lane's thread, from its start to its end. It is never unlocked, so
 // that the thread ends with it.
 func (l *lane) run() {

@@ -182,7 +182,9 @@ type collection struct {
 	errs    []error
 }
 
-func (c *collection) add(i detectors.Incident) {
+func (c *collection) add(i detectors.Incident) { c.watch.Aside(func() { c.build(i) }) }
+
+func (c *collection) build(i detectors.Incident) {
 	defer debug.FreeOSMemory() // a recording is most of what the heap ever holds
 	r := reports.Build(i.Window, i.Verdict, reports.Meta{
 		Version: version, Host: c.host, Rules: c.rules, User: c.user, Recorder: c.watch.Recorder(),

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"syscall"
@@ -44,6 +45,50 @@ func SetRealtime(priority int) error {
 			return nil
 		}
 	}
+}
+
+// Relax puts the threads of this process that are under SCHED_RR at a priority,
+// but for those to keep, back under SCHED_OTHER, until restore is called: for
+// work that takes a CPU for long and that nobody is in a hurry for. Threads that
+// start meanwhile are raised by restore too.
+func Relax(priority int, keep []int) (restore func() error, err error) {
+	var others []int // that were under another policy before
+	err = eachThread(func(tid int) error {
+		attr, err := unix.SchedGetAttr(tid, 0)
+		if err != nil {
+			return err
+		}
+		if attr.Policy != unix.SCHED_RR || int(attr.Priority) != priority || slices.Contains(keep, tid) {
+			others = append(others, tid)
+			return nil
+		}
+		return SetThreadPolicy(tid, unix.SCHED_NORMAL, 0)
+	})
+	return func() error {
+		return eachThread(func(tid int) error {
+			if slices.Contains(others, tid) {
+				return nil
+			}
+			return SetThreadPolicy(tid, unix.SCHED_RR, priority)
+		})
+	}, err
+}
+
+// eachThread calls f with every thread of this process; one that ends meanwhile
+// is passed over.
+func eachThread(f func(tid int) error) error {
+	entries, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return fmt.Errorf("list own threads: %w", err)
+	}
+	for _, e := range entries {
+		if tid, err := strconv.Atoi(e.Name()); err == nil {
+			if err := f(tid); err != nil && !IsGone(err) {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // SetOther puts the calling thread back under SCHED_OTHER. The goroutine must

@@ -109,3 +109,47 @@ func TestThreadPolicy(t *testing.T) {
 		t.Error("priority 1000 was taken")
 	}
 }
+
+func TestRelaxAndRestore(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("not root: real-time priority cannot be had")
+	}
+	const priority = 7 // nobody else's here
+	tids := make(chan int)
+	done := make(chan struct{})
+	defer close(done)
+	thread := func(policy int) int {
+		go func() {
+			runtime.LockOSThread() // it ends with its thread
+			err := SetThreadPolicy(0, policy, map[int]int{unix.SCHED_RR: priority, unix.SCHED_NORMAL: 0}[policy])
+			if err != nil {
+				t.Error(err)
+			}
+			tids <- TID()
+			<-done
+		}()
+		return <-tids
+	}
+	kept, raised, ordinary := thread(unix.SCHED_RR), thread(unix.SCHED_RR), thread(unix.SCHED_NORMAL)
+	policy := func(tid int) uint32 {
+		attr, err := unix.SchedGetAttr(tid, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return attr.Policy
+	}
+	restore, err := Relax(priority, []int{kept})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if policy(kept) != unix.SCHED_RR || policy(raised) != unix.SCHED_NORMAL || policy(ordinary) != unix.SCHED_NORMAL {
+		t.Errorf("relaxed: kept %d, raised %d, ordinary %d", policy(kept), policy(raised), policy(ordinary))
+	}
+	// What was no RR thread before must stay so; here those are all others.
+	if err := restore(); err != nil {
+		t.Fatal(err)
+	}
+	if policy(kept) != unix.SCHED_RR || policy(raised) != unix.SCHED_RR || policy(ordinary) != unix.SCHED_NORMAL {
+		t.Errorf("restored: kept %d, raised %d, ordinary %d", policy(kept), policy(raised), policy(ordinary))
+	}
+}
