@@ -96,10 +96,9 @@ type Failed struct {
 // Comm is the name of the process.
 func (f *Failed) Comm() []byte { return cstring(f.CommBytes[:]) }
 
-// Failures reads what failures.bpf.c counts while it is attached. An attached
-// program makes every system call of the machine some 60 ns dearer, by the
-// kernel's slower way out rather than by itself (BenchmarkFailures), so it is
-// attached only while something stalls.
+// Failures reads what failures.bpf.c counts while it is attached. Then every
+// system call of the machine costs some 150 ns more, mostly by the kernel's slower
+// way out of it (BenchmarkFailures), so it is attached only while something stalls.
 type Failures struct {
 	table *batch
 	prog  *ebpf.Program
