@@ -182,7 +182,11 @@ func TestAttacher(t *testing.T) {
 	}
 	last := false
 	for range 3 {
-		last = <-calls
+		select {
+		case last = <-calls:
+		case <-time.After(5 * time.Second):
+			t.Fatal("a wish was not heard")
+		}
 	}
 	if !last {
 		t.Error("detached, though attached was the last wish")
