@@ -14,7 +14,8 @@ import (
 type batch struct {
 	m            *ebpf.Map
 	keySize      int
-	valueSize    int
+	valueSize    int // of all that a key has
+	perKey       int // values a key: in a per-CPU map as many as CPUs
 	most         uint32
 	keys, values []byte
 	cursors      [2][64]byte
@@ -30,7 +31,11 @@ type batchAttr struct {
 const mapLookupBatch = 24 // BPF_MAP_LOOKUP_BATCH
 
 func newBatch(m *ebpf.Map) *batch {
-	b := &batch{m: m, keySize: int(m.KeySize()), valueSize: int(m.ValueSize()), most: m.MaxEntries()}
+	b := &batch{m: m, keySize: int(m.KeySize()), valueSize: int(m.ValueSize()), perKey: 1, most: m.MaxEntries()}
+	if m.Type() == ebpf.PerCPUHash {
+		b.perKey = possibleCPUs()
+		b.valueSize = (b.valueSize + 7) / 8 * 8 * b.perKey
+	}
 	b.keys, b.values = make([]byte, b.keySize*int(b.most)), make([]byte, b.valueSize*int(b.most))
 	return b
 }

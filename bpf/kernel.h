@@ -240,6 +240,7 @@ enum { MM_FILEPAGES = 0, MM_ANONPAGES = 1, MM_SWAPENTS = 2, MM_SHMEMPAGES = 3 };
 struct mm_struct {
 	struct rw_semaphore mmap_lock; /* mmap_sem before Linux 5.8 */
 	unsigned long total_vm;
+	int map_count;
 	struct percpu_counter rss_stat[4]; /* since Linux 6.2 */
 } READS;
 
@@ -269,6 +270,7 @@ struct rlimit {
 	unsigned long rlim_cur;
 } READS;
 
+#define RLIMIT_NPROC 6
 #define RLIMIT_NOFILE 7
 
 /* include/linux/task_io_accounting.h */

@@ -47,6 +47,8 @@ type Programs struct {
 	Locks *Locks
 	// Packets counts what was dropped, sent again and reset, by whom.
 	Packets *Packets
+	// Failures counts the system calls that failed at a limit, by whom.
+	Failures *Failures
 	// Timers tells which CPUs were gone.
 	Timers *Timers
 	// Tasks goes over all threads.
@@ -80,6 +82,7 @@ var families = []family{
 	lifeFamily,
 	locksFamily,
 	packetsFamily,
+	failuresFamily,
 	timersFamily,
 	requestsFamily,
 }
@@ -99,10 +102,11 @@ type loaded struct {
 	programs []*ebpf.Program
 	links    []link.Link
 	closers  []io.Closer
-	count    func() uint64 // of the records that it left out; nil: it keeps none
-	stops    []func()      // for what is no link: ends its running, keeps it readable
-	shed     string        // why it was taken out again; "" while it runs
-	gone     atomic.Bool   // as shed, for readers on the lanes
+	count    func() uint64    // of the records that it left out; nil: it keeps none
+	stops    []func()         // for what is no link: ends its running, keeps it readable
+	demand   func(bool) error // starts and stops what runs only while a stall is open
+	shed     string           // why it was taken out again; "" while it runs
+	gone     atomic.Bool      // as shed, for readers on the lanes
 	last     Cost
 	lastAt   time.Time
 }
@@ -322,6 +326,25 @@ func (p *Programs) Measure(d time.Duration) ([]Cost, error) {
 		}
 	}
 	return after, nil
+}
+
+// Rehearse runs what otherwise runs only while a stall is open, so that its cost
+// can be measured, until end is called.
+func (p *Programs) Rehearse() (end func()) {
+	if p == nil {
+		return func() {}
+	}
+	var running []func(bool) error
+	for _, l := range p.loaded {
+		if l.demand != nil && l.demand(true) == nil { // else it is a need
+			running = append(running, l.demand)
+		}
+	}
+	return func() {
+		for _, run := range running {
+			_ = run(false) // as above
+		}
+	}
 }
 
 func (p *Programs) totals() []Cost {

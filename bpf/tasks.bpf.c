@@ -67,7 +67,7 @@ struct process {
 	__u64 min_flt, maj_flt;
 	__u64 syscw, read_bytes, write_bytes, cancelled_write_bytes;
 	__u64 rss_pages, swap_pages, vm_pages;
-	__u64 files_max;
+	__u64 files_max, processes_max, maps;
 	__u64 exec_id, groups; /* change with exec, and with any cgroup of it */
 	__u32 threads, tty, tracer, coredumping;
 	__u32 netns, nspid;
@@ -296,11 +296,12 @@ static __always_inline void read_process(struct process *g, struct task_struct *
 		g->cancelled_write_bytes = s->ioac.cancelled_write_bytes;
 	}
 	g->files_max = s->rlim[RLIMIT_NOFILE].rlim_cur;
+	g->processes_max = s->rlim[RLIMIT_NPROC].rlim_cur;
 	g->threads = s->nr_threads;
 	g->exec_id = p->self_exec_id;
 	/* Read as a number: the verifier allows no arithmetic with a pointer. */
 	g->groups = (__u64)BPF_CORE_READ(p, cgroups) ^ p->cgroups->dfl_cgrp->kn->id << 40;
-	g->rss_pages = g->swap_pages = g->vm_pages = 0;
+	g->rss_pages = g->swap_pages = g->vm_pages = g->maps = 0;
 	g->coredumping = 0;
 	if (bpf_core_field_exists(s->core_state))
 		g->coredumping = s->core_state != NULL;
@@ -308,6 +309,7 @@ static __always_inline void read_process(struct process *g, struct task_struct *
 		g->rss_pages = pages(mm, MM_FILEPAGES) + pages(mm, MM_ANONPAGES) + pages(mm, MM_SHMEMPAGES);
 		g->swap_pages = pages(mm, MM_SWAPENTS);
 		g->vm_pages = mm->total_vm;
+		g->maps = mm->map_count;
 		if (bpf_core_field_exists(((struct mm_struct___before_5_16 *)0)->core_state))
 			g->coredumping = ((struct mm_struct___before_5_16 *)mm)->core_state != NULL;
 	}

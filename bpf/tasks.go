@@ -17,7 +17,7 @@ import (
 var tasksFamily = family{
 	name: "tasks",
 	at:   "iter/task",
-	lost: "nothing: threads and processes are read from /proc, which takes ten times as much CPU, and stuck threads are found later",
+	lost: "how many memory maps a process has; threads and processes are read from /proc, which takes ten times as much CPU, and stuck threads are found later",
 	load: loadTasksFamily,
 }
 
@@ -79,7 +79,8 @@ type Process struct {
 	SyscW, ReadBytes, WriteBytes      uint64
 	CancelledWriteBytes               uint64
 	RSSPages, SwapPages, VMPages      uint64
-	FilesMax                          uint64 // ^0: unlimited
+	FilesMax, ProcessesMax            uint64 // soft limits; ^0: unlimited
+	Maps                              uint64 // of its memory (vm.max_map_count)
 	ExecID, Groups                    uint64 // change with exec, and with any cgroup that it is in
 	Threads, TTY, Tracer, Coredumping uint32
 	NetNS, NSPID                      uint32

@@ -59,6 +59,7 @@ type process struct {
 	uid, tracer, coredumping      uint64
 	nspid, netns, swap            uint64
 	fds, fdsMax                   uint64
+	processesMax, maps            uint64
 	readBytes, writeBytes         uint64
 	cancelledWriteBytes, syscw    uint64
 
@@ -732,7 +733,7 @@ func (c *census) readExtras(slot int32) {
 		return
 	}
 	if n, err := kernel.ReadAt(c.root, c.path(p.pid, "/limits"), c.buf[:]); err == nil {
-		p.fdsMax = parseOpenFiles(c.buf[:n])
+		p.fdsMax, p.processesMax = parseLimits(c.buf[:n])
 	}
 	c.readActivity(p)
 }

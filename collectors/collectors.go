@@ -59,6 +59,7 @@ func known(p *bpf.Programs, names *kernelNames) []fromBPF {
 		{&contention{programs: p.Locks, names: names}, p.Locks != nil},
 		{&timers{programs: p.Timers, names: names}, p.Timers != nil},
 		{&packets{programs: p.Packets}, p.Packets != nil},
+		{&failures{programs: p.Failures}, p.Failures != nil},
 		{&signals{life: p.Life}, p.Life != nil},
 		{&parents{life: p.Life}, p.Life != nil},
 		{&requests{served: sockets}, p.Requests != nil},

@@ -23,6 +23,10 @@ const (
 	limitsPortHigh
 	limitsNeighEntries
 	limitsNeighTableFulls
+	limitsTCPMemPressure
+	limitsTCPMemMax
+	limitsMapCountMax
+	limitsOvercommit
 	limitsWidth
 )
 
@@ -41,6 +45,9 @@ var limitFiles = [...]limitFile{
 	{"sys/kernel/threads-max", into(limitsThreadsMax), "how many threads the machine allows", ""},
 	{"sys/kernel/pid_max", into(limitsPIDMax), "how many pids the machine allows", ""},
 	{"sys/net/ipv4/ip_local_port_range", parsePortRange, "whether outgoing connections run out of ports", ""},
+	{"sys/net/ipv4/tcp_mem", parseTCPMem, "whether TCP is out of memory for its buffers", ""},
+	{"sys/vm/max_map_count", into(limitsMapCountMax), "how many memory maps a process may have", ""},
+	{"sys/vm/overcommit_memory", into(limitsOvercommit), "whether memory is refused before it is used up", ""},
 	{"net/stat/arp_cache", parseNeighbours, "whether the table of neighbours (ARP) is full", ""},
 	{"net/stat/ndisc_cache", parseNeighbours, "whether the table of IPv6 neighbours is full", ""},
 	{"sys/net/netfilter/nf_conntrack_count", into(limitsConntrackCount), "how full the table of tracked connections is", conntrackFix},
@@ -50,8 +57,9 @@ var limitFiles = [...]limitFile{
 
 const conntrackFix = "none needed while connection tracking (module nf_conntrack) is not in use; it is picked up when it is loaded"
 
-// limits reads the machine's own limits and how far each is used up: file
-// handles, threads, tracked connections, local ports, neighbours.
+// limits reads the machine's own limits and, where no other source has it, how
+// far each is used up: file handles, threads, tracked connections, local ports,
+// neighbours, memory of TCP, memory maps, overcommit.
 type limits struct {
 	files [len(limitFiles)]file
 	needs []freezeframe.Need
@@ -60,11 +68,12 @@ type limits struct {
 func (c *limits) Source() freezeframe.Source {
 	s := freezeframe.Source{
 		Name:  "limits",
-		From:  "/proc/sys/fs/file-nr, /proc/loadavg, /proc/sys/kernel/{threads-max,pid_max}, /proc/sys/net/{ipv4/ip_local_port_range,netfilter/nf_conntrack_*}, /proc/net/stat/{nf_conntrack,arp_cache,ndisc_cache}",
+		From:  "/proc/sys/fs/file-nr, /proc/loadavg, /proc/sys/kernel/{threads-max,pid_max}, /proc/sys/vm/{max_map_count,overcommit_memory}, /proc/sys/net/{ipv4/{ip_local_port_range,tcp_mem},netfilter/nf_conntrack_*}, /proc/net/stat/{nf_conntrack,arp_cache,ndisc_cache}",
 		Every: time.Second, Stalled: 250 * time.Millisecond, Lane: freezeframe.Fast,
 		Columns: gauges("files_allocated", "files_max", "threads", "threads_max", "pid_max",
 			"conntrack_count", "conntrack_max", "conntrack_drop", "conntrack_insert_failed",
-			"port_low", "port_high", "neigh_entries", "neigh_table_fulls"),
+			"port_low", "port_high", "neigh_entries", "neigh_table_fulls",
+			"tcp_mem_pressure_pages", "tcp_mem_max_pages", "max_map_count", "overcommit_memory"),
 		Needs: c.needs,
 	}
 	for _, i := range [...]int{limitsConntrackDrop, limitsConntrackInsertFailed, limitsNeighTableFulls} {
@@ -170,6 +179,16 @@ func parsePortRange(row []uint64, b []byte) bool {
 	low, _ := s.Uint()
 	high, ok := s.Uint()
 	row[limitsPortLow], row[limitsPortHigh] = low, high
+	return ok
+}
+
+// parseTCPMem reads "low pressure high", in pages (Documentation/networking/ip-sysctl.rst).
+func parseTCPMem(row []uint64, b []byte) bool {
+	s := kernel.Scan(b)
+	s.Word()
+	pressure, _ := s.Uint()
+	high, ok := s.Uint()
+	row[limitsTCPMemPressure], row[limitsTCPMemMax] = pressure, high
 	return ok
 }
 

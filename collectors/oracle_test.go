@@ -524,6 +524,16 @@ func oracleLimits(dir string) (map[string]map[string]uint64, error) {
 	if err != nil {
 		return nil, err
 	}
+	for column, name := range map[string]string{"tcp_mem_pressure_pages": "net/ipv4/tcp_mem", "max_map_count": "vm/max_map_count", "overcommit_memory": "vm/overcommit_memory"} {
+		values, err := proc.SysctlInts(name)
+		if err != nil {
+			return nil, err
+		}
+		row[column] = uint64(values[0])
+		if len(values) == 3 { // low, pressure, high
+			row[column], row["tcp_mem_max_pages"] = uint64(values[1]), uint64(values[2])
+		}
+	}
 	row["port_low"], row["port_high"] = uint64(ports[0]), uint64(ports[1])
 	row["files_allocated"], row["files_max"] = uint64(files[0]), uint64(files[2])
 	return map[string]map[string]uint64{"": row}, nil

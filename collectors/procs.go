@@ -41,6 +41,8 @@ const (
 	procsCoredumping
 	procsTracer
 	procsNSpid
+	procsProcessesMax
+	procsMaps
 	procsWidth
 )
 
@@ -101,6 +103,8 @@ func (c *procs) Source() freezeframe.Source {
 			procsCoredumping:         {Name: "coredumping", Kind: gauge},
 			procsTracer:              {Name: "tracer_pid", Kind: gauge},
 			procsNSpid:               {Name: "nspid", Kind: gauge},
+			procsProcessesMax:        {Name: "processes_max", Kind: gauge}, // of its user (RLIMIT_NPROC); 0: unlimited
+			procsMaps:                {Name: "maps", Kind: gauge},          // of its memory; 0 where BPF does not tell: listing them takes its mmap_lock
 		},
 	}
 }
@@ -270,6 +274,8 @@ func (c *procs) row(t *freezeframe.Table, p *process) {
 	row[procsCoredumping] = p.coredumping
 	row[procsTracer] = p.tracer
 	row[procsNSpid] = p.nspid
+	row[procsProcessesMax] = p.processesMax
+	row[procsMaps] = p.maps
 }
 
 // at is when a reading began; one that a test makes by hand begins now.

@@ -218,6 +218,7 @@ func TestProcessesAgree(t *testing.T) {
 			"write":       {got["write_bytes"], io.WriteBytes},
 			"syscw":       {got["syscw"], io.SyscW},
 			"fds_max":     {got["fds_max"], limits.OpenFiles},
+			"processes":   {got["processes_max"], softLimit(limits.Processes)},
 			"fds":         {got["fds"], uint64(fds)},
 			"exe":         {words[got["exe"]], exe},
 			"run":         {task["run_ns"], sched.RunningNanoseconds},
@@ -680,8 +681,12 @@ func TestParseTaskFiles(t *testing.T) {
 	if _, _, _, ok := parseSchedstat([]byte("1 2 3")); ok {
 		t.Error("a schedstat that was cut was accepted")
 	}
-	if parseOpenFiles([]byte("Max open files            unlimited            unlimited            files     \n")) != 0 {
+	files, processes := parseLimits([]byte("Max processes             unlimited            unlimited            processes \nMax open files            unlimited            unlimited            files     \n"))
+	if files != 0 || processes != 0 {
 		t.Error("unlimited is a number")
+	}
+	if files, processes := parseLimits([]byte("Max processes             60                   80                   processes \nMax open files            9")); files != 0 || processes != 60 {
+		t.Errorf("%d files, %d processes", files, processes)
 	}
 }
 
@@ -703,7 +708,7 @@ func FuzzTaskFiles(f *testing.F) {
 		parseTaskStatus(b, &status)
 		var p process
 		parseIO(b, &p)
-		parseOpenFiles(b)
+		parseLimits(b)
 		parseSyscall(b)
 		parseSchedstat(b)
 		if out := parseStack(nil, b); len(out) > 2*len(b) {

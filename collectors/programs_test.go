@@ -9,6 +9,7 @@ import (
 
 	"freezeframe"
 	"freezeframe/bpf"
+	"freezeframe/internal/kernel"
 
 	"golang.org/x/sys/unix"
 )
@@ -119,4 +120,84 @@ func TestSignalsAndParents(t *testing.T) {
 		}
 	}
 	t.Error("the parent is not there")
+}
+
+// TestFailures: nothing is told while nothing stalls; in a stall, who was refused
+// what, soon after it begins.
+func TestFailures(t *testing.T) {
+	p, h := programs(t, "failures"), live()
+	c := fromPrograms(t, p, "failures", h)
+	refuse := func() {
+		t.Helper()
+		// More than the kernel can map: ENOMEM at once, with memory left.
+		if _, err := unix.Mmap(-1, 0, 1<<60, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANON); err != unix.ENOMEM {
+			t.Fatalf("mmap: %v", err)
+		}
+	}
+	own := func() map[string]any {
+		for _, row := range cells(t, c, h) {
+			if row["pid"] == int64(os.Getpid()) && row["syscall"] == "mmap" && row["errno"] == "ENOMEM" {
+				return row
+			}
+		}
+		return nil
+	}
+	refuse()
+	if row := own(); row != nil {
+		t.Errorf("told while nothing stalls: %v", row)
+	}
+	h.Focus.Suspect(freezeframe.Instant(1 << 62))
+	began := kernel.Now()
+	var row map[string]any
+	for deadline := time.Now().Add(5 * time.Second); row == nil; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("not told 5 s after the stall began")
+		}
+		refuse()
+		row = own()
+	}
+	n := row["failures"].(int64)
+	refuse()
+	if row = own(); row["failures"] != n+1 || row["uid"] != int64(os.Getuid()) {
+		t.Errorf("%d failures, and then one more: %v", n, row)
+	}
+	comm, _ := os.ReadFile("/proc/self/comm")
+	if row["comm"].(string)+"\n" != string(comm) {
+		t.Errorf("of %q, want %q", row["comm"], comm)
+	}
+	if first, last := row["first_ns"].(int64), row["last_ns"].(int64); first < int64(began) || last < first || last > int64(kernel.Now()) {
+		t.Errorf("from %d to %d, began at %d", first, last, began)
+	}
+}
+
+// TestAttacher: the last wish holds, and nothing stays attached.
+func TestAttacher(t *testing.T) {
+	calls := make(chan bool, 64)
+	a, err := attach(func(on bool) error { calls <- on; return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, on := range []bool{true, false, true} {
+		a.want(on)
+	}
+	last := false
+	for range 3 {
+		select {
+		case last = <-calls:
+		case <-time.After(5 * time.Second):
+			t.Fatal("a wish was not heard")
+		}
+	}
+	if !last {
+		t.Error("detached, though attached was the last wish")
+	}
+	a.stop()
+	select {
+	case on := <-calls:
+		if on {
+			t.Error("attached at the end")
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("not detached at the end")
+	}
 }

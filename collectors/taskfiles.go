@@ -145,18 +145,20 @@ func parseIO(b []byte, p *process) {
 	}
 }
 
-// parseOpenFiles returns the soft limit of open files from /proc/PID/limits,
-// 0 when there is none.
-func parseOpenFiles(b []byte) uint64 {
+// parseLimits returns the soft limits of open files and of processes of its user
+// from /proc/PID/limits, 0 for one that there is not.
+func parseLimits(b []byte) (files, processes uint64) {
 	for sc := kernel.Scan(wholeLines(b)); sc.More(); {
 		line := sc.Line()
 		if rest, ok := bytes.CutPrefix(line, []byte("Max open files")); ok {
 			words := kernel.Scan(rest)
-			v, _ := words.Uint()
-			return v
+			files, _ = words.Uint()
+		} else if rest, ok := bytes.CutPrefix(line, []byte("Max processes")); ok {
+			words := kernel.Scan(rest)
+			processes, _ = words.Uint()
 		}
 	}
-	return 0
+	return files, processes
 }
 
 // parseSyscall reads /proc/PID/syscall: the number and the first argument.

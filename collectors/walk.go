@@ -364,7 +364,7 @@ func (w *walk) leads(p *process, th *thread, r *bpf.Task) {
 	}
 	if p.kthread = r.Flags&pfKthread != 0; p.kthread {
 		p.wants &^= askCmdline
-		p.fdsMax = 0
+		p.fdsMax, p.processesMax = 0, 0
 	}
 	p.stat.state = r.State
 	p.stat.policy, p.stat.rtPriority, p.stat.nice = th.stat.policy, th.stat.rtPriority, th.stat.nice
@@ -439,12 +439,18 @@ func (w *walk) Process(r *bpf.Process) {
 	if r.NetNS != 0 {
 		p.netns = uint64(r.NetNS)
 	}
-	if p.fdsMax = r.FilesMax; r.FilesMax == ^uint64(0) {
-		p.fdsMax = 0
-	}
+	p.fdsMax, p.processesMax, p.maps = softLimit(r.FilesMax), softLimit(r.ProcessesMax), r.Maps
 	if p.kthread {
-		p.fdsMax = 0 // it has none
+		p.fdsMax, p.processesMax = 0, 0 // it has none
 	}
+}
+
+// softLimit is a limit as the collectors show it: 0 for none.
+func softLimit(limit uint64) uint64 {
+	if limit == ^uint64(0) {
+		return 0
+	}
+	return limit
 }
 
 // Place takes where the thread that was told of last sleeps.

@@ -196,8 +196,9 @@ func TestWalkAgreesWithProc(t *testing.T) {
 		// Counted by each CPU for itself, and summed up now and then
 		// (percpu_counter): /proc may do the sum itself.
 		"rss_bytes": uint64(runtime.NumCPU()) * 64 * p.census.page}
-	// By netlink only when it ran; since when, /proc does not know.
-	apart := map[string]bool{"cpu_delay_ns": true, "since_ns": true, "dropped": true}
+	// By netlink only when it ran; since when, /proc does not know; maps are
+	// not listed by a lane.
+	apart := map[string]bool{"maps": true, "cpu_delay_ns": true, "since_ns": true, "dropped": true}
 	compare := func(c freezeframe.Collector, a, b *freezeframe.Table) {
 		columns := c.Source().Columns
 		for _, pid := range pids {
@@ -219,6 +220,16 @@ func TestWalkAgreesWithProc(t *testing.T) {
 		}
 	}
 	compare(p, &pa, &pb)
+	for _, pid := range pids {
+		list, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := uint64(bytes.Count(list, []byte("\n")) - bytes.Count(list, []byte("[vsyscall]"))) // which is the kernel's
+		if row := byName(t, p, &pa, int(pid)); row["maps"] != want {
+			t.Errorf("%d (%s): %d maps, %d lines in its maps", pid, states[pid], row["maps"], want)
+		}
+	}
 	compare(ts, &ta, &tb)
 	// Else it would agree by telling nothing.
 	if r := byName(t, p, &pa, busy.Process.Pid); r["utime_us"]+r["stime_us"] < tick {

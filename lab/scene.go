@@ -173,6 +173,12 @@ func (s *Scene) Name(what string) string {
 	return fmt.Sprintf("%s%d-%s%d", Prefix, os.Getpid(), what, s.names)
 }
 
+// User returns a user id of this run's own, which nobody on the machine has.
+func (s *Scene) User() int {
+	s.names++
+	return 600_000_000 + os.Getpid()*100 + s.names%100
+}
+
 // Start starts a program.
 func (s *Scene) Start(c Cmd) *Proc {
 	p, err := s.lab.start(c)

@@ -2,6 +2,7 @@ package rules
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"freezeframe"
@@ -17,7 +18,7 @@ func limitCgroupPIDs() freezeframe.Rule {
 			"Now: `systemctl set-property UNIT TasksMax=8192`, `docker update --pids-limit 2048 NAME`.",
 			"So that it does not come back: look for what does not end (`systemd-cgls UNIT`, zombies that nobody waits for) or for a pool without a bound.",
 		},
-		Reads:    []string{sourceLedger, sourceSymptoms, "cgroups.pids", "cgroups.pids_max", "cgroups.pids_max_events", "procs.cgroup", freezeframe.EventKernelLog},
+		Reads:    []string{sourceLedger, sourceSymptoms, "cgroups.pids", "cgroups.pids_max", "cgroups.pids_max_events", "procs.cgroup", "failures.failures", "failures.errno", freezeframe.EventKernelLog},
 		Subsumes: []freezeframe.Cause{"app.worker_pool_exhausted", "net.accept_queue_overflow", "dep.remote_unresponsive", "cpu.fork_storm"},
 		Judge:    judgeCgroupPIDs,
 	}
@@ -60,6 +61,10 @@ func judgeCgroupPIDs(w freezeframe.Window) []freezeframe.Finding {
 			f.Confidence = proven
 			f.Evidence = append(f.Evidence, evidence(freezeframe.EventKernelLog, "", "the kernel: %s", quote(told.Text)))
 		}
+		f.Evidence = append(f.Evidence, refusals(slices.DeleteFunc(refusedIn(w, s, "EAGAIN", starting...), func(r refused) bool {
+			p := ps.byPID[r.pid]
+			return p == nil || !p.within("pids", name)
+		}))...)
 		if biggest := ps.ranked(func(p *process) uint64 {
 			if p.within("pids", name) {
 				return p.threads

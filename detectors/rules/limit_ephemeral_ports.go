@@ -20,7 +20,7 @@ func limitEphemeralPorts() freezeframe.Rule {
 			"Now: `sysctl net.ipv4.ip_local_port_range='1024 65535' net.ipv4.tcp_tw_reuse=1`.",
 			"So that it does not come back: keep connections open (keep-alive, a pool) instead of one per request; spread over several destination addresses.",
 		},
-		Reads:    []string{sourceLedger, sourceSymptoms, "ports.used", "ports.range", "ports.pid", "procs.comm"},
+		Reads:    []string{sourceLedger, sourceSymptoms, "ports.used", "ports.range", "ports.pid", "procs.comm", "procs.ppid", "failures.failures", "failures.errno"},
 		Subsumes: []freezeframe.Cause{"app.worker_pool_exhausted", "net.accept_queue_overflow", "dep.remote_unresponsive", "net.packet_loss"},
 		Judge:    judgePorts,
 	}
@@ -30,7 +30,7 @@ func judgePorts(w freezeframe.Window) []freezeframe.Finding {
 	stall := w.Stall()
 	s := around(stall.Span)
 	series := w.Between("ports", s)
-	refused := symptoms(w, func(sy *freezeframe.Symptom) bool { return refusal(sy, "EADDRNOTAVAIL") })
+	told := symptoms(w, func(sy *freezeframe.Symptom) bool { return refusal(sy, "EADDRNOTAVAIL") })
 	var name string
 	var used, limit, pid uint64
 	for text, key := range sorted(textKeys(w, &series)) {
@@ -41,7 +41,12 @@ func judgePorts(w freezeframe.Window) []freezeframe.Finding {
 		}
 	}
 	ps := processesIn(w, s)
-	claim := refused
+	// Of bind it says that the address is not this machine's.
+	list := refusedIn(w, s, "EADDRNOTAVAIL", "connect", "sendto", "sendmsg")
+	claim := told
+	if used > 0 || len(told) > 0 {
+		claim = freezeframe.Union(append(claim, lateOf(w, ps, list)...)...)
+	}
 	if used > 0 && pid != 0 {
 		// The user of the ports is itself late: it cannot connect.
 		claim = freezeframe.Union(append(claim, symptoms(w, func(sy *freezeframe.Symptom) bool { return sy.Err == "" && suffers(sy, int(pid)) })...)...)
@@ -51,7 +56,7 @@ func judgePorts(w freezeframe.Window) []freezeframe.Finding {
 	}
 	f := freezeframe.Finding{Explains: claim, Confidence: seen, Culprit: freezeframe.Culprit{Kind: freezeframe.CulpritTable, Device: "ip_local_port_range"}}
 	switch {
-	case used > 0 && len(refused) > 0:
+	case used > 0 && (len(told) > 0 || len(list) > 0):
 		f.Confidence = proven
 	case used > 0:
 		f.Confidence = counted
@@ -70,8 +75,9 @@ func judgePorts(w freezeframe.Window) []freezeframe.Finding {
 		f.Summary = fmt.Sprintf("%d of %d local ports to %s were in use; no other connection could be made.", used, limit, peer)
 		f.Evidence = append(f.Evidence, evidence("ports", "used", "%d of %d local ports to %s in use", used, limit, peer))
 	}
-	if len(refused) > 0 {
+	if len(told) > 0 {
 		f.Evidence = append(f.Evidence, evidence(freezeframe.EventRefused, "", "connecting failed with EADDRNOTAVAIL"))
 	}
+	f.Evidence = append(f.Evidence, refusals(list)...)
 	return []freezeframe.Finding{f}
 }

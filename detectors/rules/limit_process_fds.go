@@ -2,6 +2,8 @@ package rules
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 
 	"freezeframe"
 )
@@ -16,7 +18,7 @@ func limitProcessFDs() freezeframe.Rule {
 			"Now: `prlimit --pid PID --nofile=65536` raises the limit of the running process.",
 			"So that it does not come back: LimitNOFILE= in the unit; look for a leak (`ls -l /proc/PID/fd | awk '{print $NF}' | sort | uniq -c | sort -n`); idle timeouts for connections.",
 		},
-		Reads:    []string{sourceSymptoms, "procs.fds", "procs.fds_max"},
+		Reads:    []string{sourceSymptoms, "procs.fds", "procs.fds_max", "procs.ppid", "failures.failures", "failures.errno"},
 		Subsumes: []freezeframe.Cause{"app.busy_loop", "app.worker_pool_exhausted", "net.accept_queue_overflow", "dep.remote_unresponsive", "net.packet_loss", "net.syn_flood"},
 		Judge:    judgeProcessFDs,
 	}
@@ -24,7 +26,9 @@ func limitProcessFDs() freezeframe.Rule {
 
 func judgeProcessFDs(w freezeframe.Window) []freezeframe.Finding {
 	stall := w.Stall()
-	ps := processesIn(w, around(stall.Span))
+	s := around(stall.Span)
+	ps := processesIn(w, s)
+	list := outOfDescriptors(w, s)
 	var out []freezeframe.Finding
 	for _, p := range ps.list {
 		if ps.byPID[p.pid] != p || p.fdsMax == 0 || p.fds+1 < p.fdsMax {
@@ -44,17 +48,41 @@ func judgeProcessFDs(w freezeframe.Window) []freezeframe.Finding {
 		if p.fds < p.fdsMax {
 			sure, many = counted, "one less than it may"
 		}
+		var mine []refused
+		for _, r := range list {
+			if r.pid == p.pid {
+				mine = append(mine, r)
+			}
+		}
+		if len(mine) > 0 {
+			sure = proven
+		}
 		out = append(out, freezeframe.Finding{
 			Culprit: p.culprit(), Explains: claim, Confidence: sure,
 			Summary:  fmt.Sprintf("%s had %d descriptors open, %s.", p, p.fds, many),
-			Evidence: []freezeframe.Evidence{evidence("procs", "fds", "%d descriptors open, limit %d", p.fds, p.fdsMax)},
+			Evidence: append([]freezeframe.Evidence{evidence("procs", "fds", "%d descriptors open, limit %d", p.fds, p.fdsMax)}, refusals(mine)...),
 			Remedy:   []string{fmt.Sprintf("`prlimit --pid %d --nofile=%d`", p.pid, 4*p.fdsMax)},
 		})
 	}
 	if len(out) > 0 {
 		return out
 	}
-	// The refusal itself, where the count could not be read.
+	// The refusals themselves, where the count could not be read in time.
+	for i := range list {
+		mine := list[i : i+1]
+		if slices.ContainsFunc(list[:i], func(r refused) bool { return r.pid == mine[0].pid }) {
+			continue
+		}
+		if claim := worth(w, lateOf(w, ps, mine)); claim != nil {
+			out = append(out, freezeframe.Finding{
+				Culprit: ps.blame(freezeframe.Party{PID: mine[0].pid, Comm: mine[0].comm}), Explains: claim, Confidence: seen,
+				Summary: fmt.Sprintf("%s had as many descriptors open as it may.", &mine[0]), Evidence: refusals(mine),
+			})
+		}
+	}
+	if len(out) > 0 {
+		return out
+	}
 	for i := range stall.Symptoms {
 		sy := &stall.Symptoms[i]
 		if !refusal(sy, "EMFILE") {
@@ -72,6 +100,12 @@ func judgeProcessFDs(w freezeframe.Window) []freezeframe.Finding {
 		}
 	}
 	return nil
+}
+
+// outOfDescriptors returns who was refused a descriptor; EMFILE of inotify is a
+// limit of another kind.
+func outOfDescriptors(w freezeframe.Window, s freezeframe.Span) []refused {
+	return slices.DeleteFunc(refusedIn(w, s, "EMFILE"), func(r refused) bool { return strings.HasPrefix(r.call, "inotify_init") })
 }
 
 // atDescriptorLimit returns when a process was within one of its limit.

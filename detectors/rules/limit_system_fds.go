@@ -20,7 +20,7 @@ func limitSystemFDs() freezeframe.Rule {
 			"Now: `sysctl -w fs.file-max=2000000`; the largest holder is named here.",
 			"So that it does not come back: LimitNOFILE= for what leaks; look for descriptors that are never closed (`ls -l /proc/PID/fd`).",
 		},
-		Reads:    []string{sourceSymptoms, "limits.files_allocated", "limits.files_max", "procs.fds", "procs.comm", freezeframe.EventKernelLog},
+		Reads:    []string{sourceSymptoms, "limits.files_allocated", "limits.files_max", "procs.fds", "procs.comm", "procs.ppid", "failures.failures", "failures.errno", freezeframe.EventKernelLog},
 		Subsumes: []freezeframe.Cause{"app.busy_loop", "app.worker_pool_exhausted", "net.accept_queue_overflow", "dep.remote_unresponsive"},
 		Judge: func(w freezeframe.Window) []freezeframe.Finding {
 			return judgeSystemLimit(w, systemLimit{
@@ -36,8 +36,9 @@ type systemLimit struct {
 	used   string   // column of limits
 	most   []string // columns of limits: the smallest counts
 	errno  string
-	target string // of the limits probe's symptom
-	line   string // of the kernel's log
+	calls  []string // that fail with it at this limit; nil: all
+	target string   // of the limits probe's symptom
+	line   string   // of the kernel's log
 	what   string
 	holds  func(*process) uint64 // how much of it a process has
 	held   string
@@ -60,24 +61,26 @@ func judgeSystemLimit(w freezeframe.Window, l systemLimit) []freezeframe.Finding
 	if !full && (line == nil || l.line == "") {
 		return nil
 	}
-	claim := worth(w, symptoms(w, func(sy *freezeframe.Symptom) bool {
+	s := around(stall.Span)
+	ps, list := processesIn(w, s), refusedIn(w, s, l.errno, l.calls...)
+	claim := worth(w, freezeframe.Union(append(symptoms(w, func(sy *freezeframe.Symptom) bool {
 		return refusal(sy, l.errno) && (sy.Probe != "limits" || sy.Target == l.target)
-	}))
+	}), lateOf(w, ps, list)...)...))
 	if claim == nil {
 		return nil
 	}
 	f := freezeframe.Finding{
 		Culprit: freezeframe.Culprit{Kind: freezeframe.CulpritHost}, Explains: claim, Confidence: 0.9,
 		Summary:  fmt.Sprintf("%d of %d %s were in use; more were refused.", used, limit, l.what),
-		Evidence: []freezeframe.Evidence{evidence("limits", l.used, "%d of %d in use", used, limit)},
+		Evidence: append([]freezeframe.Evidence{evidence("limits", l.used, "%d of %d in use", used, limit)}, refusals(list)...),
 	}
 	if line != nil && l.line != "" {
 		f.Confidence = proven
 		f.Evidence = append(f.Evidence, evidence(freezeframe.EventKernelLog, "", "the kernel: %s", quote(line.Text)))
 	}
-	if list := processesIn(w, around(stall.Span)).ranked(l.holds); len(list) > 0 && float64(l.holds(list[0])) >= mainHolder*float64(used) {
-		f.Culprit = list[0].culprit()
-		f.Evidence = append(f.Evidence, evidence("procs", l.column, "%s has %d %s", list[0], l.holds(list[0]), l.held))
+	if all := ps.ranked(l.holds); len(all) > 0 && float64(l.holds(all[0])) >= mainHolder*float64(used) {
+		f.Culprit = all[0].culprit()
+		f.Evidence = append(f.Evidence, evidence("procs", l.column, "%s has %d %s", all[0], l.holds(all[0]), l.held))
 	}
 	return []freezeframe.Finding{f}
 }

@@ -12,11 +12,11 @@ func limitSystemPIDs() freezeframe.Rule {
 			"Now: `sysctl -w kernel.pid_max=4194304 kernel.threads-max=1000000`; the largest holder is named here.",
 			"So that it does not come back: TasksMax= for the unit that grew; look for zombies (`ps -eo ppid,stat | grep Z`) and for pools without a bound.",
 		},
-		Reads:    []string{sourceSymptoms, "limits.threads", "limits.threads_max", "limits.pid_max", "procs.threads", "procs.comm", freezeframe.EventKernelLog},
+		Reads:    []string{sourceSymptoms, "limits.threads", "limits.threads_max", "limits.pid_max", "procs.threads", "procs.comm", "procs.ppid", "failures.failures", "failures.errno", freezeframe.EventKernelLog},
 		Subsumes: []freezeframe.Cause{"app.worker_pool_exhausted", "net.accept_queue_overflow", "dep.remote_unresponsive", "cpu.fork_storm"},
 		Judge: func(w freezeframe.Window) []freezeframe.Finding {
 			return judgeSystemLimit(w, systemLimit{
-				used: "threads", most: []string{"threads_max", "pid_max"}, errno: "EAGAIN", target: "threads",
+				used: "threads", most: []string{"threads_max", "pid_max"}, errno: "EAGAIN", calls: starting, target: "threads",
 				what: "processes and threads", holds: func(p *process) uint64 { return p.threads }, held: "threads", column: "threads",
 			})
 		},

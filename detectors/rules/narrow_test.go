@@ -20,6 +20,28 @@ func TestOtherMakes(t *testing.T) {
 		cause   freezeframe.Cause
 		culprit freezeframe.Culprit
 	}{
+		"refused descriptors that nobody had counted": {func(w *window) {
+			refuses(w, service, 0, "orders", "accept4", "EMFILE", v{"fds": 90, "fds_max": 100})
+		}, "limit.process_fds", process(service)},
+		"a user's limit of processes, as /proc shows it": {func(w *window) {
+			w.Suffers(service, "orders", wait{Class: freezeframe.Sleeping, Syscall: "clock_nanosleep"})
+			proc(w, service, "orders", func(time.Duration) v { return v{"uid": 1000, "threads": 3, "processes_max": 60} })
+			proc(w, hog, "pool", func(time.Duration) v { return v{"uid": 1000, "threads": 57} })
+		}, "limit.user_processes", process(hog)},
+		"memory maps, as they are counted": {func(w *window) {
+			w.Suffers(service, "orders", wait{Class: freezeframe.Sleeping, Syscall: "clock_nanosleep"})
+			proc(w, service, "orders", func(time.Duration) v { return v{"maps": 65531} })
+			maps(w, 0, 1<<30)
+		}, "limit.memory_maps", process(service)},
+		"the only process of its user has all inotify instances": {func(w *window) {
+			refuses(w, service, 1000, "orders", "inotify_init1", "EMFILE", v{"fds": 90, "fds_max": 1024})
+		}, "limit.inotify", process(service)},
+		"a child that cannot be started": {func(w *window) {
+			w.Suffers(service, "orders", wait{Class: freezeframe.ChildWait, Syscall: "wait4"})
+			proc(w, service, "orders", func(time.Duration) v { return v{"uid": 1000, "threads": 58, "processes_max": 60} })
+			proc(w, hog, "sh", func(time.Duration) v { return v{"uid": 1000, "threads": 1, "processes_max": 60, "ppid": service} })
+			failing(w, hog, 1000, "sh", "vfork", "EAGAIN")
+		}, "limit.user_processes", process(service)},
 		"an interpreter for each line": {func(w *window) {
 			runnable(w, "0-1")
 			stat(w, 20, 120, use{user: 0.8, system: 0.2}, use{user: 0.8, system: 0.2})

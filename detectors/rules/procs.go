@@ -32,6 +32,9 @@ type process struct {
 	read, written, faults, majfaults growth
 	rssFirst, rss, rssMost           uint64
 	swap, fds, fdsMax, threads       uint64
+	threadsMost, processesMax        uint64
+	maps, vsize                      uint64 // at most
+	uid                              int
 	tracer                           int
 	dumping                          bool
 }
@@ -83,6 +86,7 @@ func readProcesses(w freezeframe.Window, s freezeframe.Span) *processes {
 	columns := []string{
 		"ppid", "comm", "cmdline", "cgroup", "utime_us", "stime_us", "cutime_us", "cstime_us", "read_bytes", "write_bytes",
 		"minflt", "majflt", "rss_bytes", "swap_bytes", "fds", "fds_max", "threads", "tracer_pid", "coredumping", "allowed_cpus", "syscw",
+		"uid", "processes_max", "maps", "vsize_bytes",
 	}
 	began := s.Start // or, where the readings reach less far back, the first of them
 	if len(series.Tables) > 0 {
@@ -116,6 +120,8 @@ func readProcesses(w freezeframe.Window, s freezeframe.Span) *processes {
 		p.majfaults.add(at, v[11])
 		p.rss, p.rssMost = v[12], max(p.rssMost, v[12])
 		p.swap, p.fds, p.fdsMax, p.threads = v[13], max(p.fds, v[14]), v[15], v[16]
+		p.threadsMost, p.maps, p.vsize = max(p.threadsMost, v[16]), max(p.maps, v[23]), max(p.vsize, v[24])
+		p.uid, p.processesMax = int(v[21]), v[22]
 		if v[17] != 0 {
 			p.tracer = int(v[17])
 		}

@@ -47,6 +47,7 @@ func All() []freezeframe.Rule {
 		memCompaction(),
 		memForkCOW(),
 		memTeardown(),
+		memOvercommitRefused(),
 
 		ioDeviceSaturated(),
 		ioDeviceSlow(),
@@ -71,9 +72,13 @@ func All() []freezeframe.Rule {
 		limitSystemFDs(),
 		limitCgroupPIDs(),
 		limitSystemPIDs(),
+		limitUserProcesses(),
 		limitEphemeralPorts(),
 		limitConntrack(),
 		limitNeighbourTable(),
+		limitTCPMemory(),
+		limitMemoryMaps(),
+		limitInotify(),
 
 		netAcceptQueueOverflow(),
 		netSYNFlood(),

@@ -366,6 +366,40 @@ func refusedLimit(w *window, target, err string) {
 	proc(w, service, "orders", nil)
 }
 
+// refuses is a process whose system calls fail, as they are counted while the
+// stall is open, and whose work waits for what it tries to get.
+func refuses(w *window, pid, uid int, comm, call, errno string, more v) {
+	w.Suffers(pid, comm, wait{Class: freezeframe.Sleeping, Syscall: "clock_nanosleep"})
+	proc(w, pid, comm, func(time.Duration) v {
+		row := v{"uid": uid}
+		for column, value := range more {
+			row[column] = value
+		}
+		return row
+	})
+	failing(w, pid, uid, comm, call, errno)
+}
+
+func failing(w *window, pid, uid int, comm, call, errno string) {
+	const begins = 200 * ms // after the stall: it has to be noticed first
+	w.Rows("failures", 250*ms, pid, func(at time.Duration) v {
+		if at < stallFrom+begins || at > stallTo+500*ms {
+			return nil
+		}
+		last := min(at, stallTo)
+		return v{"pid": pid, "uid": uid, "comm": comm, "syscall": call, "errno": errno, "failures": int((last - stallFrom - begins) / (20 * ms)),
+			"first_ns": windowtest.At(stallFrom + begins), "last_ns": windowtest.At(last)}
+	})
+}
+
+// maps is how many memory maps there may be, and how memory is promised.
+func maps(w *window, overcommit, committed int) {
+	w.Rows("limits", s, 0, func(time.Duration) v { return v{"max_map_count": 65530, "overcommit_memory": overcommit} })
+	w.Rows("meminfo", s, 0, func(time.Duration) v {
+		return v{"committed_bytes": committed, "commit_limit_bytes": 8 << 30, "mem_available_bytes": 5 << 30}
+	})
+}
+
 // deaf is a CPU whose timer fired late.
 func deaf(w *window, cpu, pid int, comm, stack string, due, fired time.Duration) {
 	w.Row("timers", fired.Truncate(50*ms)+50*ms, cpu, v{"cpu": cpu, "due_ns": windowtest.At(due), "fired_ns": windowtest.At(fired), "pid": pid, "tid": pid, "comm": comm, "stack": stack})
@@ -1128,6 +1162,75 @@ func scenes() map[freezeframe.Cause]scene {
 				w.Rows("limits", s, 0, func(time.Duration) v { return v{"threads": 30700, "threads_max": 100000, "pid_max": 32768} })
 			},
 			culprit: process(hog),
+		},
+		"limit.user_processes": {
+			fire: func(w *window) {
+				refuses(w, service, 1000, "orders", "clone3", "EAGAIN", v{"threads": 3, "processes_max": 60})
+				proc(w, hog, "cron", func(time.Duration) v { return v{"uid": 1000, "threads": 1} })
+				for i := range 56 {
+					proc(w, hog+1+i, "sleep", func(time.Duration) v { return v{"uid": 1000, "threads": 1, "ppid": hog} })
+				}
+			},
+			miss: func(w *window) { // its cgroup was at its limit
+				refuses(w, service, 1000, "orders", "clone3", "EAGAIN", v{"threads": 3, "processes_max": 60, "cgroup": "4:pids:/app"})
+				for i := range 57 {
+					proc(w, hog+i, "sleep", func(time.Duration) v { return v{"uid": 1000, "threads": 1} })
+				}
+				group(w, "pids:/app", map[string]float64{"pids_max_events": 20}, v{"pids": 64, "pids_max": 64})
+			},
+			culprit: process(hog),
+		},
+		"limit.memory_maps": {
+			fire: func(w *window) {
+				refuses(w, service, 0, "orders", "mmap", "ENOMEM", v{"maps": 65530})
+				maps(w, 0, 1<<30)
+			},
+			miss: func(w *window) { // it asks for more than there is
+				refuses(w, service, 0, "orders", "mmap", "ENOMEM", v{"maps": 300})
+				maps(w, 0, 1<<30)
+			},
+			culprit: process(service),
+		},
+		"limit.inotify": {
+			fire: func(w *window) {
+				refuses(w, service, 1000, "orders", "inotify_add_watch", "ENOSPC", nil)
+				proc(w, hog, "indexer", func(time.Duration) v { return v{"uid": 1000} })
+			},
+			miss: func(w *window) { // it is out of descriptors of any kind
+				refuses(w, service, 1000, "orders", "inotify_init1", "EMFILE", v{"fds": 1024, "fds_max": 1024})
+			},
+			culprit: freezeframe.Culprit{Kind: freezeframe.CulpritTable, User: "uid 1000"},
+		},
+		"limit.tcp_memory": {
+			fire: func(w *window) {
+				asleep(w, wait{Class: freezeframe.PeerWait, Syscall: "sendto", File: "socket:[4001]", Wchan: "sk_stream_wait_memory"})
+				w.Rows("limits", s, 0, func(time.Duration) v { return v{"tcp_mem_max_pages": 20000} })
+				w.Rows("sockstat", 250*ms, 0, func(at time.Duration) v {
+					if w.InStall(at) {
+						return v{"tcp_mem_pages": 19990}
+					}
+					return v{"tcp_mem_pages": 9000}
+				})
+				proc(w, hog, "consumer", nil)
+				conn(w, 2, func(time.Duration) v { return v{"pid": hog, "rqueue": 40 << 20} })
+			},
+			miss: func(w *window) { // there is room; the other side does not answer
+				asleep(w, wait{Class: freezeframe.PeerWait, Syscall: "recvfrom", File: "socket:[4001]", Wchan: "wait_woken"})
+				w.Rows("limits", s, 0, func(time.Duration) v { return v{"tcp_mem_max_pages": 20000} })
+				w.Rows("sockstat", 250*ms, 0, func(time.Duration) v { return v{"tcp_mem_pages": 12000} })
+			},
+			culprit: process(hog),
+		},
+		"mem.overcommit_refused": {
+			fire: func(w *window) {
+				refuses(w, service, 0, "orders", "mmap", "ENOMEM", v{"maps": 300, "vsize_bytes": 6 << 30})
+				maps(w, 2, 79<<30/10)
+			},
+			miss: func(w *window) { // only what is used up is refused
+				refuses(w, service, 0, "orders", "mmap", "ENOMEM", v{"maps": 300})
+				maps(w, 0, 79<<30/10)
+			},
+			culprit: culprit(freezeframe.CulpritHost),
 		},
 		"limit.neighbour_table": {
 			fire: func(w *window) {

@@ -38,6 +38,7 @@ func TestNearMisses(t *testing.T) {
 		"mem.direct_reclaim": "mem.cgroup_max", "mem.cgroup_high": "mem.cgroup_max", "mem.oom_kill": "mem.cgroup_oom_kill", "mem.fork_cow": "app.busy_loop", "mem.teardown": "fs.file_lock", "mem.compaction": "app.busy_loop",
 		"io.cgroup_throttled": "io.device_saturated", "io.device_saturated": "io.device_hung", "io.device_slow": "io.device_saturated", "io.device_hung": "io.device_saturated", "io.flush_storm": "io.device_saturated", "fs.dirty_throttled": "fs.journal_commit", "fs.inodes_full": "fs.full",
 		"cpu.low_weight": "cpu.contention", "net.firewall_drop": "net.packet_loss", "net.receive_buffer_full": "net.packet_loss", "limit.system_fds": "limit.process_fds",
+		"limit.user_processes": "limit.cgroup_pids", "limit.inotify": "limit.process_fds",
 		"fs.fuse_unresponsive": "fs.frozen", "fs.nfs_unresponsive": "fs.frozen", "fs.file_lock": "fs.frozen", "app.deadlock": "fs.file_lock",
 	}
 	for cause, sc := range scenes() {

@@ -3,7 +3,7 @@ package kernel
 import "golang.org/x/sys/unix"
 
 // Syscall returns the name of a system call by its number on this machine's
-// architecture, for those in which threads wait; "" for others.
+// architecture, for those in which threads wait or meet a limit; "" for others.
 func Syscall(number int64) string {
 	if name, ok := syscallNames[number]; ok {
 		return name
@@ -28,5 +28,12 @@ var syscallNames = map[int64]string{
 	unix.SYS_MMAP: "mmap", unix.SYS_MUNMAP: "munmap", unix.SYS_MPROTECT: "mprotect", unix.SYS_MADVISE: "madvise", unix.SYS_BRK: "brk", unix.SYS_MREMAP: "mremap",
 	unix.SYS_RT_SIGTIMEDWAIT: "rt_sigtimedwait", unix.SYS_RT_SIGSUSPEND: "rt_sigsuspend",
 	unix.SYS_IO_GETEVENTS: "io_getevents", unix.SYS_IO_URING_ENTER: "io_uring_enter", unix.SYS_EXIT_GROUP: "exit_group",
+	unix.SYS_CLONE3: "clone3", unix.SYS_EXECVEAT: "execveat", unix.SYS_TIMER_CREATE: "timer_create", unix.SYS_IO_SETUP: "io_setup", unix.SYS_IO_URING_SETUP: "io_uring_setup",
+	unix.SYS_SHMGET: "shmget", unix.SYS_SHMAT: "shmat", unix.SYS_SEMGET: "semget", unix.SYS_MSGGET: "msgget",
+	unix.SYS_MLOCK: "mlock", unix.SYS_MLOCK2: "mlock2", unix.SYS_MLOCKALL: "mlockall", unix.SYS_BPF: "bpf",
+	unix.SYS_INOTIFY_INIT1: "inotify_init1", unix.SYS_INOTIFY_ADD_WATCH: "inotify_add_watch", unix.SYS_EPOLL_CREATE1: "epoll_create1", unix.SYS_EPOLL_CTL: "epoll_ctl",
+	unix.SYS_EVENTFD2: "eventfd2", unix.SYS_SIGNALFD4: "signalfd4", unix.SYS_TIMERFD_CREATE: "timerfd_create", unix.SYS_MEMFD_CREATE: "memfd_create",
+	unix.SYS_SOCKET: "socket", unix.SYS_SOCKETPAIR: "socketpair", unix.SYS_BIND: "bind", unix.SYS_LISTEN: "listen", unix.SYS_PIPE2: "pipe2",
+	unix.SYS_DUP: "dup", unix.SYS_DUP3: "dup3", unix.SYS_OPENAT2: "openat2", unix.SYS_LINKAT: "linkat", unix.SYS_SYMLINKAT: "symlinkat", unix.SYS_MKNODAT: "mknodat",
 	unix.SYS_STATFS: "statfs", unix.SYS_NEWFSTATAT: "newfstatat", unix.SYS_STATX: "statx",
 }

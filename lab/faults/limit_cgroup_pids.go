@@ -73,9 +73,19 @@ func threadsMax(s *lab.Scene, n int) {
 	group.Set("pids.max", "80")
 	place := lab.Place{Cgroups: []string{group.Dir}}
 	svc := s.Serve(victim.Spec{Kind: victim.Loop, Work: []string{"fork:/bin/true"}}, place)
+	job := s.Start(threadPerJob(s, n, place))
+	s.BlameGroup(job)
+	s.Blame(lab.Guilty{Cgroups: []string{group.Path}})
+	s.Watch(svc)
+	s.Break(saying(s, "go", job), killing(s, job))
+}
+
+// threadPerJob is a program that starts so many threads, as far as it may, and
+// keeps trying for those that it did not get.
+func threadPerJob(s *lab.Scene, n int, place lab.Place) lab.Cmd {
 	python, err := victim.Python()
 	s.Check(err)
-	job := s.Start(lab.Cmd{Path: python, Args: []string{"-c", `
+	return lab.Cmd{Path: python, Args: []string{"-c", `
 import sys, threading, time
 n = int(sys.argv[1])
 print("ready", flush=True)
@@ -88,9 +98,5 @@ while True:
     except RuntimeError:
         pass
     time.sleep(0.01)
-`, strconv.Itoa(n)}, Place: place})
-	s.BlameGroup(job)
-	s.Blame(lab.Guilty{Cgroups: []string{group.Path}})
-	s.Watch(svc)
-	s.Break(saying(s, "go", job), killing(s, job))
+`, strconv.Itoa(n)}, Place: place}
 }

@@ -56,6 +56,40 @@ def till():
         pass
 
 
+LIBC = ctypes.CDLL(None, use_errno=True)
+LIBC.mmap.restype = ctypes.c_void_p
+LIBC.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+LIBC.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+LIBC.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+
+def many_maps(how, most, ended):
+    """Hold memory in many maps until ended: pages of turning rights ("pages"), or one
+    page of a file again and again ("segments"); in so many, or as many as may be."""
+    page, none = mmap.PAGESIZE, ctypes.c_void_p(-1).value
+    size = 1 << 30
+    base = LIBC.mmap(None, size, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000, -1, 0)  # no rights, no reserve
+    more = []
+    with open(sys.argv[0], "rb") as f:
+        def another(at, fixed):
+            return LIBC.mmap(at, page, mmap.PROT_READ, mmap.MAP_SHARED | fixed, f.fileno(), 0)
+        failed = False
+        for done in range(0, most, 2 if how == "pages" else 1):
+            if how == "pages":  # divides one map into three
+                failed = LIBC.mprotect(base + (done + 1) * page, page, mmap.PROT_READ) != 0
+            else:
+                failed = another(base + done * page, 0x10) == none  # MAP_FIXED
+            if failed:
+                break
+        while not ended.wait(0.002):
+            # The last one, and what others give back meanwhile.
+            while failed and (at := another(None, 0)) != none:
+                more.append(at)
+    for at in more:
+        LIBC.munmap(at, page)
+    LIBC.munmap(base, size)
+
+
 def step(spec):
     what, _, arg = spec.partition(":")
     if what == "till":
@@ -153,9 +187,29 @@ def step(spec):
         return ofd
     if what == "map":
         def buffers(n=int(arg)):
-            for _ in range(n):
-                mmap.mmap(-1, 64 << 10).close()
+            while n > 0:
+                try:
+                    mmap.mmap(-1, 64 << 10).close()
+                    n -= 1
+                except OSError as e:
+                    if e.errno != errno.ENOMEM:
+                        raise
+                    time.sleep(0.02)
         return buffers
+    if what == "watch":
+        # Look at a directory for changes, trying until it can be.
+        def watch():
+            while True:
+                fd = LIBC.inotify_init1(os.O_CLOEXEC)
+                if fd >= 0:
+                    break
+                if ctypes.get_errno() != errno.EMFILE:
+                    raise OSError(ctypes.get_errno(), "inotify_init1")
+                time.sleep(0.02)
+            if LIBC.inotify_add_watch(fd, arg.encode(), 2) < 0:
+                raise OSError(ctypes.get_errno(), "inotify_add_watch")
+            os.close(fd)
+        return watch
     if what == "lock":
         def critical():
             with LOCK:
@@ -360,11 +414,23 @@ def control():
             deadlock(seconds(arg))
         elif what == "gc":
             gc.collect()
+        elif what == "maps":
+            how, most = arg.split()
+            threading.Thread(target=many_maps, args=(how, int(most), ENDED), daemon=True).start()
+        elif what == "watches":
+            HELD.extend(LIBC.inotify_init1(os.O_CLOEXEC) for _ in range(int(arg)))
+        elif what == "end":
+            ENDED.set()
+            while HELD:
+                fd = HELD.pop()
+                if fd >= 0:
+                    os.close(fd)
         else:
             PAUSE[0] = seconds(what)
 
 
 PAUSE = [seconds(SLOW)]  # after each accept
+ENDED, HELD = threading.Event(), []
 
 
 def serve(conn, once):

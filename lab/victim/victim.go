@@ -36,6 +36,8 @@ type Spec struct {
 	//	flock:FILE    take and release the lock   fcntl:FILE   the same, POSIX
 	//	touch:KIB     map, touch and unmap        pages:N      touch N of the working set
 	//	refault:KIB   touch and give back memory that stays mapped
+	//	map:N         map and unmap memory N times, trying until it can be (Python)
+	//	watch:DIR     watch a directory for changes, trying until it can be (Python)
 	//	compute:TIME  of CPU                      sleep:TIME
 	//	call:ADDRESS  GET / of another service    dial:ADDRESS the same, new connection
 	//	resolve:ADDRESS look up a name there, trying again every second
