@@ -520,25 +520,24 @@ func lockOwner(c *futexCall, memory []byte) (owner uint32, kind lockKindOf) {
 		return 0, noLock
 	}
 	count, owner, users, bits := word(4), word(8), word(12), word(16)
-	// A robust one is woken by the kernel when its owner dies, and always between
-	// processes.
-	private := bits&(mutexShared|mutexRobust) == 0
-	if owner == 0 || owner > futexTIDMask || users == 0 || users > 1<<20 || private != c.private() ||
+	if owner == 0 || owner > futexTIDMask || users == 0 || users > 1<<20 || count > 1<<20 || (bits&mutexShared == 0) != c.private() ||
 		bits&^(mutexType|mutexRobust|mutexShared|mutexElision|mutexNoElision) != 0 {
 		return 0, noLock
 	}
-	if recursive := bits&mutexType == mutexRecursive; recursive != (count != 0) || count > 1<<20 {
-		return 0, noLock
-	} else if recursive {
-		kind = recursiveMutex
-	} else {
-		kind = plainMutex
-	}
 	if bits&mutexRobust != 0 {
-		if lock != owner|futexWaiters {
+		// The kernel wakes whoever waits for one when its owner dies, always as if
+		// it were between processes, and glibc marks it so.
+		if lock != owner|futexWaiters || bits&mutexShared == 0 {
 			return 0, noLock
 		}
 		return owner, robustMutex
+	}
+	kind = plainMutex
+	if bits&mutexType == mutexRecursive {
+		kind = recursiveMutex
+	}
+	if (kind == recursiveMutex) != (count != 0) {
+		return 0, noLock
 	}
 	// Only an adaptive one counts how long it spun there.
 	if lock != 2 || bits&mutexType != mutexAdaptive && bits&mutexElision == 0 && word(20) != 0 {

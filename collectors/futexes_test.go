@@ -306,7 +306,7 @@ func TestOwnerOfALock(t *testing.T) {
 		"with somebody in its condition":       {call(128, 2), mutexMemory(2, 0, 77, 3, 0), 77},
 		"recursive":                            {call(128, 2), mutexMemory(2, 4, 77, 1, 1), 77},
 		"adaptive, that has spun":              {call(128, 2), mutexMemory(2, 0, 77, 1, 3, 40), 77},
-		"robust":                               {call(0, futexWaiters|77), mutexMemory(futexWaiters|77, 0, 77, 1, 16, 0, 5, 5), 77},
+		"robust":                               {call(0, futexWaiters|77), mutexMemory(futexWaiters|77, 1, 77, 1, 144, 0, 5, 5), 77},
 		"PI, without the rest":                 {call(128|futexLockPI, 0), mutexMemory(futexWaiters | 77)[:4], 77},
 		"between processes":                    {call(0, 2), mutexMemory(2, 0, 77, 1, 128), 77},
 		"let go meanwhile":                     {call(128, 2), mutexMemory(0, 0, 0, 0, 0), 0},
@@ -321,8 +321,8 @@ func TestOwnerOfALock(t *testing.T) {
 		"not aligned":                          {futexCall{address: 0x1004, op: 128, value: 2}, mutexMemory(2, 0, 77, 1, 0), 0},
 		"cut":                                  {call(128, 2), mutexMemory(2, 0, 77, 1, 0)[:39], 0},
 		"a count of readers":                   {call(128, futexWaiters|1), mutexMemory(futexWaiters|1, 0, 5, 1, 0), 0},
-		"robust, and another owner":            {call(0, futexWaiters|77), mutexMemory(futexWaiters|77, 0, 78, 1, 16), 0},
-		"robust, and not between processes":    {call(128, futexWaiters|77), mutexMemory(futexWaiters|77, 0, 77, 1, 16), 0},
+		"robust, and another owner":            {call(0, futexWaiters|77), mutexMemory(futexWaiters|77, 1, 78, 1, 144), 0},
+		"robust, and not between processes":    {call(128, futexWaiters|77), mutexMemory(futexWaiters|77, 1, 77, 1, 144), 0},
 		"PI, its owner dead":                   {call(128|futexLockPI, 0), mutexMemory(futexWaiters | futexOwnerDied | 77), 0},
 		"a condition that is to be passed on":  {call(128|11, 2), mutexMemory(2, 0, 77, 1, 0), 0},
 		"the value of a semaphore":             {call(128|futexWaitBitset, 0), mutexMemory(0, 1), 0},
@@ -339,7 +339,7 @@ func TestOwnerOfALock(t *testing.T) {
 // like a lock that somebody waits for.
 func FuzzLockOwner(f *testing.F) {
 	f.Add(fmt.Appendf(nil, "%d 0x1000 0x80 0x2 0x0 0x0 0x0 0x1 0x2\n", unix.SYS_FUTEX), mutexMemory(2, 0, 77, 1, 0))
-	f.Add(fmt.Appendf(nil, "%d 0x1000 0x0 0x8000004d 0x0 0x0 0x0 0x1 0x2\n", unix.SYS_FUTEX), mutexMemory(futexWaiters|77, 0, 77, 1, 16))
+	f.Add(fmt.Appendf(nil, "%d 0x1000 0x0 0x8000004d 0x0 0x0 0x0 0x1 0x2\n", unix.SYS_FUTEX), mutexMemory(futexWaiters|77, 1, 77, 1, 144))
 	f.Add(fmt.Appendf(nil, "%d 0x1000 0x86 0x0 0x0 0x0 0x0 0x1 0x2\n", unix.SYS_FUTEX), mutexMemory(futexWaiters | 77)[:4])
 	f.Add([]byte("running\n"), []byte(nil))
 	f.Fuzz(func(t *testing.T, line, memory []byte) {
