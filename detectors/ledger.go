@@ -94,13 +94,15 @@ type book struct {
 	sockets  map[uint64]socket             // by inode
 	outgoing map[int][]socket              // client sides, by pid
 	locks    []lockWait
-	ends     []freezeframe.Event
-	fuses    []fuseMount
-	comms    map[int]string
-	groups   map[int]string // /proc/PID/cgroup lines joined by ';'
-	parents  map[int]int
-	classes  map[place]freezeframe.Class // without the file
-	chained  int                         // chains followed so far
+	// lockSleeps are waits for locks of programs with a known owner, by thread.
+	lockSleeps map[freezeframe.Key][]lockSleep
+	ends       []freezeframe.Event
+	fuses      []fuseMount
+	comms      map[int]string
+	groups     map[int]string // /proc/PID/cgroup lines joined by ';'
+	parents    map[int]int
+	classes    map[place]freezeframe.Class // without the file
+	chained    int                         // chains followed so far
 }
 
 type socket struct {
@@ -128,7 +130,8 @@ func newBook(w freezeframe.Window) *book {
 	span := freezeframe.Span{Start: stall.Start.Add(-lead), End: stall.End.Add(lead)}
 	b := &book{
 		w: w, span: span, threads: map[int][]*thread{}, seen: map[int][]freezeframe.Instant{}, sockets: map[uint64]socket{}, outgoing: map[int][]socket{},
-		comms: map[int]string{}, groups: map[int]string{}, parents: map[int]int{}, classes: map[place]freezeframe.Class{},
+		lockSleeps: map[freezeframe.Key][]lockSleep{},
+		comms:      map[int]string{}, groups: map[int]string{}, parents: map[int]int{}, classes: map[place]freezeframe.Class{},
 		ends: w.Events(freezeframe.EventEnds, freezeframe.Whole),
 	}
 	b.readTasks(w.Between("tasks", span))
@@ -136,6 +139,7 @@ func newBook(w freezeframe.Window) *book {
 	b.readWaits(w.Between("waits", span))
 	b.readSockets(w.Between("connections", span))
 	b.readLocks(w.Between("locks", span))
+	b.readFutexes(w.Between("futexes", span))
 	fuse := w.Between("fuse", span)
 	fuse.Each([]string{"mountpoint", "pid", "comm"}, func(_ freezeframe.Instant, _ freezeframe.Key, v []uint64) {
 		m := fuseMount{w.Text(v[0]), int(v[1]), w.Text(v[2])}
@@ -266,7 +270,7 @@ func (b *book) waits(th *thread, span freezeframe.Span) []freezeframe.Wait {
 	} else if !b.laySampled(&l, th) {
 		return nil
 	}
-	waits := l.waits
+	waits := b.locked(th, l.waits)
 	b.throttle(th, span, waits)
 	b.peers(th, span, waits)
 	for i := range waits {
@@ -660,6 +664,10 @@ func share(waits []freezeframe.Wait) float64 {
 	for i := range waits {
 		d := float64(waits[i].Length())
 		all += d
+		if waits[i].Lock != "" {
+			sum += d // it is no wait for work
+			continue
+		}
 		sum += d * strong[waits[i].Class]
 	}
 	if all == 0 {
@@ -708,7 +716,9 @@ func blocked(accounts []freezeframe.Account) freezeframe.Spans {
 			case freezeframe.OnCPU, freezeframe.Runnable, freezeframe.Throttled:
 				weight = -weight
 			case freezeframe.Idle, freezeframe.UserLock, freezeframe.Sleeping, freezeframe.ChildWait, freezeframe.Unseen, freezeframe.MachineGone:
-				continue
+				if w.Lock == "" {
+					continue
+				}
 			}
 			edges = append(edges, edge{w.Start, weight}, edge{w.End, -weight})
 		}
@@ -726,14 +736,14 @@ func blocked(accounts []freezeframe.Account) freezeframe.Spans {
 }
 
 // chains follows the waits of an account through whoever held them up: each of
-// the longest that ended by a thread's doing for itself, since a lock passes
-// from hand to hand, and all of them together through the one that held them
+// the longest that ended by a thread's doing, or are for a lock with a known
+// owner, for itself, since a lock passes from hand to hand, and all of them together through the one that held them
 // up most.
 func (b *book) chains(a *freezeframe.Account) {
 	a.Chain = b.chain(a.Victim, a.Waits)
 	var passed []*freezeframe.Wait
 	for i := range a.Waits {
-		if w := &a.Waits[i]; w.Holder != nil && w.Holder == w.Woken {
+		if w := &a.Waits[i]; w.Holder != nil && (w.Holder == w.Woken || w.Lock != "") {
 			passed = append(passed, w)
 		}
 	}
