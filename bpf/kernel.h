@@ -85,6 +85,14 @@ typedef struct {
 	long counter;
 } READS atomic_long_t;
 
+typedef struct {
+	__s64 counter;
+} READS atomic64_t;
+
+typedef struct {
+	atomic_t refs;
+} READS refcount_t;
+
 struct rq {
 	__u64 clock;
 	__u64 clock_task;
@@ -191,6 +199,8 @@ struct sock_common {
 	possible_net_t skc_net;
 	struct in6_addr___kernel skc_v6_daddr;
 	struct in6_addr___kernel skc_v6_rcv_saddr;
+	atomic64_t skc_cookie;
+	refcount_t skc_refcnt;
 } READS;
 
 struct sk_buff_head {

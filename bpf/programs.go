@@ -261,6 +261,9 @@ func (p *Programs) Needs() []freezeframe.Need {
 			needs = append(needs, n)
 		}
 	}
+	if n, any := p.Requests.crowded(); any {
+		needs = append(needs, n)
+	}
 	for _, l := range p.loaded {
 		if n, any := l.leftOut(); any {
 			needs = append(needs, n)

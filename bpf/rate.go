@@ -35,6 +35,9 @@ func (r *rates) Lost() uint64 {
 	return lost
 }
 
+// tooMuch is why a record was left out.
+const tooMuch = "more came at once than there is room for"
+
 // leftOut is the need of a family that had more to tell than it may.
 func (l *loaded) leftOut() (need freezeframe.Need, any bool) {
 	if l.count == nil {
@@ -42,6 +45,6 @@ func (l *loaded) leftOut() (need freezeframe.Need, any bool) {
 	}
 	n := l.count()
 	return freezeframe.Need{
-		What: fmt.Sprintf("take %d records of BPF %s", n, l.name), Lost: "in part: " + l.lost, Err: "more came at once than there is room for",
+		What: fmt.Sprintf("take %d records of BPF %s", n, l.name), Lost: "in part: " + l.lost, Err: tooMuch,
 	}, n > 0
 }

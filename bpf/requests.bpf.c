@@ -12,12 +12,18 @@
  *   sock_send_length   a process has written; sendfile and io_uring too
  *   inet_sock_set_state   a TCP connection was made, or ended
  *
- * What is known of a socket lies in its storage, so that an event is one
- * look-up without a hash. A request begins when data arrives on a socket that
- * owes no answer and ends with the first byte that is sent: those three events
- * take the time, all others (more data, more of the answer) only look. What
- * took long is told when it is over, what takes long while it lasts is found
- * by walking the storage (iter/bpf_sk_storage_map), and everything is counted.
+ * What is known of a socket lies in a slot that its storage names, so that an
+ * event is two look-ups without a hash. A request begins when data arrives on a
+ * socket that owes no answer and ends with the first byte that is sent: those
+ * three events take the time, all others (more data, more of the answer) only
+ * look. What took long is told when it is over, what takes long while it lasts
+ * is found by walking the slots, and everything is counted.
+ *
+ * The walk is a program that user space runs (BPF_PROG_TEST_RUN), not an
+ * iterator: there are kernels that refuse those over maps, and those over
+ * sockets take each one's lock, which a process that sleeps in a page fault
+ * may hold. It reads the sockets as they are, without a reference: one that is
+ * gone shows by its cookie, and gives its slot back.
  *
  * Which way round a socket is used is decided once: TCP children inherit their
  * listener's storage (BPF_F_CLONE), Unix ones its address.
@@ -32,6 +38,7 @@
 #define IPPROTO_TCP 6
 #define TCP_ESTABLISHED 1
 #define TCP_SYN_RECV 3
+#define TCP_CLOSE 7
 #define TCP_LISTEN 10
 #define MSG_PEEK 2
 #define MSG_ERRQUEUE 0x2000
@@ -48,7 +55,6 @@
 
 #define QUICK 2 /* jiffies */
 #define EXACT 8 /* a power of two */
-#define WALK_RUN 4096
 
 /* Which side of a connection a socket is. */
 enum { LISTENER = 1, SERVER = 2, CLIENT = 3, IGNORED = 4 };
@@ -66,8 +72,17 @@ enum {
 	QUEUED = 4,    /* at a Unix listener; queue says how many */
 };
 
-/* state is what is known of a socket. */
+/* known is in a socket's storage. */
+struct known {
+	__u32 slot; /* of its state; 0: none */
+	__u16 service;
+	__u8 kind;
+	__u8 spare;
+};
+
+/* state is what is known of a socket that serves, asks or listens. */
 struct state {
+	__u64 sk;       /* the socket; 0: the slot is free */
 	__u64 began;    /* SERVER: the first data that is not answered; CLIENT: the request; 0: nothing is owed */
 	__u64 read;     /* when it was first read; 0: not yet; as began: at once */
 	__u64 later;    /* since when more has arrived that is not read; 0: nothing */
@@ -154,8 +169,24 @@ struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
 	__type(key, int);
+	__type(value, struct known);
+} sockets SEC(".maps");
+
+/* Slot 0 is none. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1 << 13); /* more where there is memory, when it is loaded */
+	__type(key, __u32);
 	__type(value, struct state);
 } states SEC(".maps");
+
+/* Slots that were given back: the lowest are taken first, about, so that a walk
+ * stays short. */
+struct {
+	__uint(type, BPF_MAP_TYPE_STACK);
+	__uint(max_entries, 1 << 13);
+	__type(value, __u32);
+} free_states SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -206,13 +237,22 @@ struct {
 	__uint(max_entries, 1 << 18);
 } ended SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 17);
+} flight SEC(".maps");
+
 volatile const __u32 shard_mask = 0;   /* shards - 1 */
 volatile const __u64 told_most = 500;  /* a second and CPU */
 volatile const __u32 walk_most = 400;  /* told by one walk */
 
+volatile const __u32 state_slots = 1 << 13;
+
+__u32 taken = 0;    /* slots that were ever used */
+__u64 crowded = 0;  /* sockets that found none left */
 __u64 walk_at = 0;   /* when the walk that goes on began */
 __u32 walk_told = 0; /* how many it has told of */
-__u32 walk_run = 0;  /* sockets since it last let others run */
+__u32 walk_turn = 0;
 
 /* ------------------------------------------------------------ counting */
 
@@ -278,7 +318,7 @@ static __always_inline struct unix_address *unix_name(struct sock *sk)
 
 static __always_inline void end_address(__u8 *to, struct sock *sk, bool far)
 {
-	if (sk->__sk_common.skc_family == AF_INET6) {
+	if (BPF_CORE_READ(sk, __sk_common.skc_family) == AF_INET6) {
 		if (far)
 			BPF_CORE_READ_INTO((__u8(*)[16])to, sk, __sk_common.skc_v6_daddr);
 		else
@@ -287,7 +327,7 @@ static __always_inline void end_address(__u8 *to, struct sock *sk, bool far)
 	}
 	__builtin_memset(to, 0, 10);
 	to[10] = to[11] = 0xff;
-	__u32 v4 = far ? sk->__sk_common.skc_daddr : sk->__sk_common.skc_rcv_saddr;
+	__u32 v4 = far ? BPF_CORE_READ(sk, __sk_common.skc_daddr) : BPF_CORE_READ(sk, __sk_common.skc_rcv_saddr);
 	__builtin_memcpy(to + 12, &v4, 4);
 }
 
@@ -370,23 +410,64 @@ static __always_inline bool is_port(__u16 port)
 	return bits && *bits >> (port & 63) & 1;
 }
 
+/* state_at is the state in a slot, if it is a socket's. */
+static __always_inline struct state *state_at(__u32 slot, struct sock *sk)
+{
+	struct state *st = slot ? bpf_map_lookup_elem(&states, &slot) : NULL;
+
+	return st && st->sk == (__u64)sk ? st : NULL;
+}
+
+/* take gives a socket a slot; NULL: there is none left. */
+static __always_inline struct state *take(struct sock *sk, struct known *k, __u8 kind, __u16 service)
+{
+	struct state *st;
+	__u32 slot = 0;
+
+	k->kind = kind;
+	k->service = service;
+	k->slot = 0;
+	if (bpf_map_pop_elem(&free_states, &slot)) {
+		if (taken + 1 >= state_slots) {
+			__sync_fetch_and_add(&crowded, 1);
+			return NULL;
+		}
+		slot = __sync_fetch_and_add(&taken, 1) + 1;
+	}
+	st = bpf_map_lookup_elem(&states, &slot);
+	if (!st)
+		return NULL;
+	__builtin_memset(st, 0, sizeof(*st));
+	st->cookie = bpf_get_socket_cookie(sk);
+	st->kind = kind;
+	st->service = service;
+	st->sk = (__u64)sk;
+	k->slot = slot;
+	return st;
+}
+
+/* give_back frees a slot. */
+static __always_inline void give_back(struct state *st, __u32 slot)
+{
+	st->sk = 0;
+	bpf_map_push_elem(&free_states, &slot, BPF_ANY);
+}
+
 static __always_inline void listen_at(struct sock *sk)
 {
 	struct place p = {};
-	struct state *st;
+	struct known *k;
 	__u64 *bits;
 	__u32 word;
 
-	st = bpf_sk_storage_get(&states, sk, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (!st)
+	k = bpf_sk_storage_get(&sockets, sk, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!k || (k->kind == LISTENER && state_at(k->slot, sk)))
 		return;
-	st->cookie = bpf_get_socket_cookie(sk);
-	st->kind = LISTENER;
 	p.netns = netns_of(sk);
 	p.family = AF_INET;
 	p.port = sk->__sk_common.skc_num;
 	end_address(p.addr, sk, false);
-	st->service = enter(&p, NULL, st->cookie);
+	take(sk, k, LISTENER, enter(&p, NULL, bpf_get_socket_cookie(sk)));
 	word = p.port >> 6;
 	bits = bpf_map_lookup_elem(&ports, &word);
 	if (bits)
@@ -398,17 +479,18 @@ static __always_inline struct state *listen_unix(struct sock *sk)
 	struct unix_address *name = unix_name(sk);
 	struct place p;
 	struct state *st;
+	struct known *k;
 
 	if (!name)
 		return NULL;
-	st = bpf_sk_storage_get(&states, sk, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (!st)
+	k = bpf_sk_storage_get(&sockets, sk, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!k)
 		return NULL;
-	st->cookie = bpf_get_socket_cookie(sk);
-	st->kind = LISTENER;
+	st = state_at(k->slot, sk);
+	if (st)
+		return st;
 	unix_place(&p, sk, name);
-	st->service = enter(&p, name, st->cookie);
-	return st;
+	return take(sk, k, LISTENER, enter(&p, name, bpf_get_socket_cookie(sk)));
 }
 
 /* same_host tells whether the other end of a TCP connection is on this host. */
@@ -424,41 +506,39 @@ static __always_inline bool same_host(struct sock *sk, __u8 *far)
 	return true;
 }
 
-/* meet decides what a socket is that has no storage yet. */
+/* meet decides what a socket is of which nothing is known yet. */
 static __always_inline struct state *meet(struct sock *sk, bool child)
 {
 	__u16 family = sk->__sk_common.skc_family;
 	struct unix_address *name, *other;
 	struct sock *peer;
 	struct place p = {};
-	struct state *st;
+	struct known *k;
+	__u64 cookie;
 	__u32 id = 0;
 
 	if (family != AF_UNIX && family != AF_INET && family != AF_INET6)
 		return NULL;
 	if (sk->__sk_common.skc_state != TCP_ESTABLISHED)
 		return NULL;
-	st = bpf_sk_storage_get(&states, sk, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (!st || st->kind)
-		return st;
-	st->cookie = bpf_get_socket_cookie(sk);
+	k = bpf_sk_storage_get(&sockets, sk, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!k)
+		return NULL;
+	cookie = bpf_get_socket_cookie(sk);
+	k->kind = IGNORED;
 	if (family == AF_UNIX) {
 		name = unix_name(sk);
 		peer = BPF_CORE_READ((struct unix_sock *)sk, peer);
 		other = peer ? unix_name(peer) : NULL;
-		st->kind = IGNORED;
-		if (name) {
+		if (!name)
+			return NULL;
+		unix_place(&p, sk, name);
+		id = find(&p);
+		if (!id && !other) {
 			unix_place(&p, sk, name);
-			id = find(&p);
-			if (!id && !other) {
-				unix_place(&p, sk, name);
-				id = enter(&p, name, st->cookie);
-			}
-			if (id)
-				st->kind = SERVER;
+			id = enter(&p, name, cookie);
 		}
-		st->service = id;
-		return st;
+		return id ? take(sk, k, SERVER, id) : NULL;
 	}
 	p.netns = netns_of(sk);
 	p.family = AF_INET;
@@ -469,32 +549,44 @@ static __always_inline struct state *meet(struct sock *sk, bool child)
 	if (!id && child) {
 		/* Its listener was made where we did not look. */
 		end_address(p.addr, sk, false);
-		id = enter(&p, NULL, st->cookie);
+		id = enter(&p, NULL, cookie);
 	}
-	if (id) {
-		st->service = id;
-		st->kind = SERVER;
-		return st;
-	}
+	if (id)
+		return take(sk, k, SERVER, id);
 	end_address(p.addr, sk, true);
-	if (same_host(sk, p.addr)) {
-		st->kind = IGNORED; /* the service's own end tells it all */
-		return st;
-	}
+	if (same_host(sk, p.addr))
+		return NULL; /* the service's own end tells it all */
 	p.port = bpf_ntohs(sk->__sk_common.skc_dport);
 	p.far = 1;
-	st->service = enter(&p, NULL, st->cookie);
-	st->kind = CLIENT;
-	return st;
+	return take(sk, k, CLIENT, enter(&p, NULL, cookie));
+}
+
+/* state_of is what is known of a socket on which something happens; NULL: it is
+ * of no interest. */
+static __always_inline struct state *state_of(struct sock *sk)
+{
+	struct known *k = bpf_sk_storage_get(&sockets, sk, 0, 0);
+	struct state *st;
+
+	if (!k)
+		return meet(sk, false);
+	if (k->kind == IGNORED)
+		return NULL;
+	st = state_at(k->slot, sk);
+	if (st)
+		return st;
+	/* There was no slot left, or it is a child that was met before it was
+	 * connected. */
+	return k->slot ? meet(sk, false) : NULL;
 }
 
 static __always_inline __u32 unread(struct sock *sk)
 {
 	struct tcp_sock *tp = (struct tcp_sock *)sk;
 
-	if (sk->__sk_common.skc_family != AF_UNIX && sk->sk_protocol == IPPROTO_TCP)
+	if (BPF_CORE_READ(sk, __sk_common.skc_family) != AF_UNIX && BPF_CORE_READ(sk, sk_protocol) == IPPROTO_TCP)
 		return BPF_CORE_READ(tp, rcv_nxt) - BPF_CORE_READ(tp, copied_seq);
-	return sk->sk_receive_queue.qlen;
+	return BPF_CORE_READ(sk, sk_receive_queue.qlen);
 }
 
 /* ------------------------------------------------------------- telling */
@@ -530,7 +622,7 @@ static __always_inline void fill(struct told *t, struct sock *sk, struct state *
 	t->queue = 0;
 	t->answered = answered(st->service);
 	t->peer_pid = 0;
-	t->family = sk->__sk_common.skc_family;
+	t->family = BPF_CORE_READ(sk, __sk_common.skc_family);
 	t->port = 0;
 	__builtin_memcpy(t->comm, st->comm, sizeof(t->comm));
 	if (t->family == AF_UNIX) {
@@ -540,7 +632,7 @@ static __always_inline void fill(struct told *t, struct sock *sk, struct state *
 			t->peer_pid = BPF_CORE_READ(pid, numbers[0].nr);
 	} else {
 		end_address(t->addr, sk, true);
-		t->port = bpf_ntohs(sk->__sk_common.skc_dport);
+		t->port = bpf_ntohs(BPF_CORE_READ(sk, __sk_common.skc_dport));
 	}
 }
 
@@ -661,9 +753,7 @@ int BPF_PROG(arrived, struct sock *sk)
 		if (sk->__sk_common.skc_family != AF_UNIX || sk->__sk_common.skc_state != TCP_LISTEN)
 			return 0;
 		/* A connection was made to a Unix socket. */
-		st = bpf_sk_storage_get(&states, sk, 0, 0);
-		if (!st)
-			st = listen_unix(sk);
+		st = listen_unix(sk);
 		if (!st)
 			return 0;
 		s = service_of(st->service);
@@ -671,12 +761,9 @@ int BPF_PROG(arrived, struct sock *sk)
 			s->connected[__sync_fetch_and_add(&s->connects, 1) % QUEUE] = bpf_ktime_get_ns();
 		return 0;
 	}
-	st = bpf_sk_storage_get(&states, sk, 0, 0);
-	if (!st) {
-		st = meet(sk, false);
-		if (!st)
-			return 0;
-	}
+	st = state_of(sk);
+	if (!st)
+		return 0;
 	if (st->kind == SERVER) {
 		if (st->began && (!st->read || st->later))
 			return 0;
@@ -716,12 +803,9 @@ int BPF_PROG(received, struct sock *sk, int ret, int flags)
 
 	if (sk->sk_type != SOCK_STREAM)
 		return 0;
-	st = bpf_sk_storage_get(&states, sk, 0, 0);
-	if (!st) {
-		st = meet(sk, false);
-		if (!st)
-			return 0;
-	}
+	st = state_of(sk);
+	if (!st)
+		return 0;
 	if (st->kind != SERVER) {
 		if (st->kind == CLIENT && st->began && ret > 0)
 			st->began = 0; /* answered before the sender was back from sending */
@@ -782,12 +866,9 @@ int BPF_PROG(sent, struct sock *sk, int ret, int flags)
 
 	if (sk->sk_type != SOCK_STREAM || ret <= 0)
 		return 0;
-	st = bpf_sk_storage_get(&states, sk, 0, 0);
-	if (!st) {
-		st = meet(sk, false);
-		if (!st)
-			return 0;
-	}
+	st = state_of(sk);
+	if (!st)
+		return 0;
 	if (st->kind == SERVER) {
 		if (!st->accepted)
 			touch(sk, st, false);
@@ -826,6 +907,7 @@ SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(changed, struct sock *sk, int old, int now)
 {
 	struct state *st;
+	struct known *k;
 
 	if (sk->sk_type != SOCK_STREAM)
 		return 0;
@@ -836,41 +918,54 @@ int BPF_PROG(changed, struct sock *sk, int old, int now)
 	if (now == TCP_ESTABLISHED) {
 		if (old != TCP_SYN_RECV)
 			return 0;
-		st = bpf_sk_storage_get(&states, sk, 0, 0);
-		if (!st || st->kind != LISTENER) {
+		k = bpf_sk_storage_get(&sockets, sk, 0, 0);
+		if (k && k->kind == LISTENER)
+			st = take(sk, k, SERVER, k->service);
+		else
 			st = meet(sk, true);
-			if (!st)
-				return 0;
-		}
-		st->cookie = bpf_get_socket_cookie(sk);
-		st->kind = SERVER;
-		st->opened = bpf_ktime_get_ns();
+		if (st && st->kind == SERVER)
+			st->opened = bpf_ktime_get_ns();
 		return 0;
 	}
-	if (old != TCP_ESTABLISHED)
+	if (old != TCP_ESTABLISHED && now != TCP_CLOSE)
 		return 0;
-	st = bpf_sk_storage_get(&states, sk, 0, 0);
-	if (st)
+	k = bpf_sk_storage_get(&sockets, sk, 0, 0);
+	st = k ? state_at(k->slot, sk) : NULL;
+	if (!st)
+		return 0;
+	if (old == TCP_ESTABLISHED)
 		closing(sk, st);
+	if (now == TCP_CLOSE) {
+		give_back(st, k->slot);
+		k->slot = 0;
+		k->kind = 0;
+	}
 	return 0;
 }
 
 /* ---------------------------------------------------------- the walks */
 
-/* write tells; false: the buffer is full, and the kernel comes back with the
- * same socket when it was read. Nothing may have changed by then. */
-static __always_inline bool write(struct seq_file *seq, struct told *t)
+/* write tells; false: the buffer is full. Nothing may have changed by then: the
+ * next walk tells it. */
+static __always_inline bool write(struct told *t)
 {
-	if (bpf_seq_write(seq, t, sizeof(*t)))
+	if (bpf_ringbuf_output(&flight, t, sizeof(*t), BPF_RB_NO_WAKEUP))
 		return false;
 	walk_told++;
 	return true;
 }
 
-/* queued tells how long the first in a Unix listener's queue has waited. */
-static __always_inline void queued(struct seq_file *seq, struct sock *sk, struct state *st, struct service *s)
+/* is_gone tells whether a socket is no more: its memory is free, or another's. */
+static __always_inline bool is_gone(struct sock *sk, struct state *st)
 {
-	__u32 n = sk->sk_receive_queue.qlen, back;
+	return BPF_CORE_READ(sk, __sk_common.skc_cookie.counter) != (__s64)st->cookie ||
+	       !BPF_CORE_READ(sk, __sk_common.skc_refcnt.refs.counter);
+}
+
+/* queued tells how long the first in a Unix listener's queue has waited. */
+static __always_inline void queued(struct sock *sk, struct state *st, struct service *s)
+{
+	__u32 n = BPF_CORE_READ(sk, sk_receive_queue.qlen), back;
 	struct told t = {};
 	__u64 since;
 
@@ -883,7 +978,7 @@ static __always_inline void queued(struct seq_file *seq, struct sock *sk, struct
 		t.how = TAKEN_UP;
 		t.done = walk_at;
 		t.accepted = s->touched;
-		if (write(seq, &t))
+		if (write(&t))
 			st->began = 0;
 		return;
 	}
@@ -901,7 +996,7 @@ static __always_inline void queued(struct seq_file *seq, struct sock *sk, struct
 		t.how = TAKEN_UP;
 		t.done = walk_at;
 		t.accepted = s->touched;
-		if (!write(seq, &t))
+		if (!write(&t))
 			return;
 	}
 	st->began = since;
@@ -909,50 +1004,45 @@ static __always_inline void queued(struct seq_file *seq, struct sock *sk, struct
 	t.kind = ACCEPT;
 	t.how = QUEUED;
 	t.queue = n;
-	write(seq, &t);
+	write(&t);
 }
 
-SEC("iter/bpf_sk_storage_map")
-int walk(struct bpf_iter__bpf_sk_storage_map *ctx)
-{
-	struct state *st = ctx->value;
-	struct sock *sk = ctx->sk;
-	struct told t = {};
-	struct service *s;
-	__u64 now, since, age;
-	__u32 n;
+#define TURNS 16
 
-	if (!ctx->meta->seq_num) {
-		walk_at = bpf_ktime_get_ns();
-		walk_told = 0;
-		walk_run = 0;
-	}
-	if (++walk_run > WALK_RUN) {
-		/* The walk holds its CPU: read(2) returns EAGAIN, and the next one goes
-		 * on with this socket. */
-		walk_run = 0;
-		return 1;
-	}
-	if (!sk || !st || st->kind == IGNORED)
+/* look tells of one socket; it is the callback of bpf_loop. */
+static long look(__u32 i, __u32 *from)
+{
+	__u32 slot = *from + i, n;
+	__u64 now = walk_at, since, age;
+	struct service *s;
+	struct told t = {};
+	struct state *st;
+	struct sock *sk;
+	__u16 family;
+
+	st = bpf_map_lookup_elem(&states, &slot);
+	if (!st || !st->sk)
 		return 0;
-	if (st->kind == LISTENER && sk->__sk_common.skc_state != TCP_LISTEN)
+	sk = (struct sock *)st->sk;
+	if ((st->began || (!st->accepted && st->opened) || st->kind == LISTENER || (slot + walk_turn) % TURNS == 0) && is_gone(sk, st)) {
+		give_back(st, slot);
 		return 0;
+	}
 	s = service_of(st->service);
 	if (!s)
 		return 0;
-	now = walk_at;
 	if (s->seen + 1000000000 < now)
 		s->seen = now;
 	if (walk_told >= walk_most)
 		return 0;
 	if (st->kind == LISTENER) {
-		if (sk->__sk_common.skc_family == AF_UNIX)
-			queued(ctx->meta->seq, sk, st, s);
+		if (BPF_CORE_READ(sk, __sk_common.skc_family) == AF_UNIX)
+			queued(sk, st, s);
 		return 0;
 	}
 	if (!st->began && (st->accepted || !st->opened))
 		return 0;
-	if (sk->__sk_common.skc_state != TCP_ESTABLISHED)
+	if (BPF_CORE_READ(sk, __sk_common.skc_state) != TCP_ESTABLISHED)
 		return 0;
 	if (st->kind == CLIENT) {
 		t.kind = REPLY;
@@ -963,14 +1053,14 @@ int walk(struct bpf_iter__bpf_sk_storage_map *ctx)
 	if (!st->accepted && st->opened) {
 		since = st->opened;
 		t.kind = ACCEPT;
-		if (sk->sk_socket) {
+		if (BPF_CORE_READ(sk, sk_socket)) {
 			if (st->tell) {
 				fill(&t, sk, st, s);
 				t.kind = ACCEPT;
 				t.how = TAKEN_UP;
 				t.began = since;
 				t.done = now;
-				if (!write(ctx->meta->seq, &t))
+				if (!write(&t))
 					return 0;
 			}
 			st->tell = 0;
@@ -980,13 +1070,14 @@ int walk(struct bpf_iter__bpf_sk_storage_map *ctx)
 		n = unread(sk);
 		goto late;
 	}
-	if (sk->__sk_common.skc_family == AF_UNIX && sk->sk_shutdown & RCV_SHUTDOWN) {
+	family = BPF_CORE_READ(sk, __sk_common.skc_family);
+	if (family == AF_UNIX && BPF_CORE_READ(sk, sk_shutdown) & RCV_SHUTDOWN) {
 		if (st->tell) {
 			fill(&t, sk, st, s);
 			t.kind = st->read ? ANSWER : RECEIVE;
 			t.how = CLOSED;
 			t.done = now;
-			if (!write(ctx->meta->seq, &t))
+			if (!write(&t))
 				return 0;
 		}
 		st->began = 0;
@@ -997,7 +1088,7 @@ int walk(struct bpf_iter__bpf_sk_storage_map *ctx)
 	/* What the kernel holds is true; not every way of reading is seen. */
 	n = unread(sk);
 	if (!st->read && !n && since < now) {
-		if (sk->__sk_common.skc_family == AF_UNIX) {
+		if (family == AF_UNIX) {
 			st->began = 0;
 			return 0;
 		}
@@ -1008,7 +1099,7 @@ int walk(struct bpf_iter__bpf_sk_storage_map *ctx)
 	else if (st->read && !st->later && !st->looked)
 		st->later = now;
 	t.kind = st->read && !st->later ? ANSWER : RECEIVE;
-	if (t.kind == ANSWER && sk->__sk_common.skc_family != AF_UNIX && sk->sk_protocol == IPPROTO_TCP &&
+	if (t.kind == ANSWER && family != AF_UNIX && BPF_CORE_READ(sk, sk_protocol) == IPPROTO_TCP &&
 	    (__s32)(BPF_CORE_READ((struct tcp_sock *)sk, lsndtime) - st->jiffies) > 0) {
 		/* It was answered in a way, or at a moment, that no event told of. */
 		if (st->tell) {
@@ -1016,7 +1107,7 @@ int walk(struct bpf_iter__bpf_sk_storage_map *ctx)
 			t.kind = ANSWER;
 			t.how = CLOSED;
 			t.done = now;
-			if (!write(ctx->meta->seq, &t))
+			if (!write(&t))
 				return 0;
 		}
 		st->began = 0;
@@ -1035,8 +1126,25 @@ late:
 	t.how = IN_FLIGHT;
 	t.began = since;
 	t.unread = n;
-	if (write(ctx->meta->seq, &t))
+	if (write(&t))
 		st->tell = now + (age > 720000000 ? age / 16 : 45000000);
+	return 0;
+}
+
+/* The arguments are the first slot, and how many: 0 and 0 begin a walk. It
+ * returns how many slots there are to look at. */
+SEC("raw_tracepoint/walk")
+int walk(struct bpf_raw_tracepoint_args *ctx)
+{
+	__u32 from = ctx->args[0], n = ctx->args[1];
+
+	if (!n) {
+		walk_at = bpf_ktime_get_ns();
+		walk_told = 0;
+		walk_turn++;
+		return taken + 1;
+	}
+	bpf_loop(n, look, &from, 0);
 	return 0;
 }
 

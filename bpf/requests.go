@@ -3,10 +3,12 @@ package bpf
 import (
 	"fmt"
 	"io"
+	"math"
 	"path/filepath"
 	"runtime"
 	"unsafe"
 
+	"freezeframe"
 	"freezeframe/internal/kernel"
 
 	"github.com/cilium/ebpf"
@@ -144,13 +146,14 @@ type History struct {
 type Requests struct {
 	family   *loaded
 	ring     *Ring
+	flight   *Ring // what a walk tells
 	objects  requestsObjects
-	walk     *link.Iter
 	services slots[Service]
 	rates    *rates
 	shards   int
-	buf      []Told
 	part     History
+	args     [2]uint64 // of the walk
+	run      runAttr
 }
 
 func loadRequestsFamily(l *loading) error {
@@ -163,18 +166,24 @@ func loadRequestsFamily(l *loading) error {
 	if err != nil {
 		return fmt.Errorf("read the object of requests: %w", err)
 	}
-	r := &Requests{family: l.loaded, shards: 1, buf: make([]Told, 512)}
+	r := &Requests{family: l.loaded, shards: 1}
 	for r.shards < requestShards && r.shards < possibleCPUs() {
 		r.shards *= 2
 	}
 	spec.Maps["histories"].MaxEntries = uint32(requestPlaces * r.shards)
-	if err := l.collection(spec, map[string]any{"shard_mask": uint32(r.shards - 1)}, &r.objects); err != nil {
+	sockets := requestSockets()
+	spec.Maps["states"].MaxEntries, spec.Maps["free_states"].MaxEntries = sockets, sockets
+	if err := l.collection(spec, map[string]any{"shard_mask": uint32(r.shards - 1), "state_slots": sockets}, &r.objects); err != nil {
 		return err
 	}
 	if r.ring, err = NewRing(r.objects.Ended); err != nil {
 		return err
 	}
 	l.closing(r.ring)
+	if r.flight, err = NewRing(r.objects.Flight); err != nil {
+		return err
+	}
+	l.closing(r.flight)
 	if r.services, err = mapSlots[Service](r.objects.Services); err != nil {
 		return err
 	}
@@ -193,10 +202,10 @@ func loadRequestsFamily(l *loading) error {
 			return err
 		}
 	}
-	if r.walk, err = link.AttachIter(link.IterOptions{Program: r.objects.Walk, Map: r.objects.States}); err != nil {
-		return fmt.Errorf("attach %s: %w", r.objects.Walk, err)
+	r.run = runAttr{program: uint32(r.objects.Walk.FD()), contextSize: uint32(unsafe.Sizeof(r.args)), context: unsafe.Pointer(&r.args)}
+	if _, err := r.look(0, 0); err != nil {
+		return err
 	}
-	l.closing(r.walk)
 	l.programs = append(l.programs, r.objects.Walk)
 	if err := l.trace(r.objects.Arrived, r.objects.Received, r.objects.Sent, r.objects.Changed); err != nil {
 		return err
@@ -262,26 +271,55 @@ func (r *Requests) Drain(most int, f func(*Told)) int {
 // told some 20 times a second at first, less often as it grows old. It costs
 // some 100 ns a socket, and allocates nothing.
 func (r *Requests) Walk(f func(*Told)) error {
-	fd, errno := bpfCall(unix.BPF_ITER_CREATE, &iterCreateAttr{link: uint32(r.walk.FD())})
-	if errno != 0 {
-		return fmt.Errorf("walk the sockets by BPF: %w", errno)
+	slots, err := r.look(0, 0)
+	for from := uint32(1); err == nil && from < slots; from += walkRun {
+		_, err = r.look(from, min(walkRun, slots-from))
 	}
-	defer kernel.CloseFD(fd)
+	if err != nil {
+		return err
+	}
+	r.flight.Drain(math.MaxInt, func(b []byte) {
+		if len(b) >= int(unsafe.Sizeof(Told{})) {
+			f((*Told)(unsafe.Pointer(&b[0])))
+		}
+	})
+	return nil
+}
+
+// walkRun is how many sockets the kernel looks at in one call: it holds the CPU
+// meanwhile.
+const walkRun = 4096
+
+// look runs the program that looks at n sockets from a slot on; 0 of them
+// begins a walk and returns how many slots there are.
+func (r *Requests) look(from, n uint32) (slots uint32, err error) {
+	r.args = [2]uint64{uint64(from), uint64(n)}
 	for {
-		n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&r.buf[0])), uintptr(len(r.buf))*unsafe.Sizeof(r.buf[0]))
-		switch {
-		case errno == unix.EAGAIN || errno == unix.EINTR:
-			continue
-		case errno != 0:
-			return fmt.Errorf("walk the sockets by BPF: %w", errno)
-		case n == 0:
-			return nil
-		}
-		told := r.buf[:int(n)/int(unsafe.Sizeof(Told{}))]
-		for i := range told {
-			f(&told[i])
+		_, errno := bpfCall(unix.BPF_PROG_TEST_RUN, &r.run)
+		switch errno {
+		case 0:
+			return r.run.result, nil
+		case unix.EINTR, unix.EAGAIN:
+		default:
+			return 0, fmt.Errorf("look at the sockets by BPF: %w", errno)
 		}
 	}
+}
+
+// requestSockets is how many sockets are watched at most: each takes 150 bytes
+// of kernel memory.
+func requestSockets() uint32 {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return 1 << 13
+	}
+	switch memory := info.Totalram * uint64(info.Unit); {
+	case memory >= 7<<30:
+		return 1 << 16
+	case memory >= 1<<30:
+		return 1 << 14
+	}
+	return 1 << 13
 }
 
 // Gone tells whether the programs were taken out of the kernel: what the maps
@@ -368,10 +406,29 @@ func (r *Requests) free(id uint32) error {
 // Lost returns how many waits were not told, because there were too many.
 func (r *Requests) Lost() uint64 { return r.rates.Lost() }
 
-// iterCreateAttr and elemAttr are what bpf(2) takes for BPF_ITER_CREATE and
+// crowded is the need of those whose sockets do not all fit.
+func (r *Requests) crowded() (need freezeframe.Need, any bool) {
+	var n uint64
+	if r.Gone() || r.objects.Crowded.Get(&n) != nil || n == 0 { // what cannot be asked is gone too
+		return need, false
+	}
+	return freezeframe.Need{
+		What: fmt.Sprintf("watch %d more connections by BPF", n), Lost: "how long their clients wait",
+		Err: fmt.Sprintf("%d are watched at a time", requestSockets()-1),
+	}, true
+}
+
+// runAttr and elemAttr are what bpf(2) takes for BPF_PROG_TEST_RUN and
 // BPF_MAP_*_ELEM.
-type iterCreateAttr struct {
-	link, flags uint32
+type runAttr struct {
+	program, result uint32
+	_               [6]uint32 // data, which this kind of program does not take
+	_               [2]uint32 // repeat, duration
+	contextSize     uint32
+	_               uint32
+	context         unsafe.Pointer
+	_               unsafe.Pointer
+	_               [4]uint32 // flags, cpu, batch_size
 }
 
 type elemAttr struct {

@@ -17,13 +17,16 @@ import (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	requestsMapEnded        = "ended"
+	requestsMapFlight       = "flight"
 	requestsMapFreePlaces   = "free_places"
 	requestsMapFreeServices = "free_services"
+	requestsMapFreeStates   = "free_states"
 	requestsMapHistories    = "histories"
 	requestsMapPorts        = "ports"
 	requestsMapRates        = "rates"
 	requestsMapRegistry     = "registry"
 	requestsMapServices     = "services"
+	requestsMapSockets      = "sockets"
 	requestsMapStates       = "states"
 	requestsProgArrived     = "arrived"
 	requestsProgChanged     = "changed"
@@ -32,12 +35,15 @@ const (
 	requestsProgReceived    = "received"
 	requestsProgSent        = "sent"
 	requestsProgWalk        = "walk"
+	requestsVarCrowded      = "crowded"
 	requestsVarShardMask    = "shard_mask"
+	requestsVarStateSlots   = "state_slots"
+	requestsVarTaken        = "taken"
 	requestsVarToldMost     = "told_most"
 	requestsVarWalkAt       = "walk_at"
 	requestsVarWalkMost     = "walk_most"
-	requestsVarWalkRun      = "walk_run"
 	requestsVarWalkTold     = "walk_told"
+	requestsVarWalkTurn     = "walk_turn"
 )
 
 // loadRequests returns the embedded CollectionSpec for requests.
@@ -96,13 +102,16 @@ type requestsProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type requestsMapSpecs struct {
 	Ended        *ebpf.MapSpec `ebpf:"ended"`
+	Flight       *ebpf.MapSpec `ebpf:"flight"`
 	FreePlaces   *ebpf.MapSpec `ebpf:"free_places"`
 	FreeServices *ebpf.MapSpec `ebpf:"free_services"`
+	FreeStates   *ebpf.MapSpec `ebpf:"free_states"`
 	Histories    *ebpf.MapSpec `ebpf:"histories"`
 	Ports        *ebpf.MapSpec `ebpf:"ports"`
 	Rates        *ebpf.MapSpec `ebpf:"rates"`
 	Registry     *ebpf.MapSpec `ebpf:"registry"`
 	Services     *ebpf.MapSpec `ebpf:"services"`
+	Sockets      *ebpf.MapSpec `ebpf:"sockets"`
 	States       *ebpf.MapSpec `ebpf:"states"`
 }
 
@@ -110,12 +119,15 @@ type requestsMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type requestsVariableSpecs struct {
-	ShardMask *ebpf.VariableSpec `ebpf:"shard_mask"`
-	ToldMost  *ebpf.VariableSpec `ebpf:"told_most"`
-	WalkAt    *ebpf.VariableSpec `ebpf:"walk_at"`
-	WalkMost  *ebpf.VariableSpec `ebpf:"walk_most"`
-	WalkRun   *ebpf.VariableSpec `ebpf:"walk_run"`
-	WalkTold  *ebpf.VariableSpec `ebpf:"walk_told"`
+	Crowded    *ebpf.VariableSpec `ebpf:"crowded"`
+	ShardMask  *ebpf.VariableSpec `ebpf:"shard_mask"`
+	StateSlots *ebpf.VariableSpec `ebpf:"state_slots"`
+	Taken      *ebpf.VariableSpec `ebpf:"taken"`
+	ToldMost   *ebpf.VariableSpec `ebpf:"told_most"`
+	WalkAt     *ebpf.VariableSpec `ebpf:"walk_at"`
+	WalkMost   *ebpf.VariableSpec `ebpf:"walk_most"`
+	WalkTold   *ebpf.VariableSpec `ebpf:"walk_told"`
+	WalkTurn   *ebpf.VariableSpec `ebpf:"walk_turn"`
 }
 
 // requestsObjects contains all objects after they have been loaded into the kernel.
@@ -139,26 +151,32 @@ func (o *requestsObjects) Close() error {
 // It can be passed to loadRequestsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type requestsMaps struct {
 	Ended        *ebpf.Map `ebpf:"ended"`
+	Flight       *ebpf.Map `ebpf:"flight"`
 	FreePlaces   *ebpf.Map `ebpf:"free_places"`
 	FreeServices *ebpf.Map `ebpf:"free_services"`
+	FreeStates   *ebpf.Map `ebpf:"free_states"`
 	Histories    *ebpf.Map `ebpf:"histories"`
 	Ports        *ebpf.Map `ebpf:"ports"`
 	Rates        *ebpf.Map `ebpf:"rates"`
 	Registry     *ebpf.Map `ebpf:"registry"`
 	Services     *ebpf.Map `ebpf:"services"`
+	Sockets      *ebpf.Map `ebpf:"sockets"`
 	States       *ebpf.Map `ebpf:"states"`
 }
 
 func (m *requestsMaps) Close() error {
 	return _RequestsClose(
 		m.Ended,
+		m.Flight,
 		m.FreePlaces,
 		m.FreeServices,
+		m.FreeStates,
 		m.Histories,
 		m.Ports,
 		m.Rates,
 		m.Registry,
 		m.Services,
+		m.Sockets,
 		m.States,
 	)
 }
@@ -167,12 +185,15 @@ func (m *requestsMaps) Close() error {
 //
 // It can be passed to loadRequestsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type requestsVariables struct {
-	ShardMask *ebpf.Variable `ebpf:"shard_mask"`
-	ToldMost  *ebpf.Variable `ebpf:"told_most"`
-	WalkAt    *ebpf.Variable `ebpf:"walk_at"`
-	WalkMost  *ebpf.Variable `ebpf:"walk_most"`
-	WalkRun   *ebpf.Variable `ebpf:"walk_run"`
-	WalkTold  *ebpf.Variable `ebpf:"walk_told"`
+	Crowded    *ebpf.Variable `ebpf:"crowded"`
+	ShardMask  *ebpf.Variable `ebpf:"shard_mask"`
+	StateSlots *ebpf.Variable `ebpf:"state_slots"`
+	Taken      *ebpf.Variable `ebpf:"taken"`
+	ToldMost   *ebpf.Variable `ebpf:"told_most"`
+	WalkAt     *ebpf.Variable `ebpf:"walk_at"`
+	WalkMost   *ebpf.Variable `ebpf:"walk_most"`
+	WalkTold   *ebpf.Variable `ebpf:"walk_told"`
+	WalkTurn   *ebpf.Variable `ebpf:"walk_turn"`
 }
 
 // requestsPrograms contains all programs after they have been loaded into the kernel.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -275,4 +276,67 @@ func slabBytes(b testing.TB) int64 {
 		}
 	}
 	return 0
+}
+
+// TestRequestsGiveSlotsBack opens and closes more connections than there are
+// slots, over TCP and Unix sockets: the slots of those that are gone must serve
+// the next, or nothing would be seen any more.
+func TestRequestsGiveSlotsBack(t *testing.T) {
+	p := load(t)
+	r := p.Requests
+	if r == nil {
+		t.Fatal("no requests")
+	}
+	for _, network := range []string{"tcp", "unix"} {
+		address := "127.0.0.1:0"
+		if network == "unix" {
+			address = filepath.Join(t.TempDir(), "s")
+		}
+		l, err := net.Listen(network, address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				var b [1]byte
+				if _, err := c.Read(b[:]); err == nil {
+					_, _ = c.Write(b[:])
+				}
+				c.Close()
+			}
+		}()
+		var taken uint32
+		for i := range 600 {
+			c, err := net.Dial(network, l.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			var b [1]byte
+			_, _ = c.Write(b[:])
+			_, _ = c.Read(b[:])
+			c.Close()
+			for range 16 * (1 - min(i%50, 1)) { // a walk looks at each in 16 for itself
+				if err := r.Walk(func(*Told) {}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if i == 300 {
+				if err := r.objects.Taken.Get(&taken); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		var after uint32
+		if err := r.objects.Taken.Get(&after); err != nil {
+			t.Fatal(err)
+		}
+		if after > taken+100 { // others open connections too
+			t.Errorf("%s: 300 connections more took %d new slots", network, after-taken)
+		}
+	}
 }

@@ -11,6 +11,7 @@
 /* include/uapi/linux/bpf.h */
 enum {
 	BPF_MAP_TYPE_QUEUE = 22,
+	BPF_MAP_TYPE_STACK = 23,
 	BPF_F_CLONE = 1 << 9,
 };
 
@@ -37,11 +38,9 @@ struct unix_sock {
 } READS;
 
 /* include/linux/bpf.h */
-struct bpf_iter__bpf_sk_storage_map {
-	struct bpf_iter_meta *meta;
-	struct sock *sk;
-	void *value;
-} READS;
+struct bpf_raw_tracepoint_args {
+	__u64 args[0];
+};
 
 struct bpf_iter__tcp {
 	struct bpf_iter_meta *meta;

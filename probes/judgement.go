@@ -21,6 +21,7 @@ type judgement struct {
 	hub    *hub
 	owners *serviceOwners
 	out    chan report
+	held   held
 	floors [waitKinds]time.Duration
 	// exact says that waits are told to the moment, those between two readings
 	// too, and that what is usual is counted by the kernel.
@@ -37,12 +38,14 @@ type judgement struct {
 func (p *judgement) init(h *hub, owners *serviceOwners, floors [waitKinds]time.Duration) {
 	p.hub, p.owners, p.floors = h, owners, floors
 	p.out, p.own = make(chan report, 1024), uint64(os.Getpid())
+	p.held.init()
 }
 
 // report is what the sampling thread hands to Run.
 type report struct {
 	kind    int8 // -1: only have pid watched
 	over    bool // Err "overflow"
+	sure    bool // tid is the thread that was held up
 	quality float32
 	target  uint64 // text
 	comm    uint64 // text
@@ -66,11 +69,13 @@ func (r *report) age() time.Duration {
 
 // Run passes on what Observe finds until ctx ends.
 func (p *judgement) Run(ctx context.Context, late func(freezeframe.Lateness)) error {
+	var stood standing
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case r := <-p.out:
+			stood.look(&r)
 			victims := p.victims(r)
 			p.owners.watch(victims, p.hub.Focus)
 			if r.kind < 0 {
@@ -97,6 +102,9 @@ func (p *judgement) Run(ctx context.Context, late func(freezeframe.Lateness)) er
 // to serve it; where neither is known, whoever listens there.
 func (p *judgement) victims(r report) []freezeframe.Victim {
 	comm := p.hub.text(r.comm)
+	if r.sure {
+		return []freezeframe.Victim{{PID: int(r.pid), TID: int(r.tid), Comm: comm}}
+	}
 	var out []freezeframe.Victim
 	for word := range strings.SplitSeq(p.hub.text(r.pids), ",") {
 		process, thread, _ := strings.Cut(word, "/")
@@ -285,6 +293,8 @@ type service struct {
 	aloneAt     freezeframe.Instant // when the last of them ended
 	pieces      uint32              // requests of which more came when an answer was already late
 	answers     float32             // in the last second that was counted
+	rate        float32             // answers a second, over the last rateOver
+	counted     freezeframe.Instant // when answers were last counted
 	slowEnds    float32             // answers that took longer than half the floor, fading within a second
 	slowEndsAt  freezeframe.Instant // when the last was
 	slowShare   float32             // of the last second that was counted, at least
@@ -472,6 +482,9 @@ func (p *judgement) end(n *conn, kind int, done, now freezeframe.Instant) {
 			told = w.worth >= lonely
 		}
 		if kind == waitAnswer {
+			if p.exact && w.worth > 0 && w.worth < 0.5 && took >= heldFloor && n.tid != 0 {
+				p.held.ask(p.report(n, s, kind, done, now, usual))
+			}
 			if took > p.floors[kind] && w.began > s.aloneAt.Add(apart) && othersAnswered(s, w, took) {
 				s.alone.add(int64(took))
 				s.aloneAt = done
@@ -503,7 +516,8 @@ func (p *judgement) drop(n *conn, kind int, now freezeframe.Instant) {
 	*w = wait{}
 }
 
-func (p *judgement) tell(n *conn, s *service, kind int, done, now freezeframe.Instant, usual time.Duration) bool {
+// report is what there is to tell of a wait; done is 0 while it is in flight.
+func (p *judgement) report(n *conn, s *service, kind int, done, now freezeframe.Instant, usual time.Duration) report {
 	w := &n.waits[kind]
 	r := report{kind: int8(kind), quality: w.worth, target: n.peer, comm: n.comm, pids: n.pids, pid: n.pid, tid: n.tid,
 		began: w.began, done: done, seen: now, usual: usual, floor: p.floor(n, kind)}
@@ -513,6 +527,12 @@ func (p *judgement) tell(n *conn, s *service, kind int, done, now freezeframe.In
 			r.pid, r.pids, r.comm = s.pid, s.pids, s.comm
 		}
 	}
+	return r
+}
+
+func (p *judgement) tell(n *conn, s *service, kind int, done, now freezeframe.Instant, usual time.Duration) bool {
+	w := &n.waits[kind]
+	r := p.report(n, s, kind, done, now, usual)
 	long := r.age() >= r.floor
 	if s != nil && w.worth >= 0.5 && long {
 		s.stalledAt = now
@@ -622,9 +642,14 @@ const (
 	// others are answered, for it to be stalled and not merely to have requests
 	// that take longer.
 	partlyStalled = 0.25
+	// fewSlow is how many they must be: a service of few users has an endpoint
+	// that is slow by design in every other second.
+	fewSlow = 4
 	// enoughMissed is how many answers must be missing, by how many there are in a
 	// second, for it to say something that no other request was answered.
 	enoughMissed = 3
+	// rateOver is the time over which a service's answers are averaged.
+	rateOver = 10 * time.Second
 	// known is how long a service must have been known for two slow requests at
 	// a time to be something that it does not do.
 	known = time.Minute
@@ -636,10 +661,26 @@ func (s *service) slowSince(now freezeframe.Instant) float32 {
 	return s.slowEnds * max(left, 0)
 }
 
+// count takes n answers in the time since the last were counted. One second says
+// too little: two websockets that are pinged in the same one are not a service
+// of two answers a second.
+func (s *service) count(n float32, now freezeframe.Instant) {
+	since := max(s.counted, s.first)
+	s.answers, s.counted = n, now
+	gap := float32(max(now.Sub(since), time.Second).Seconds())
+	weight := min(1, max(gap/float32(rateOver.Seconds()), gap/float32(max(now.Sub(s.first), time.Second).Seconds())))
+	s.rate += (n/gap - s.rate) * weight
+}
+
+// slowOnes is how many slow requests there were within about a second, or are.
+func (s *service) slowOnes(now freezeframe.Instant) float32 {
+	return max(s.slowSince(now)+float32(s.overdue), s.slowShare*s.answers)
+}
+
 // silent tells whether a service that would have answered several others by now
 // has answered none since a wait began, or none any more.
 func (s *service) silent(w *wait, age time.Duration) bool {
-	missed := func(d time.Duration) bool { return d.Seconds()*float64(s.answers) >= enoughMissed }
+	missed := func(d time.Duration) bool { return d.Seconds()*float64(s.rate) >= enoughMissed }
 	return s.answered <= w.began && missed(age) || !othersAnswered(s, w, age) && missed(age-min(100*time.Millisecond, age/2))
 }
 
@@ -687,7 +728,7 @@ func (p *judgement) worth(n *conn, s *service, kind int, age time.Duration, now 
 				return 0.25 // the rest of the request may be on its way
 			case !p.exact && !others, p.exact && s.silent(w, age):
 				return 0.9
-			case p.exact && s.partly(now) >= partlyStalled:
+			case p.exact && s.partly(now) >= partlyStalled && s.slowOnes(now) >= fewSlow:
 				return 0.6
 			case p.exact && age >= firstSight && (s.overdue < 2 || now.Sub(s.first) < known):
 				return lonely // a few requests take long, and most do not: it may be how they are
@@ -697,7 +738,7 @@ func (p *judgement) worth(n *conn, s *service, kind int, age time.Duration, now 
 			return 0.6
 		case age < firstSight || others || !s.sends || w.began.Sub(p.began) < learning || int64(age) < 2*s.usual[waitAnswer].p99():
 			return 0.2
-		case n.talks || s.slowNow >= 2:
+		case n.talks || !p.exact && s.slowNow >= 2:
 			return 0.6
 		}
 		return 0.2

@@ -44,7 +44,7 @@ func newRequests(h *hub, owners *serviceOwners) *requests {
 func (p *requests) Name() string { return "requests" }
 
 // Observes names the sources whose readings Observe must get.
-func (p *requests) Observes() []string { return []string{"requests", "services"} }
+func (p *requests) Observes() []string { return []string{"requests", "services", "waits"} }
 
 const (
 	rKind = iota
@@ -96,6 +96,10 @@ var serviceColumns = []string{sService: "service", sPort: "port", sFar: "far", s
 
 // Observe takes one reading, on the thread that took it.
 func (p *requests) Observe(src *freezeframe.Source, t *freezeframe.Table) {
+	if src.Name == "waits" { // on another thread than the rest
+		p.held.observe(src, t, p.send)
+		return
+	}
 	if p.began == 0 {
 		p.began = t.At
 	}
@@ -131,7 +135,7 @@ func (p *requests) observeServices(t *freezeframe.Table) {
 			learnt := n
 			if kind == waitAnswer {
 				s.sends = s.sends || n > 0
-				s.answers = float32(n)
+				s.count(float32(n), now)
 				s.slowShare = p.slowShare(s, c.get(row, at+sP50), c.get(row, at+sP90))
 				if s.slowShare > 0 {
 					learnt = min(n, 1) // a second of a stall is one lesson, not fifty
