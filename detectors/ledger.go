@@ -93,6 +93,8 @@ type book struct {
 	seen     map[int][]freezeframe.Instant // the readings with any thread of a pid
 	sockets  map[uint64]socket             // by inode
 	outgoing map[int][]socket              // client sides, by pid
+	replies  map[int][]reply               // what was asked of other hosts, by pid
+	locals   map[freezeframe.Key]string    // this end's addresses, by the socket's cookie
 	locks    []lockWait
 	// lockSleeps are waits for locks of programs with a known owner, by thread.
 	lockSleeps map[freezeframe.Key][]lockSleep
@@ -130,6 +132,7 @@ func newBook(w freezeframe.Window) *book {
 	span := freezeframe.Span{Start: stall.Start.Add(-lead), End: stall.End.Add(lead)}
 	b := &book{
 		w: w, span: span, threads: map[int][]*thread{}, seen: map[int][]freezeframe.Instant{}, sockets: map[uint64]socket{}, outgoing: map[int][]socket{},
+		replies: map[int][]reply{}, locals: map[freezeframe.Key]string{},
 		lockSleeps: map[freezeframe.Key][]lockSleep{},
 		comms:      map[int]string{}, groups: map[int]string{}, parents: map[int]int{}, classes: map[place]freezeframe.Class{},
 		ends: w.Events(freezeframe.EventEnds, freezeframe.Whole),
@@ -138,6 +141,7 @@ func newBook(w freezeframe.Window) *book {
 	b.readProcs(w.Between("procs", span))
 	b.readWaits(w.Between("waits", span))
 	b.readSockets(w.Between("connections", span))
+	b.readReplies(w.Between("requests", span), w.Between("services", span))
 	b.readLocks(w.Between("locks", span))
 	b.readFutexes(w.Between("futexes", span))
 	fuse := w.Between("fuse", span)
@@ -197,8 +201,9 @@ func (b *book) readProcs(s freezeframe.Series) {
 }
 
 func (b *book) readSockets(s freezeframe.Series) {
-	columns := []string{"inode", "server", "pid", "peer_pid", "peer", "sent_at", "received_at"}
-	s.Each(columns, func(at freezeframe.Instant, _ freezeframe.Key, v []uint64) {
+	columns := []string{"inode", "server", "pid", "peer_pid", "peer", "sent_at", "received_at", "local"}
+	s.Each(columns, func(at freezeframe.Instant, key freezeframe.Key, v []uint64) {
+		b.locals[key] = b.w.Text(v[7])
 		so := socket{
 			server: v[1] != 0, pid: int(v[2]), peerPID: int(v[3]), peer: b.w.Text(v[4]),
 			sentAt: freezeframe.Instant(v[5]), recvAt: freezeframe.Instant(v[6]), seen: at,
@@ -270,7 +275,7 @@ func (b *book) waits(th *thread, span freezeframe.Span) []freezeframe.Wait {
 	} else if !b.laySampled(&l, th) {
 		return nil
 	}
-	waits := b.locked(th, l.waits)
+	waits := b.cutByReplies(th, b.locked(th, l.waits))
 	b.throttle(th, span, waits)
 	b.peers(th, span, waits)
 	for i := range waits {
@@ -498,8 +503,16 @@ func (b *book) peers(th *thread, span freezeframe.Span, waits []freezeframe.Wait
 	for i := range waits {
 		w := &waits[i]
 		if w.Class == freezeframe.PeerWait {
-			if so, ok := b.sockets[socketInode(w.File)]; ok {
+			so, ok := b.sockets[socketInode(w.File)]
+			if ok {
 				w.Holder = peerParty(b, so)
+			}
+			// A connection that no reading of sockets shows, or whose other end is not
+			// known by them.
+			if !ok || so.peerPID == 0 {
+				if r := b.replying(th, w, 0); r != nil && r.tid == th.key.TID() && (!ok || r.address == so.peer) {
+					w.Holder = r.party()
+				}
 			}
 			continue
 		}
@@ -514,6 +527,13 @@ func (b *book) peers(th *thread, span freezeframe.Span, waits []freezeframe.Wait
 			w.Class = freezeframe.PeerWait
 			w.Holder = peerParty(b, so)
 			break
+		}
+		if w.Class == freezeframe.PeerWait {
+			continue
+		}
+		if r := b.replying(th, w, span.Start.Add(-sentBefore)); r != nil {
+			w.Class = freezeframe.PeerWait
+			w.Holder = r.party()
 		}
 	}
 }
