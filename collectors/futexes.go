@@ -288,11 +288,16 @@ func (r *futexReader) look(looks []futexLook) {
 	}
 	for i := range looks {
 		if x := &looks[i]; x.ok {
-			again := futexLook{pid: x.pid, tid: x.tid}
-			r.first(&again)
-			x.ok = again.ok && again.text == x.text && again.switches == x.switches
+			r.again(x)
 		}
 	}
+}
+
+// again looks whether a thread has slept since it was looked at first.
+func (r *futexReader) again(x *futexLook) {
+	now := futexLook{pid: x.pid, tid: x.tid}
+	r.first(&now)
+	x.ok = now.ok && now.text == x.text && now.switches == x.switches
 }
 
 // first reads where a thread waits, and how often it has left a CPU.

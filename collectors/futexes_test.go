@@ -8,8 +8,10 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 	"unsafe"
@@ -220,6 +222,57 @@ func TestOwnersOfMutexes(t *testing.T) {
 				t.Errorf("%v allocations a reading", n)
 			}
 		})
+	}
+}
+
+// A thread that ran meanwhile and waits at the same place again is not told: it
+// may have had the lock.
+func TestALookIsOfOneSleep(t *testing.T) {
+	words := make([]atomic.Uint32, 2)
+	word := &words[0]
+	word.Store(2)
+	tids := make(chan int, 1)
+	go func() {
+		runtime.LockOSThread()
+		tids <- unix.Gettid()
+		for word.Load() == 2 {
+			_, _, _ = unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), futexPrivate, 2, 0, 0, 0)
+		}
+	}()
+	wake := func() {
+		_, _, _ = unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(word)), futexPrivate|1, 1, 0, 0, 0)
+	}
+	defer func() { word.Store(0); wake() }()
+	root, err := kernel.OpenDirAt(kernel.AtCWD, []byte("/proc\x00"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kernel.CloseFD(root)
+	r := &futexReader{root: root}
+	x := futexLook{pid: int32(os.Getpid()), tid: int32(<-tids)}
+	asleep := func(x *futexLook, switches uint64) {
+		t.Helper()
+		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+			if r.first(x); x.ok && x.switches >= switches && x.call.address == uint64(uintptr(unsafe.Pointer(word))) {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("thread %d does not wait in futex: %+v", x.tid, x)
+			}
+		}
+	}
+	asleep(&x, 0)
+	if r.again(&x); !x.ok {
+		t.Fatal("a thread that sleeps on is not told")
+	}
+	wake()
+	later := futexLook{pid: x.pid, tid: x.tid}
+	asleep(&later, x.switches+1)
+	if r.again(&x); x.ok {
+		t.Error("a thread that ran meanwhile is told as one that slept")
+	}
+	if later.text != x.text {
+		t.Errorf("it waits at another place now: %+v, %+v", later, x)
 	}
 }
 
