@@ -11,8 +11,6 @@ import (
 
 	"freezeframe"
 	"freezeframe/internal/kernel"
-
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -152,7 +150,7 @@ func (c *futexes) choose(looks []futexLook) (n int) {
 		}
 		for i := s.processes[slot].threads; i != none; i = s.threads[i].next {
 			th := &s.threads[i]
-			if th.syscall != unix.SYS_FUTEX || th.stat.state != 'S' {
+			if th.syscall != kernel.SysFutex || th.stat.state != 'S' {
 				continue
 			}
 			if seen++; seen <= c.from {
@@ -459,7 +457,7 @@ func (c *futexCall) mayHaveOwner() bool {
 // number, six arguments in hexadecimal, stack and program counter.
 func parseFutexCall(b []byte) (c futexCall, ok bool) {
 	s := kernel.Scan(b)
-	if number, ok := s.Int(); !ok || number != unix.SYS_FUTEX {
+	if number, ok := s.Int(); !ok || number != kernel.SysFutex {
 		return c, false
 	}
 	var args [4]uint64
