@@ -146,6 +146,7 @@ type History struct {
 // Requests reads what requests.bpf.c tells. It is for one goroutine.
 type Requests struct {
 	family   *loaded
+	older    bool // of TCP only
 	ring     *Ring
 	flight   *Ring // what a walk tells
 	objects  requestsObjects
@@ -208,7 +209,7 @@ func loadRequestsOf(l *loading, older bool) error {
 			spec.Programs[name] = nothing(name)
 		}
 	}
-	r := &Requests{family: l.loaded, shards: 1}
+	r := &Requests{family: l.loaded, older: older, shards: 1}
 	for r.shards < requestShards && r.shards < possibleCPUs() {
 		r.shards *= 2
 	}
@@ -370,6 +371,9 @@ func requestSockets() uint32 {
 // Gone tells whether the programs were taken out of the kernel: what the maps
 // hold says nothing any more. It is so of a nil one too.
 func (r *Requests) Gone() bool { return r == nil || r.family.gone.Load() }
+
+// OnlyTCP tells whether nothing is told of Unix sockets: before Linux 6.3.
+func (r *Requests) OnlyTCP() bool { return r != nil && r.older }
 
 // Services returns the slots of all services; those in use say so.
 func (r *Requests) Services() []Service { return r.services.values }

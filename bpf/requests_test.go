@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -40,6 +42,17 @@ func TestRequestsOfOlderKernels(t *testing.T) {
 			}
 			p.loaded = append(p.loaded, l)
 			defer p.Close()
+			// Two addresses in a namespace of this thread's own, which ends with
+			// it: to BPF the one is another host's.
+			runtime.LockOSThread()
+			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+				t.Fatal(err)
+			}
+			for _, args := range []string{"link set lo up", "addr add 192.0.2.1/32 dev lo", "addr add 192.0.2.2/32 dev lo"} {
+				if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
+					t.Skipf("ip %s: %v: %s", args, err, out)
+				}
+			}
 			waitsOfAServer(t, p.Requests)
 		})
 	}
@@ -48,7 +61,7 @@ func TestRequestsOfOlderKernels(t *testing.T) {
 // waitsOfAServer lets a client wait for a server that reads late and answers
 // later, twice, and compares what is told with what the server did.
 func waitsOfAServer(t *testing.T, r *Requests) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp4", "192.0.2.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +96,7 @@ func waitsOfAServer(t *testing.T, r *Requests) {
 			did <- x
 		}
 	}()
-	c, err := net.Dial("tcp", l.Addr().String())
+	c, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(192, 0, 2, 2)}}).Dial("tcp4", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +142,7 @@ func waitsOfAServer(t *testing.T, r *Requests) {
 		r.Drain(1000, ours)
 		// How late the test's own threads were is not measured: the kernel's
 		// moments lie between what client and server noted before and after.
-		for kind, limits := range map[uint8][2]uint64{WaitReceive: {asked + uint64(unread)/2, server.read}, WaitAnswer: {server.sent, uint64(kernel.Now())}} {
+		for kind, limits := range map[uint8][2]uint64{WaitReceive: {asked + uint64(unread)/2, server.read}, WaitAnswer: {server.sent, uint64(kernel.Now())}, WaitReply: {server.sent, uint64(kernel.Now())}} {
 			found := 0
 			for i := range told {
 				x := &told[i]
@@ -147,7 +160,7 @@ func waitsOfAServer(t *testing.T, r *Requests) {
 		}
 		told = told[:0]
 	}
-	if !inFlight[WaitReceive] || !inFlight[WaitAnswer] {
+	if !inFlight[WaitReceive] || !inFlight[WaitAnswer] || !inFlight[WaitReply] {
 		t.Errorf("told while they lasted: %v", inFlight)
 	}
 }
