@@ -34,6 +34,9 @@ type Wait struct {
 	Stack   string // innermost first, joined by "<-"; "" when not to be had
 	Syscall string // read, futex, epoll_wait …; "" in user space or unknown
 	File    string // what the system call's descriptor is: a path, socket:[1], pipe:[2]
+	// Lock is the lock of the program that a UserLock is for, "mutex at 0x7f00",
+	// where its owner could be seen, who is the Holder then; else "".
+	Lock string
 	// Holder is who must act for the wait to end, where that is known: the
 	// lock's holder, the pipe's other end, the peer's process.
 	Holder *Party

@@ -220,8 +220,13 @@ struct sock {
 } READS;
 
 struct sk_buff {
+	struct sock *sk;
+	char cb[48];
+	unsigned int len;
+	__u16 transport_header;
 	__u16 network_header;
 	unsigned char *head;
+	unsigned char *data;
 } READS;
 
 struct kernel_siginfo {

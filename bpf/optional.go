@@ -120,13 +120,18 @@ func attachable(spec *ebpf.CollectionSpec, types *btf.Spec) (lacks []string) {
 	for name, p := range spec.Programs {
 		if arguments(types, p.AttachTo) < 0 {
 			lacks = append(lacks, p.AttachTo)
-			spec.Programs[name] = &ebpf.ProgramSpec{
-				Name: name, Type: ebpf.SocketFilter, License: "GPL",
-				Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
-			}
+			spec.Programs[name] = nothing(name)
 		}
 	}
 	return lacks
+}
+
+// nothing is a program in the place of another that is not to be attached.
+func nothing(name string) *ebpf.ProgramSpec {
+	return &ebpf.ProgramSpec{
+		Name: name, Type: ebpf.SocketFilter, License: "GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
+	}
 }
 
 // errUnused says that this machine has nothing that a family could tell of: it

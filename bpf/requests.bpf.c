@@ -12,6 +12,9 @@
  *   sock_send_length   a process has written; sendfile and io_uring too
  *   inet_sock_set_state   a TCP connection was made, or ended
  *
+ * Kernels before 6.3 have only the last; the others are made of what they have
+ * for TCP.
+ *
  * What is known of a socket lies in a slot that its storage names, so that an
  * event is two look-ups without a hash. A request begins when data arrives on a
  * socket that owes no answer and ends with the first byte that is sent: those
@@ -37,6 +40,7 @@
 #define SOCK_STREAM 1
 #define IPPROTO_TCP 6
 #define TCP_ESTABLISHED 1
+#define TCP_SYN_SENT 2
 #define TCP_SYN_RECV 3
 #define TCP_CLOSE 7
 #define TCP_LISTEN 10
@@ -242,6 +246,7 @@ struct {
 	__uint(max_entries, 1 << 17);
 } flight SEC(".maps");
 
+volatile const bool older = false;     /* the tracepoints are those before Linux 6.3 */
 volatile const __u32 shard_mask = 0;   /* shards - 1 */
 volatile const __u64 told_most = 500;  /* a second and CPU */
 volatile const __u32 walk_most = 400;  /* told by one walk */
@@ -519,7 +524,7 @@ static __always_inline struct state *meet(struct sock *sk, bool child)
 
 	if (family != AF_UNIX && family != AF_INET && family != AF_INET6)
 		return NULL;
-	if (sk->__sk_common.skc_state != TCP_ESTABLISHED)
+	if (sk->__sk_common.skc_state != TCP_ESTABLISHED && !(older && sk->__sk_common.skc_state == TCP_SYN_SENT))
 		return NULL;
 	k = bpf_sk_storage_get(&sockets, sk, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (!k)
@@ -740,8 +745,7 @@ static __always_inline void closing(struct sock *sk, struct state *st)
 
 /* -------------------------------------------------------------- events */
 
-SEC("tp_btf/sk_data_ready")
-int BPF_PROG(arrived, struct sock *sk)
+static __always_inline int data_arrived(struct sock *sk)
 {
 	struct service *s;
 	struct state *st;
@@ -794,8 +798,7 @@ int BPF_PROG(arrived, struct sock *sk)
 	return 0;
 }
 
-SEC("tp_btf/sock_recv_length")
-int BPF_PROG(received, struct sock *sk, int ret, int flags)
+static __always_inline int data_read(struct sock *sk, int ret, int flags)
 {
 	struct state *st;
 	__u64 now, since;
@@ -857,18 +860,11 @@ int BPF_PROG(received, struct sock *sk, int ret, int flags)
 	return 0;
 }
 
-SEC("tp_btf/sock_send_length")
-int BPF_PROG(sent, struct sock *sk, int ret, int flags)
+static __always_inline int data_sent(struct sock *sk, struct state *st)
 {
 	struct history *h;
-	struct state *st;
 	__u64 now, thread;
 
-	if (sk->sk_type != SOCK_STREAM || ret <= 0)
-		return 0;
-	st = state_of(sk);
-	if (!st)
-		return 0;
 	if (st->kind == SERVER) {
 		if (!st->accepted)
 			touch(sk, st, false);
@@ -903,6 +899,100 @@ int BPF_PROG(sent, struct sock *sk, int ret, int flags)
 	return 0;
 }
 
+SEC("tp_btf/sk_data_ready")
+int BPF_PROG(arrived, struct sock *sk)
+{
+	return data_arrived(sk);
+}
+
+SEC("tp_btf/sock_recv_length")
+int BPF_PROG(received, struct sock *sk, int ret, int flags)
+{
+	return data_read(sk, ret, flags);
+}
+
+SEC("tp_btf/sock_send_length")
+int BPF_PROG(sent, struct sock *sk, int ret, int flags)
+{
+	struct state *st;
+
+	if (sk->sk_type != SOCK_STREAM || ret <= 0)
+		return 0;
+	st = state_of(sk);
+	return st ? data_sent(sk, st) : 0;
+}
+
+/* Before Linux 6.3 the same three are told by others, of TCP only: a segment
+ * came, data was copied out, a segment goes. */
+
+static __always_inline bool tcp_stream(struct sock *sk)
+{
+	__u16 family = sk->__sk_common.skc_family;
+
+	return sk->__sk_common.skc_state == TCP_ESTABLISHED && (family == AF_INET || family == AF_INET6) &&
+	       sk->sk_protocol == IPPROTO_TCP;
+}
+
+/* Called before the segment is looked at: of what is new and in order the
+ * reader is told a little later. */
+SEC("tp_btf/tcp_probe")
+int BPF_PROG(probed, struct sock *sk, struct sk_buff *skb)
+{
+	struct tcp_skb_cb cb = {};
+	__u32 next;
+
+	if (!tcp_stream(sk))
+		return 0;
+	bpf_probe_read_kernel(&cb, sizeof(cb), &skb->cb);
+	next = BPF_CORE_READ((struct tcp_sock *)sk, rcv_nxt);
+	if (cb.end_seq == cb.seq || (__s32)(cb.end_seq - next) <= 0 || (__s32)(cb.seq - next) > 0)
+		return 0;
+	return data_arrived(sk);
+}
+
+/* Called whenever some of a segment was copied to whoever reads. */
+SEC("tp_btf/tcp_rcv_space_adjust")
+int BPF_PROG(copied, struct sock *sk)
+{
+	if (!tcp_stream(sk))
+		return 0;
+	return data_read(sk, 1, 0);
+}
+
+/* Called when a packet is given to a device; what is sent again or is only an
+ * acknowledgement is no answer. */
+SEC("tp_btf/net_dev_queue")
+int BPF_PROG(departs, struct sk_buff *skb)
+{
+	struct sock *sk = skb->sk;
+	struct known *k;
+	struct state *st;
+	__u64 head, data;
+	__u32 length, seq;
+	__u16 at;
+	__u8 words;
+
+	if (!sk || !tcp_stream(sk))
+		return 0;
+	/* A socket is met where it is given by itself: newer kernels do not let this
+	 * one be used for that. */
+	k = bpf_sk_storage_get(&sockets, sk, 0, 0);
+	st = k ? state_at(k->slot, sk) : NULL;
+	if (!st || (st->kind == SERVER && st->accepted && !st->began) || (st->kind == CLIENT && st->began) ||
+	    (st->kind != SERVER && st->kind != CLIENT))
+		return 0;
+	head = address(skb->head);
+	data = address(skb->data);
+	at = skb->transport_header;
+	if (bpf_probe_read_kernel(&words, sizeof(words), (void *)(head + at + 12)) ||
+	    bpf_probe_read_kernel(&seq, sizeof(seq), (void *)(head + at + 4)))
+		return 0;
+	length = (__u32)(head + at - data) + (words >> 4) * 4;
+	if (skb->len <= length || (__s32)(bpf_ntohl(seq) - BPF_CORE_READ((struct tcp_sock *)sk, snd_nxt)) < 0)
+		return 0;
+	return data_sent(sk, st);
+}
+
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(changed, struct sock *sk, int old, int now)
 {
@@ -916,6 +1006,8 @@ int BPF_PROG(changed, struct sock *sk, int old, int now)
 		return 0;
 	}
 	if (now == TCP_ESTABLISHED) {
+		if (old == TCP_SYN_SENT && older && !bpf_sk_storage_get(&sockets, sk, 0, 0))
+			meet(sk, false);
 		if (old != TCP_SYN_RECV)
 			return 0;
 		k = bpf_sk_storage_get(&sockets, sk, 0, 0);

@@ -6,6 +6,7 @@ import (
 	"math"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"unsafe"
 
 	"freezeframe"
@@ -18,7 +19,7 @@ import (
 
 var requestsFamily = family{
 	name: "requests",
-	at:   "tp_btf sk_data_ready, sock_recv_length, sock_send_length, inet_sock_set_state",
+	at:   "tp_btf sk_data_ready, sock_recv_length, sock_send_length (before 6.3 tcp_probe, tcp_rcv_space_adjust, net_dev_queue), inet_sock_set_state",
 	lost: "to the microsecond how long clients wait for accept, for their data to be read and for an answer, and which thread kept them waiting; the tables of sockets tell it to a reading",
 	load: loadRequestsFamily,
 }
@@ -145,6 +146,7 @@ type History struct {
 // Requests reads what requests.bpf.c tells. It is for one goroutine.
 type Requests struct {
 	family   *loaded
+	older    bool // of TCP only
 	ring     *Ring
 	flight   *Ring // what a walk tells
 	objects  requestsObjects
@@ -156,24 +158,65 @@ type Requests struct {
 	run      runAttr
 }
 
+// requestEvents are the tracepoints that tell that data came, was read and was
+// sent, and what became of a connection: since Linux 6.3, or what older kernels
+// have for TCP.
+func requestEvents(older bool) []string {
+	if older {
+		return []string{"tcp_probe", "tcp_rcv_space_adjust", "net_dev_queue", "inet_sock_set_state"}
+	}
+	return []string{"sk_data_ready", "sock_recv_length", "sock_send_length", "inet_sock_set_state"}
+}
+
 func loadRequestsFamily(l *loading) error {
-	for _, name := range []string{"sk_data_ready", "sock_recv_length", "sock_send_length", "inet_sock_set_state"} {
-		if arguments(l.kernel, name) < 0 {
-			return fmt.Errorf("this kernel has no tracepoint %s (Linux 6.3 does): %w", name, ebpf.ErrNotSupported)
+	newer := l.lacks(requestEvents(false))
+	if newer == nil {
+		return loadRequestsOf(l, false)
+	}
+	if err := l.lacks(requestEvents(true)); err != nil {
+		return err
+	}
+	if err := loadRequestsOf(l, true); err != nil {
+		return err
+	}
+	l.need(freezeframe.Need{
+		What: "BPF requests (tp_btf sk_data_ready, sock_recv_length, sock_send_length)", Lost: "to the microsecond how long clients of Unix sockets wait, and for accept; of TCP it is made of what this kernel has",
+		Fix: "Linux 6.3 or newer", Err: newer.Error(),
+	})
+	return nil
+}
+
+// lacks says which of some tracepoints this kernel has not.
+func (l *loading) lacks(events []string) error {
+	for _, name := range events {
+		if _, err := tracepoint(l.kernel, name); err != nil {
+			return err
 		}
 	}
+	return nil
+}
+
+// loadRequestsOf loads the programs of the newer kernels or of the older, which
+// have the helpers that are needed since Linux 5.12.
+func loadRequestsOf(l *loading, older bool) error {
 	spec, err := loadRequests()
 	if err != nil {
 		return fmt.Errorf("read the object of requests: %w", err)
 	}
-	r := &Requests{family: l.loaded, shards: 1}
+	events := requestEvents(older)
+	for name, p := range spec.Programs {
+		if p.AttachType == ebpf.AttachTraceRawTp && !slices.Contains(events, p.AttachTo) || older && name == "find_unix" {
+			spec.Programs[name] = nothing(name)
+		}
+	}
+	r := &Requests{family: l.loaded, older: older, shards: 1}
 	for r.shards < requestShards && r.shards < possibleCPUs() {
 		r.shards *= 2
 	}
 	spec.Maps["histories"].MaxEntries = uint32(requestPlaces * r.shards)
 	sockets := requestSockets()
 	spec.Maps["states"].MaxEntries, spec.Maps["free_states"].MaxEntries = sockets, sockets
-	if err := l.collection(spec, map[string]any{"shard_mask": uint32(r.shards - 1), "state_slots": sockets}, &r.objects); err != nil {
+	if err := l.collection(spec, map[string]any{"older": older, "shard_mask": uint32(r.shards - 1), "state_slots": sockets}, &r.objects); err != nil {
 		return err
 	}
 	if r.ring, err = NewRing(r.objects.Ended); err != nil {
@@ -207,7 +250,7 @@ func loadRequestsFamily(l *loading) error {
 		return err
 	}
 	l.programs = append(l.programs, r.objects.Walk)
-	if err := l.trace(r.objects.Arrived, r.objects.Received, r.objects.Sent, r.objects.Changed); err != nil {
+	if err := l.trace(r.objects.Arrived, r.objects.Received, r.objects.Sent, r.objects.Probed, r.objects.Copied, r.objects.Departs, r.objects.Changed); err != nil {
 		return err
 	}
 	if err := r.listening(); err != nil {
@@ -240,6 +283,9 @@ func (r *Requests) listening() error {
 
 func (r *Requests) find() error {
 	for _, prog := range []*ebpf.Program{r.objects.FindTcp, r.objects.FindUnix} {
+		if prog.Type() == ebpf.SocketFilter {
+			continue // of Unix sockets nothing is told
+		}
 		it, err := link.AttachIter(link.IterOptions{Program: prog})
 		if err != nil {
 			return fmt.Errorf("attach %s: %w", prog, err)
@@ -325,6 +371,9 @@ func requestSockets() uint32 {
 // Gone tells whether the programs were taken out of the kernel: what the maps
 // hold says nothing any more. It is so of a nil one too.
 func (r *Requests) Gone() bool { return r == nil || r.family.gone.Load() }
+
+// OnlyTCP tells whether nothing is told of Unix sockets: before Linux 6.3.
+func (r *Requests) OnlyTCP() bool { return r != nil && r.older }
 
 // Services returns the slots of all services; those in use say so.
 func (r *Requests) Services() []Service { return r.services.values }

@@ -30,12 +30,16 @@ const (
 	requestsMapStates       = "states"
 	requestsProgArrived     = "arrived"
 	requestsProgChanged     = "changed"
+	requestsProgCopied      = "copied"
+	requestsProgDeparts     = "departs"
 	requestsProgFindTcp     = "find_tcp"
 	requestsProgFindUnix    = "find_unix"
+	requestsProgProbed      = "probed"
 	requestsProgReceived    = "received"
 	requestsProgSent        = "sent"
 	requestsProgWalk        = "walk"
 	requestsVarCrowded      = "crowded"
+	requestsVarOlder        = "older"
 	requestsVarShardMask    = "shard_mask"
 	requestsVarStateSlots   = "state_slots"
 	requestsVarTaken        = "taken"
@@ -90,8 +94,11 @@ type requestsSpecs struct {
 type requestsProgramSpecs struct {
 	Arrived  *ebpf.ProgramSpec `ebpf:"arrived"`
 	Changed  *ebpf.ProgramSpec `ebpf:"changed"`
+	Copied   *ebpf.ProgramSpec `ebpf:"copied"`
+	Departs  *ebpf.ProgramSpec `ebpf:"departs"`
 	FindTcp  *ebpf.ProgramSpec `ebpf:"find_tcp"`
 	FindUnix *ebpf.ProgramSpec `ebpf:"find_unix"`
+	Probed   *ebpf.ProgramSpec `ebpf:"probed"`
 	Received *ebpf.ProgramSpec `ebpf:"received"`
 	Sent     *ebpf.ProgramSpec `ebpf:"sent"`
 	Walk     *ebpf.ProgramSpec `ebpf:"walk"`
@@ -120,6 +127,7 @@ type requestsMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type requestsVariableSpecs struct {
 	Crowded    *ebpf.VariableSpec `ebpf:"crowded"`
+	Older      *ebpf.VariableSpec `ebpf:"older"`
 	ShardMask  *ebpf.VariableSpec `ebpf:"shard_mask"`
 	StateSlots *ebpf.VariableSpec `ebpf:"state_slots"`
 	Taken      *ebpf.VariableSpec `ebpf:"taken"`
@@ -186,6 +194,7 @@ func (m *requestsMaps) Close() error {
 // It can be passed to loadRequestsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type requestsVariables struct {
 	Crowded    *ebpf.Variable `ebpf:"crowded"`
+	Older      *ebpf.Variable `ebpf:"older"`
 	ShardMask  *ebpf.Variable `ebpf:"shard_mask"`
 	StateSlots *ebpf.Variable `ebpf:"state_slots"`
 	Taken      *ebpf.Variable `ebpf:"taken"`
@@ -202,8 +211,11 @@ type requestsVariables struct {
 type requestsPrograms struct {
 	Arrived  *ebpf.Program `ebpf:"arrived"`
 	Changed  *ebpf.Program `ebpf:"changed"`
+	Copied   *ebpf.Program `ebpf:"copied"`
+	Departs  *ebpf.Program `ebpf:"departs"`
 	FindTcp  *ebpf.Program `ebpf:"find_tcp"`
 	FindUnix *ebpf.Program `ebpf:"find_unix"`
+	Probed   *ebpf.Program `ebpf:"probed"`
 	Received *ebpf.Program `ebpf:"received"`
 	Sent     *ebpf.Program `ebpf:"sent"`
 	Walk     *ebpf.Program `ebpf:"walk"`
@@ -213,8 +225,11 @@ func (p *requestsPrograms) Close() error {
 	return _RequestsClose(
 		p.Arrived,
 		p.Changed,
+		p.Copied,
+		p.Departs,
 		p.FindTcp,
 		p.FindUnix,
+		p.Probed,
 		p.Received,
 		p.Sent,
 		p.Walk,

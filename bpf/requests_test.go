@@ -4,14 +4,166 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"freezeframe/internal/kernel"
+
+	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 )
+
+// Kernels before 6.3 tell by other tracepoints how long clients of TCP wait,
+// and so does this one.
+func TestRequestsOfOlderKernels(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("not root: BPF programs cannot be loaded")
+	}
+	types, err := btf.LoadKernelSpec()
+	if err != nil {
+		t.Skipf("this kernel has no BTF: %v", err)
+	}
+	for _, older := range []bool{true, false} {
+		t.Run(map[bool]string{true: "older", false: "newer"}[older], func(t *testing.T) {
+			p := &Programs{}
+			l := &loaded{family: family{name: "requests", load: func(l *loading) error {
+				if err := l.lacks(requestEvents(older)); err != nil {
+					t.Skip(err)
+				}
+				return loadRequestsOf(l, older)
+			}}}
+			if err := l.tryLoad(p, types); err != nil {
+				t.Fatal(err)
+			}
+			p.loaded = append(p.loaded, l)
+			defer p.Close()
+			// Two addresses in a namespace of this thread's own, which ends with
+			// it: to BPF the one is another host's.
+			runtime.LockOSThread()
+			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+				t.Fatal(err)
+			}
+			for _, args := range []string{"link set lo up", "addr add 192.0.2.1/32 dev lo", "addr add 192.0.2.2/32 dev lo"} {
+				if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
+					t.Skipf("ip %s: %v: %s", args, err, out)
+				}
+			}
+			waitsOfAServer(t, p.Requests)
+		})
+	}
+}
+
+// waitsOfAServer lets a client wait for a server that reads late and answers
+// later, twice, and compares what is told with what the server did.
+func waitsOfAServer(t *testing.T, r *Requests) {
+	l, err := net.Listen("tcp4", "192.0.2.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	port := uint16(l.Addr().(*net.TCPAddr).Port)
+	const unread, unanswered = 130 * time.Millisecond, 170 * time.Millisecond
+	failed := make(chan error, 1)
+	type times struct{ read, sent uint64 }
+	did := make(chan times, 2)
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			failed <- err
+			return
+		}
+		defer c.Close()
+		buf := make([]byte, 64)
+		for range 2 {
+			time.Sleep(unread)
+			n, err := c.Read(buf)
+			if err != nil || string(buf[:n]) != "how much?" {
+				failed <- fmt.Errorf("read %q: %w", buf[:n], err)
+				return
+			}
+			x := times{read: uint64(kernel.Now())}
+			time.Sleep(unanswered)
+			x.sent = uint64(kernel.Now())
+			if _, err := c.Write([]byte("4711")); err != nil {
+				failed <- err
+				return
+			}
+			did <- x
+		}
+	}()
+	c, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(192, 0, 2, 2)}}).Dial("tcp4", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	inFlight := map[uint8]bool{}
+	var told []Told
+	ours := func(x *Told) {
+		if r.Services()[x.Service].Place.Port != port {
+			return
+		}
+		if x.How == ToldInFlight {
+			inFlight[x.Kind] = true
+			return
+		}
+		told = append(told, *x)
+	}
+	for range 2 {
+		asked := uint64(kernel.Now())
+		if _, err := c.Write([]byte("how much?")); err != nil {
+			t.Fatal(err)
+		}
+		answer := make(chan error, 1)
+		go func() {
+			_, err := c.Read(make([]byte, 64))
+			answer <- err
+		}()
+		for waiting := true; waiting; {
+			select {
+			case err := <-answer:
+				if err != nil {
+					t.Fatal(err)
+				}
+				waiting = false
+			case err := <-failed:
+				t.Fatal(err)
+			case <-time.After(10 * time.Millisecond):
+				if err := r.Walk(ours); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		server := <-did
+		r.Drain(1000, ours)
+		// How late the test's own threads were is not measured: the kernel's
+		// moments lie between what client and server noted before and after.
+		for kind, limits := range map[uint8][2]uint64{WaitReceive: {asked + uint64(unread)/2, server.read}, WaitAnswer: {server.sent, uint64(kernel.Now())}, WaitReply: {server.sent, uint64(kernel.Now())}} {
+			found := 0
+			for i := range told {
+				x := &told[i]
+				if x.Kind != kind || x.Began < asked {
+					continue
+				}
+				found++
+				if x.Began >= server.read || x.Done < limits[0] || x.Done > limits[1] || x.PID() != uint32(os.Getpid()) {
+					t.Errorf("kind %d: from %d to %d by process %d, asked at %d, read at %d, answered at %d", kind, x.Began, x.Done, x.PID(), asked, server.read, server.sent)
+				}
+			}
+			if found != 1 {
+				t.Errorf("%d waits of kind %d were told: %+v", found, kind, told)
+			}
+		}
+		told = told[:0]
+	}
+	if !inFlight[WaitReceive] || !inFlight[WaitAnswer] || !inFlight[WaitReply] {
+		t.Errorf("told while they lasted: %v", inFlight)
+	}
+}
 
 // TestRequestsWalkDoesNotAllocate reads with a wait in flight.
 func TestRequestsWalkDoesNotAllocate(t *testing.T) {

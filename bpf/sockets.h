@@ -20,7 +20,14 @@ struct tcp_sock {
 	__u32 rcv_nxt;
 	__u32 copied_seq;
 	__u32 lsndtime; /* jiffies */
+	__u32 snd_nxt;
 } READS;
+
+/* include/net/tcp.h: what sk_buff.cb holds while TCP looks at a segment. */
+struct tcp_skb_cb {
+	__u32 seq;
+	__u32 end_seq;
+};
 
 struct sockaddr_un {
 	unsigned short sun_family;

@@ -97,6 +97,7 @@ func plain(p *bpf.Programs, names *kernelNames) []freezeframe.Collector {
 		&procs{census: processes},
 		&tasks{census: processes},
 		&jvm{census: processes},
+		&futexes{census: processes},
 
 		// Control groups, sockets, file locks, mounts.
 		&cgroups{},

@@ -83,6 +83,7 @@ func parseSchedstat(b []byte) (run, wait, timeslices uint64, ok bool) {
 
 // taskStatus is what is read of /proc/PID/status.
 type taskStatus struct {
+	tgid                            uint64
 	uid, tracer, coredumping, nspid uint64
 	swapBytes                       uint64
 	voluntary, involuntary          uint64
@@ -95,6 +96,8 @@ func parseTaskStatus(b []byte, s *taskStatus) {
 	*s = taskStatus{}
 	for sc := kernel.Scan(wholeLines(b)); sc.More(); sc.NextLine() {
 		switch word := sc.Word(); string(word) {
+		case "Tgid:":
+			s.tgid, _ = sc.Uint()
 		case "Uid:":
 			sc.Skip(1) // the real one; the effective one tells whose rights it has
 			s.uid, _ = sc.Uint()
@@ -175,21 +178,29 @@ func parseSyscall(b []byte) (number int64, arg0 uint64) {
 	if number == -1 {
 		return syscallRunning, 0
 	}
-	arg := s.Word()
-	if len(arg) < 3 || string(arg[:2]) != "0x" {
+	arg0, ok = hexWord(s.Word())
+	if !ok {
 		return syscallUnknown, 0
 	}
-	for _, c := range arg[2:] {
+	return number, arg0
+}
+
+// hexWord reads "0x7f00".
+func hexWord(word []byte) (v uint64, ok bool) {
+	if len(word) < 3 || string(word[:2]) != "0x" {
+		return 0, false
+	}
+	for _, c := range word[2:] {
 		switch {
 		case c-'0' <= 9:
-			arg0 = arg0<<4 | uint64(c-'0')
+			v = v<<4 | uint64(c-'0')
 		case c|0x20 >= 'a' && c|0x20 <= 'f':
-			arg0 = arg0<<4 | uint64(c|0x20-'a'+10)
+			v = v<<4 | uint64(c|0x20-'a'+10)
 		default:
-			return syscallUnknown, 0
+			return 0, false
 		}
 	}
-	return number, arg0
+	return v, true
 }
 
 // parseStack writes /proc/PID/stack to dst as "innermost<-next": the symbols

@@ -78,7 +78,7 @@ func newChase(focus *freezeframe.Focus, texts freezeframe.Texts, text func(uint6
 }
 
 // Observes names the sources that Observe wants.
-func (c *chase) Observes() []string { return []string{"tasks", "locks", "connections"} }
+func (c *chase) Observes() []string { return []string{"tasks", "locks", "futexes", "connections"} }
 
 // Observe notes what the victims wait for.
 func (c *chase) Observe(src *freezeframe.Source, t *freezeframe.Table) {
@@ -112,6 +112,16 @@ func (c *chase) Observe(src *freezeframe.Source, t *freezeframe.Table) {
 			row := t.Values(i, width)
 			if slices.Contains(pids, int32(row[waiter])) && int64(row[holder]) > 0 {
 				c.pids.put(row[holder])
+			}
+		}
+	case "futexes":
+		owner := src.Column("owner_pid")
+		if owner < 0 {
+			return
+		}
+		for i := range t.Keys {
+			if pid := t.Values(i, width)[owner]; !slices.Contains(pids, int32(pid)) {
+				c.pids.put(pid)
 			}
 		}
 	case "connections":

@@ -93,14 +93,18 @@ type book struct {
 	seen     map[int][]freezeframe.Instant // the readings with any thread of a pid
 	sockets  map[uint64]socket             // by inode
 	outgoing map[int][]socket              // client sides, by pid
+	replies  map[int][]reply               // what was asked of other hosts, by pid
+	locals   map[freezeframe.Key]string    // this end's addresses, by the socket's cookie
 	locks    []lockWait
-	ends     []freezeframe.Event
-	fuses    []fuseMount
-	comms    map[int]string
-	groups   map[int]string // /proc/PID/cgroup lines joined by ';'
-	parents  map[int]int
-	classes  map[place]freezeframe.Class // without the file
-	chained  int                         // chains followed so far
+	// lockSleeps are waits for locks of programs with a known owner, by thread.
+	lockSleeps map[freezeframe.Key][]lockSleep
+	ends       []freezeframe.Event
+	fuses      []fuseMount
+	comms      map[int]string
+	groups     map[int]string // /proc/PID/cgroup lines joined by ';'
+	parents    map[int]int
+	classes    map[place]freezeframe.Class // without the file
+	chained    int                         // chains followed so far
 }
 
 type socket struct {
@@ -128,14 +132,18 @@ func newBook(w freezeframe.Window) *book {
 	span := freezeframe.Span{Start: stall.Start.Add(-lead), End: stall.End.Add(lead)}
 	b := &book{
 		w: w, span: span, threads: map[int][]*thread{}, seen: map[int][]freezeframe.Instant{}, sockets: map[uint64]socket{}, outgoing: map[int][]socket{},
-		comms: map[int]string{}, groups: map[int]string{}, parents: map[int]int{}, classes: map[place]freezeframe.Class{},
+		replies: map[int][]reply{}, locals: map[freezeframe.Key]string{},
+		lockSleeps: map[freezeframe.Key][]lockSleep{},
+		comms:      map[int]string{}, groups: map[int]string{}, parents: map[int]int{}, classes: map[place]freezeframe.Class{},
 		ends: w.Events(freezeframe.EventEnds, freezeframe.Whole),
 	}
 	b.readTasks(w.Between("tasks", span))
 	b.readProcs(w.Between("procs", span))
 	b.readWaits(w.Between("waits", span))
 	b.readSockets(w.Between("connections", span))
+	b.readReplies(w.Between("requests", span), w.Between("services", span))
 	b.readLocks(w.Between("locks", span))
+	b.readFutexes(w.Between("futexes", span))
 	fuse := w.Between("fuse", span)
 	fuse.Each([]string{"mountpoint", "pid", "comm"}, func(_ freezeframe.Instant, _ freezeframe.Key, v []uint64) {
 		m := fuseMount{w.Text(v[0]), int(v[1]), w.Text(v[2])}
@@ -193,8 +201,9 @@ func (b *book) readProcs(s freezeframe.Series) {
 }
 
 func (b *book) readSockets(s freezeframe.Series) {
-	columns := []string{"inode", "server", "pid", "peer_pid", "peer", "sent_at", "received_at"}
-	s.Each(columns, func(at freezeframe.Instant, _ freezeframe.Key, v []uint64) {
+	columns := []string{"inode", "server", "pid", "peer_pid", "peer", "sent_at", "received_at", "local"}
+	s.Each(columns, func(at freezeframe.Instant, key freezeframe.Key, v []uint64) {
+		b.locals[key] = b.w.Text(v[7])
 		so := socket{
 			server: v[1] != 0, pid: int(v[2]), peerPID: int(v[3]), peer: b.w.Text(v[4]),
 			sentAt: freezeframe.Instant(v[5]), recvAt: freezeframe.Instant(v[6]), seen: at,
@@ -266,7 +275,7 @@ func (b *book) waits(th *thread, span freezeframe.Span) []freezeframe.Wait {
 	} else if !b.laySampled(&l, th) {
 		return nil
 	}
-	waits := l.waits
+	waits := b.cutByReplies(th, b.locked(th, l.waits))
 	b.throttle(th, span, waits)
 	b.peers(th, span, waits)
 	for i := range waits {
@@ -494,8 +503,16 @@ func (b *book) peers(th *thread, span freezeframe.Span, waits []freezeframe.Wait
 	for i := range waits {
 		w := &waits[i]
 		if w.Class == freezeframe.PeerWait {
-			if so, ok := b.sockets[socketInode(w.File)]; ok {
+			so, ok := b.sockets[socketInode(w.File)]
+			if ok {
 				w.Holder = peerParty(b, so)
+			}
+			// A connection that no reading of sockets shows, or whose other end is not
+			// known by them.
+			if !ok || so.peerPID == 0 {
+				if r := b.replying(th, w, 0); r != nil && r.tid == th.key.TID() && (!ok || r.address == so.peer) {
+					w.Holder = r.party()
+				}
 			}
 			continue
 		}
@@ -510,6 +527,13 @@ func (b *book) peers(th *thread, span freezeframe.Span, waits []freezeframe.Wait
 			w.Class = freezeframe.PeerWait
 			w.Holder = peerParty(b, so)
 			break
+		}
+		if w.Class == freezeframe.PeerWait {
+			continue
+		}
+		if r := b.replying(th, w, span.Start.Add(-sentBefore)); r != nil {
+			w.Class = freezeframe.PeerWait
+			w.Holder = r.party()
 		}
 	}
 }
@@ -660,6 +684,10 @@ func share(waits []freezeframe.Wait) float64 {
 	for i := range waits {
 		d := float64(waits[i].Length())
 		all += d
+		if waits[i].Lock != "" {
+			sum += d // it is no wait for work
+			continue
+		}
 		sum += d * strong[waits[i].Class]
 	}
 	if all == 0 {
@@ -708,7 +736,9 @@ func blocked(accounts []freezeframe.Account) freezeframe.Spans {
 			case freezeframe.OnCPU, freezeframe.Runnable, freezeframe.Throttled:
 				weight = -weight
 			case freezeframe.Idle, freezeframe.UserLock, freezeframe.Sleeping, freezeframe.ChildWait, freezeframe.Unseen, freezeframe.MachineGone:
-				continue
+				if w.Lock == "" {
+					continue
+				}
 			}
 			edges = append(edges, edge{w.Start, weight}, edge{w.End, -weight})
 		}
@@ -726,14 +756,14 @@ func blocked(accounts []freezeframe.Account) freezeframe.Spans {
 }
 
 // chains follows the waits of an account through whoever held them up: each of
-// the longest that ended by a thread's doing for itself, since a lock passes
-// from hand to hand, and all of them together through the one that held them
+// the longest that ended by a thread's doing, or are for a lock with a known
+// owner, for itself, since a lock passes from hand to hand, and all of them together through the one that held them
 // up most.
 func (b *book) chains(a *freezeframe.Account) {
 	a.Chain = b.chain(a.Victim, a.Waits)
 	var passed []*freezeframe.Wait
 	for i := range a.Waits {
-		if w := &a.Waits[i]; w.Holder != nil && w.Holder == w.Woken {
+		if w := &a.Waits[i]; w.Holder != nil && (w.Holder == w.Woken || w.Lock != "") {
 			passed = append(passed, w)
 		}
 	}

@@ -156,6 +156,7 @@ func Start(o Options) (*Watch, error) {
 	w.chase = newChase(w.focus, texts, texts.String, w.ring.AddEvent)
 	po := o.Probes
 	po.Events, po.Focus, po.Texts = w.event, w.focus, texts.String
+	po.OnlyTCP = w.bpf.Requests.OnlyTCP()
 	all := probes.All(po)
 	observers := []recorder.Observer{w.chase}
 	for _, p := range all {

@@ -27,6 +27,9 @@ type Options struct {
 	Focus *freezeframe.Focus
 	// Texts returns the string behind an id of a Text column. May be nil.
 	Texts func(id uint64) string
+	// OnlyTCP says that BPF, where it tells of requests, does not tell of those at
+	// Unix sockets.
+	OnlyTCP bool
 }
 
 // All returns every probe, not yet running. Those that watch readings

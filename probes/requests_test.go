@@ -364,6 +364,25 @@ func TestServicesLeaveItToRequests(t *testing.T) {
 	}
 }
 
+// Where BPF tells of TCP only, Unix sockets are still looked at.
+func TestUnixSocketsStayWithServices(t *testing.T) {
+	for onlyTCP, want := range map[bool]bool{true: true, false: false} {
+		w := newWorld(t)
+		w.p.hub.OnlyTCP = onlyTCP
+		w.listeners[web]["port"] = 0
+		w.step(3 * time.Second)
+		w.reports = nil
+		w.listeners[web]["queue"] = 1
+		for range 80 {
+			w.p.hub.exactAt.Store(int64(w.now))
+			w.step(50 * time.Millisecond)
+		}
+		if got := w.best(waitAccept) >= 0.9; got != want {
+			t.Errorf("only TCP %t: the queue of a Unix socket is seen: %t", onlyTCP, got)
+		}
+	}
+}
+
 func TestObserveRequestsWithoutAllocating(t *testing.T) {
 	w := newExactWorld(t)
 	w.quick(40, 2*time.Millisecond)

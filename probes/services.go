@@ -269,6 +269,8 @@ func (p *services) observeListeners(t *freezeframe.Table) {
 			s.drops = drops // a socket can be cloned; it never counts down
 		}
 
+		// A Unix socket has no port.
+		exact := exact && !(p.hub.OnlyTCP && c.get(row, lPort) == 0)
 		switch {
 		case exact:
 			s.told, s.queued = wait{}, 0

@@ -15,12 +15,12 @@ func appLockContention() freezeframe.Rule {
 		Cause: "app.lock_contention",
 		Title: "threads that wait for a lock of their own program",
 		Means: "One thread of the program held a lock (a mutex, a monitor, a latch) while it computed or slept, and the threads that serve requests stood at it.",
-		Proof: "Threads that serve connections slept in a futex until the same thread woke them, and that thread had been on a CPU or asleep of its own will all the while: whoever wakes a waiter is who let go of the lock. Threads that wait for work look alike, but never touch a connection. Needs BPF.",
+		Proof: "Threads that serve connections slept in a futex on a POSIX mutex which itself says who owns it, and that thread computed or slept meanwhile. Or, of other locks, until the same thread woke them, which had been on a CPU or asleep of its own will all the while: whoever wakes a waiter is who let go of the lock (that needs BPF). Threads that wait for work look alike, but never touch a connection.",
 		Remedy: []string{
 			"Now: see what the holder does: `gdb -p PID -batch -ex 'thread apply all bt'`, `py-spy dump --pid PID`, `jstack PID`.",
 			"So that it does not come back: no work, no sleep and no call to others under a lock; copy what is needed and let go; a lock of its own for each part of the data.",
 		},
-		Reads:    []string{sourceLedger, "waits.file", "waits.pid", "tasks.file", "procs.comm"},
+		Reads:    []string{sourceLedger, "waits.file", "waits.pid", "tasks.file", "futexes.owner_tid", "procs.comm"},
 		Subsumes: []freezeframe.Cause{"app.busy_loop", "dep.remote_unresponsive", "app.worker_pool_exhausted", "net.accept_queue_overflow"},
 		Judge:    judgeLockOfProgram,
 	}
@@ -61,7 +61,18 @@ func judgeLockOfProgram(w freezeframe.Window) []freezeframe.Finding {
 		return nil
 	}
 	serving := servers(w)
-	all = slices.DeleteFunc(all, func(s standing) bool { return !serving[s.account.Victim.TID] })
+	// Where none of a victim's threads waits on connections, as in an event loop,
+	// one at a lock with an owner has something to do.
+	anyServes := map[int]bool{}
+	for i := range ledger.Accounts {
+		if v := &ledger.Accounts[i].Victim; serving[v.TID] {
+			anyServes[v.PID] = true
+		}
+	}
+	all = slices.DeleteFunc(all, func(s standing) bool {
+		v := &s.account.Victim
+		return !serving[v.TID] && (s.wait.Lock == "" || anyServes[v.PID] || s.account.Weight <= 0)
+	})
 	byHolder := map[int][]standing{}
 	for _, s := range all {
 		byHolder[s.holder.TID] = append(byHolder[s.holder.TID], s)
@@ -93,8 +104,13 @@ func judgeLockOfProgram(w freezeframe.Window) []freezeframe.Finding {
 		}
 		f.Culprit.Comm = orElse(ps.name(holder.PID), holder.Comm)
 		f.Summary = fmt.Sprintf("Thread %d (%s) of %s held a lock and %s; threads that serve requests waited for it for %s.", tid, holder.Comm, named(f.Culprit.Comm, holder.PID), did, length(claim.Length()))
+		how := evidence("waits", "other_tid", "%d threads slept in a futex until thread %d woke them", len(waiters), tid)
+		if lock := ms.longest().wait.Lock; lock != "" {
+			f.Confidence = proven
+			how = evidence("futexes", "owner_tid", "%d threads slept in a futex, on the %s, which thread %d owned", len(waiters), lock, tid)
+		}
 		f.Evidence = []freezeframe.Evidence{
-			evidence("waits", "other_tid", "%d threads slept in a futex until thread %d woke them", len(waiters), tid),
+			how,
 			evidence("waits", "kind", "of that, it was on a CPU for %s and slept of its own will for %s", pct(ratio(ran.Seconds(), (ms.sum()).Seconds())), pct(ratio(slept.Seconds(), ms.sum().Seconds()))),
 		}
 		out = append(out, f)
@@ -138,6 +154,12 @@ func standsAt(m moment) (standing, bool) {
 			s.ran += part
 		case freezeframe.Sleeping:
 			s.slept += part
+		case freezeframe.Idle, freezeframe.UserLock, freezeframe.ChildWait, freezeframe.PipeWait:
+			// Whoever owns a lock and waits for something that gives no reason
+			// holds on to it as one that sleeps.
+			if m.wait.Lock != "" && !telling(x) {
+				s.slept += part
+			}
 		}
 	}
 	return s, float64(s.ran+s.slept) >= holdsOn*float64(m.Length())

@@ -12,12 +12,15 @@ func depRemoteUnresponsive() freezeframe.Rule {
 		Cause: "dep.remote_unresponsive",
 		Title: "a peer that does not answer",
 		Means: "The service had asked another one (a database, an upstream, an API) and waited for the answer. The network was fine: the peer's kernel took the request, and the program behind it did not answer.",
-		Proof: "The victims waited on a connection that they had opened themselves, with nothing sent again on it. What a peer on this host waited for itself decides where that is known. Told from net.packet_loss by the missing retransmissions.",
+		Proof: "The victims waited on a connection that they had opened themselves, with nothing sent again on it. With BPF it is known to the microsecond how long each reply was missing and what is usual of the address: one that is always as slow is not blamed. What a peer on this host waited for itself decides where that is known. Told from net.packet_loss by the missing retransmissions.",
 		Remedy: []string{
 			"Now: look at the peer named here: is it up, and what does it wait for itself? Run `freezeframe diagnose` there.",
 			"So that it does not come back: a timeout on every call, shorter than what users put up with, and a breaker that stops asking a dead peer.",
 		},
-		Reads:    []string{sourceLedger, "connections.inode", "connections.peer", "connections.server", "connections.retransmits", "connections.peer_pid", "connections.rtt_us", "procs.comm"},
+		Reads: []string{
+			sourceLedger, "connections.inode", "connections.peer", "connections.server", "connections.retransmits", "connections.peer_pid", "connections.rtt_us", "procs.comm",
+			"requests.kind", "requests.service", "requests.pid", "requests.began_at", "requests.done_at", "services.service", "services.far", "services.replys", "services.reply_p99_ns",
+		},
 		Subsumes: []freezeframe.Cause{"app.worker_pool_exhausted", "net.accept_queue_overflow"},
 		Judge:    judgeRemote,
 	}
@@ -46,6 +49,7 @@ func judgeRemote(w freezeframe.Window) []freezeframe.Finding {
 		}
 		return p
 	}
+	replies := farReplies(w, w.Stall().Span)
 	deaf := notAccepting(w)
 	silent := func(m *moment) bool {
 		if m.wait.Class != freezeframe.PeerWait || onUnixSend(m) {
@@ -53,6 +57,9 @@ func judgeRemote(w freezeframe.Window) []freezeframe.Finding {
 		}
 		if p := of(m); p.pid != 0 && slices.Contains(deaf.pids, p.pid) || p.address != "" && slices.Contains(deaf.addresses, p.address) {
 			return false // it is a user of a service that is itself what stalled
+		}
+		if asked, late := waitedFor(w, replies, m, of(m).address); len(asked) > 0 && !late {
+			return false // as slow as ever
 		}
 		c, ok := conns[m.wait.File]
 		// A server that waits for its client is waiting for work; and what is
@@ -88,6 +95,13 @@ func judgeRemote(w freezeframe.Window) []freezeframe.Finding {
 		if c, ok := conns[long.wait.File]; ok {
 			f.Confidence = 0.9
 			f.Evidence = append(f.Evidence, evidence("connections", "retransmits", "nothing was sent again on the connection to %s; round trip %d µs", c.peer, c.rtt))
+		}
+		if e, ok := replyEvidence(w, replies, b.moments, p.address); ok {
+			f.Evidence = append(f.Evidence, e)
+			f.Confidence = 0.9
+			if e.Before != "" {
+				f.Confidence = proven
+			}
 		}
 		f.Evidence = append(f.Evidence, evidence("tasks", "wchan", "%s %s", who(long.who), doing(long.wait)))
 		f.Evidence = append(f.Evidence, meanwhile(long)...)

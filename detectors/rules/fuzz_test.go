@@ -78,6 +78,9 @@ func FuzzRules(f *testing.F) {
 			var out []freezeframe.Wait
 			for range r.IntN(5) {
 				x := wait{Span: span(), Class: classes[r.IntN(len(classes))], Wchan: text(), Stack: text(), Syscall: text(), File: text()}
+				if r.IntN(3) == 0 {
+					x.Lock = text()
+				}
 				if r.IntN(2) == 0 {
 					x.Holder = &freezeframe.Party{PID: r.IntN(8), TID: r.IntN(8), Comm: text(), Address: text()}
 				}

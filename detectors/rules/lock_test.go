@@ -1,12 +1,15 @@
 package rules_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"freezeframe"
 	"freezeframe/detectors"
 	"freezeframe/detectors/rules"
+	"freezeframe/detectors/rules/windowtest"
 )
 
 func TestLocksOfPrograms(t *testing.T) {
@@ -37,6 +40,127 @@ func TestLocksOfPrograms(t *testing.T) {
 			}
 			if got != nil && (got.Culprit.PID != service || !contains(got.Summary, "flusher", x.did)) {
 				t.Errorf("%s (%+v)", got.Summary, got.Culprit)
+			}
+		})
+	}
+}
+
+// atMutexes is threads of the service at mutexes of its own: each pair says who
+// waits for whom. A thread that waits for none of these did the given.
+func atMutexes(w *window, meanwhile freezeframe.Class, pairs ...[2]int) {
+	i := w.Symptom(freezeframe.Symptom{Probe: "answer", Target: "0.0.0.0:80", Victims: []freezeframe.Victim{{PID: service}}})
+	waitOf := func(tid int) *wait {
+		for _, p := range pairs {
+			if p[0] == tid {
+				lock := fmt.Sprintf("mutex at %#x", 0x7f00+p[1])
+				return &wait{Class: freezeframe.UserLock, Wchan: "futex_wait_queue", Syscall: "futex", Lock: lock,
+					Holder: &freezeframe.Party{PID: service, TID: p[1], Comm: fmt.Sprint("t", p[1]), Why: "owns the " + lock}}
+			}
+		}
+		return nil
+	}
+	for _, p := range pairs {
+		own := waitOf(p[0])
+		for holder, seen := own.Holder, map[int]bool{p[0]: true}; holder != nil && !seen[holder.TID]; {
+			seen[holder.TID] = true
+			next := waitOf(holder.TID)
+			if next == nil {
+				own.Chain = append(own.Chain, freezeframe.Link{Party: *holder, Waits: w.Spread(wait{Class: meanwhile})})
+				break
+			}
+			own.Chain = append(own.Chain, freezeframe.Link{Party: *holder, Waits: w.Spread(*next)})
+			holder = next.Holder
+		}
+		w.Account(i, freezeframe.Victim{PID: service, TID: p[0], Comm: fmt.Sprint("t", p[0])}, *own)
+	}
+	proc(w, service, "orders", nil)
+}
+
+// looked is what a look at futexes found: who waits for whom.
+func looked(w *window, at time.Duration, pairs ...[2]int) {
+	for _, p := range pairs {
+		w.Row("futexes", at, windowtest.Task(p[0]), v{"pid": service, "comm": fmt.Sprint("t", p[0]), "address": 0x7f00 + p[1], "since_ns": windowtest.At(stallFrom), "at_ns": windowtest.At(at), "kind": "mutex", "owner_pid": service, "owner_tid": p[1], "owner_comm": fmt.Sprint("t", p[1])})
+	}
+}
+
+func TestMutexesInACircle(t *testing.T) {
+	for name, x := range map[string]struct {
+		scene   func(*window)
+		cause   freezeframe.Cause // "": none
+		summary []string
+	}{
+		"two": {func(w *window) {
+			atMutexes(w, "", [2]int{501, 502}, [2]int{502, 501})
+			looked(w, 7*s, [2]int{501, 502}, [2]int{502, 501})
+		}, "app.deadlock", []string{"Threads 501 (t501) and 502 (t502) of orders (pid 500)", "0x80f6", "0x80f5", "none of them"}},
+		"three, and another that waits for one of them": {func(w *window) {
+			atMutexes(w, "", [2]int{501, 502}, [2]int{502, 503}, [2]int{503, 501}, [2]int{504, 502})
+			looked(w, 7*s, [2]int{501, 502}, [2]int{502, 503}, [2]int{503, 501}, [2]int{504, 502})
+		}, "app.deadlock", []string{"501", "502", "503"}},
+		"its own": {func(w *window) {
+			atMutexes(w, "", [2]int{501, 501})
+			looked(w, 7*s, [2]int{501, 501})
+		}, "app.deadlock", []string{"501 (t501)", "owns itself"}},
+		"with a timeout": {func(w *window) {
+			atMutexes(w, "", [2]int{501, 502}, [2]int{502, 501})
+			looked(w, 7*s, [2]int{501, 502})
+			w.Row("futexes", 7*s, windowtest.Task(502), v{"pid": service, "comm": "t502", "address": 0x80f5, "at_ns": windowtest.At(7 * s), "timeout": 1, "kind": "mutex", "owner_pid": service, "owner_tid": 501, "owner_comm": "t501"})
+		}, "app.deadlock", []string{"gives up"}},
+		"long waits that end, for one that sleeps": {func(w *window) {
+			atMutexes(w, freezeframe.Sleeping, [2]int{501, 502}, [2]int{503, 502})
+			looked(w, 7*s, [2]int{501, 502}, [2]int{503, 502})
+		}, "app.lock_contention", []string{"Thread 502 (t502)", "slept"}},
+		"for one that waits for something of which nobody knows who ends it": {func(w *window) {
+			atMutexes(w, freezeframe.UserLock, [2]int{501, 502})
+			looked(w, 7*s, [2]int{501, 502})
+		}, "app.lock_contention", []string{"Thread 502 (t502)"}},
+		"from hand to hand": {func(w *window) {
+			atMutexes(w, freezeframe.OnCPU, [2]int{501, 502}, [2]int{502, 503})
+			looked(w, 7*s, [2]int{501, 502}, [2]int{502, 503})
+		}, "app.lock_contention", []string{"Thread 503 (t503)", "computed"}},
+		"the owner waits for a frozen filesystem": {func(w *window) {
+			atMutexes(w, freezeframe.Idle, [2]int{501, 502})
+			l := w.Ledger()
+			l.Accounts[0].Waits[0].Chain[0].Waits = w.Spread(frozen("/srv/data/x"))
+			mount(w, 2, "/srv/data", "loop3", 7<<20|3, nil)
+			looked(w, 7*s, [2]int{501, 502})
+		}, "fs.frozen", nil},
+		// Each was seen to wait for the other, but not at the same time.
+		"one after the other": {func(w *window) {
+			atMutexes(w, freezeframe.Sleeping, [2]int{501, 502})
+			looked(w, 6500*ms, [2]int{501, 502})
+			looked(w, 7500*ms, [2]int{502, 501})
+		}, "app.lock_contention", nil},
+		"a circle of which nobody that is late is part": {func(w *window) {
+			asleep(w, wait{Class: freezeframe.UserLock, Wchan: "futex_wait_queue", Syscall: "futex"})
+			looked(w, 7*s, [2]int{501, 502}, [2]int{502, 501})
+		}, "", nil},
+		"a helper at a lock, beside threads that serve": {func(w *window) {
+			atMutexes(w, freezeframe.Sleeping, [2]int{501, 502})
+			w.Account(0, freezeframe.Victim{PID: service, TID: 600, Comm: "worker"}, wait{Class: freezeframe.Unseen})
+			w.Row("waits", 2*s, windowtest.Task(600), v{"pid": service, "kind": 1, "began_ns": windowtest.At(s), "ended_ns": windowtest.At(2*s - ms), "file": "socket:[4001]"})
+			looked(w, 7*s, [2]int{501, 502})
+		}, "", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := build(x.scene)
+			found := detectors.Judge(w, rules.All()).Findings
+			if x.cause == "" {
+				if len(found) > 0 {
+					t.Fatalf("%s: %s", found[0].Cause, found[0].Summary)
+				}
+				return
+			}
+			if len(found) != 1 || found[0].Cause != x.cause {
+				t.Fatalf("found %+v, want %s", found, x.cause)
+			}
+			f := &found[0]
+			check(t, w, *f)
+			if !contains(f.Summary, x.summary...) {
+				t.Errorf("%s", f.Summary)
+			}
+			if x.cause == "app.deadlock" && (f.Culprit.PID != service || f.Culprit.Comm != "orders" || len(f.Evidence) == 0 || len(f.Chain) != len(f.Evidence)+1 || f.Explains.Length() != stallTo-stallFrom) {
+				t.Errorf("%+v", f)
 			}
 		})
 	}

@@ -57,7 +57,7 @@ func deepest(out []moment, a *freezeframe.Account, own *freezeframe.Wait) []mome
 		var told []freezeframe.Span
 		for j := range link.Waits {
 			w := &link.Waits[j]
-			if !telling(w) || w.Class == freezeframe.UserLock {
+			if !telling(w) || w.Class == freezeframe.UserLock && w.Lock == "" {
 				// A thread in a futex may have nothing to do by then.
 				continue
 			}
@@ -240,6 +240,9 @@ func felt(stall *freezeframe.Stall, ledger *freezeframe.Ledger) freezeframe.Span
 		for j := range a.Waits {
 			switch w := &a.Waits[j]; w.Class {
 			case freezeframe.Idle, freezeframe.Unseen, freezeframe.Sleeping, freezeframe.UserLock, "":
+				if w.Lock != "" {
+					out = append(out, w.Span)
+				}
 			default:
 				out = append(out, w.Span)
 			}

@@ -2,6 +2,9 @@ package kernel
 
 import "golang.org/x/sys/unix"
 
+// SysFutex is the number of futex(2).
+const SysFutex = unix.SYS_FUTEX
+
 // Syscall returns the name of a system call by its number on this machine's
 // architecture, for those in which threads wait or meet a limit; "" for others.
 func Syscall(number int64) string {

@@ -23,6 +23,15 @@ var appDeadlock = []lab.Fault{
 		Miss:      func(s *lab.Scene) { crossLocks(s, "orders", "stock", 10*time.Millisecond) },
 		Roles:     map[string]func([]string){"twolocks": twoLocks},
 	},
+	{
+		Name:      "app.deadlock/mutexes",
+		Cause:     "app.deadlock",
+		About:     "a thread of a threaded Python service owns one mutex of the C library and waits for another, which a request owns that waits for the first; a third thread lets go of it",
+		MissAbout: "it takes the two in the requests' order, and owns them for 10 ms",
+		Needs:     program("python3"),
+		Run:       func(s *lab.Scene) { heldBy(s, "mutexes", fmt.Sprintf("/cross/%.3f", s.Length.Seconds())) },
+		Miss:      func(s *lab.Scene) { heldBy(s, "mutexes", "/both/0.010") },
+	},
 }
 
 func crossLocks(s *lab.Scene, first, second string, hold time.Duration) {

@@ -28,11 +28,25 @@ var appLockContention = []lab.Fault{
 		Run:       func(s *lab.Scene) { holdLock(s, "digest", s.Length) },
 		Miss:      func(s *lab.Scene) { holdLock(s, "digest", 10*time.Millisecond) },
 	},
+	{
+		Name:      "app.lock_contention/mutex",
+		Cause:     "app.lock_contention",
+		About:     "a thread of a threaded Python service sleeps owning two mutexes of the C library that all its requests need: long waits, which end",
+		MissAbout: "it sleeps for 5 ms",
+		Needs:     program("python3"),
+		Run:       func(s *lab.Scene) { heldBy(s, "mutexes", fmt.Sprintf("/both/%.3f", s.Length.Seconds())) },
+		Miss:      func(s *lab.Scene) { heldBy(s, "mutexes", "/both/0.005") },
+	},
 }
 
 func holdLock(s *lab.Scene, how string, length time.Duration) {
-	svc := s.Serve(victim.Spec{Kind: victim.Threads, Work: []string{"lock"}}, lab.Place{})
+	heldBy(s, "lock", fmt.Sprintf("/%s/%.3f", how, length.Seconds()))
+}
+
+// heldBy has a service whose requests need locks serve one that holds them.
+func heldBy(s *lab.Scene, work, path string) {
+	svc := s.Serve(victim.Spec{Kind: victim.Threads, Work: []string{work}}, lab.Place{})
 	s.BlameGroup(svc.Proc)
 	s.Watch(svc)
-	s.Break(func() { get(s, svc, fmt.Sprintf("/%s/%.3f", how, length.Seconds())) }, nil)
+	s.Break(func() { get(s, svc, path) }, nil)
 }

@@ -215,6 +215,11 @@ def step(spec):
             with LOCK:
                 pass
         return critical
+    if what == "mutexes":
+        def mutexes():
+            with FIRST, SECOND:
+                pass
+        return mutexes
     if what == "locked":
         # Another step, by one thread at a time.
         inner = step(arg)
@@ -276,6 +281,21 @@ def step(spec):
     sys.exit("unknown work: " + spec)
 
 
+class Mutex:
+    """A mutex of the C library: unlike Python's locks it says who owns it."""
+    libc = ctypes.CDLL(None)
+
+    def __init__(self):
+        self.memory = (ctypes.c_uint32 * 16)()
+        self.libc.pthread_mutex_init(self.memory, None)
+
+    def __enter__(self):
+        self.libc.pthread_mutex_lock(self.memory)
+
+    def __exit__(self, *_):
+        self.libc.pthread_mutex_unlock(self.memory)
+
+
 def grow_heap(want):
     """Keep so many objects that looking at all of them takes about so long."""
     gc.disable()
@@ -290,6 +310,7 @@ def grow_heap(want):
 
 HEAP = []
 LOCK, A, B = threading.Lock(), threading.Lock(), threading.Lock()
+FIRST, SECOND = Mutex(), Mutex()
 WORK = [step(w) for w in sys.argv[7:]]
 BALLAST = None
 if LIVE:
@@ -371,6 +392,11 @@ def special(path):
     elif what == "digest":
         with LOCK:
             digest(float(arg))
+    elif what == "both":
+        with FIRST, SECOND:
+            time.sleep(float(arg))
+    elif what == "cross":
+        cross(float(arg))
     elif what == "grow":
         while True:
             leak.append(bytearray(os.urandom(1 << 20)))
@@ -399,6 +425,20 @@ def deadlock(length):
             except BlockingIOError:
                 end = end or time.monotonic() + length
             time.sleep(0.001)
+
+
+def cross(length):
+    """Own SECOND and want FIRST, while a request owns FIRST and wants SECOND.
+
+    Neither ever gives up: after so long another thread lets go of SECOND.
+    """
+    SECOND.__enter__()
+    end = time.monotonic() + length
+    while not FIRST.memory[0] and time.monotonic() < end:
+        time.sleep(0.001)
+    threading.Timer(length, SECOND.__exit__).start()
+    with FIRST:
+        pass
 
 
 def control():

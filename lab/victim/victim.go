@@ -49,6 +49,7 @@ type Spec struct {
 	//	lock           take and release a lock that standard input can have held
 	//	locked:WORK    other work, by one thread at a time (Threads, Loop and Pool)
 	//	pair           two locks, in order; pair:PATH those of two files (Python)
+	//	mutexes        two mutexes of the C library, in order (Python)
 	//	heap:TIME      nothing, but keep objects whose collection takes so long
 	// The Python kinds know append, fsync, pipe, flock, compute, sleep, call,
 	// resolve, fork, till, lock, pair and heap; Epoll what Go knows, but no heap; Node and
