@@ -49,6 +49,8 @@ type Programs struct {
 	Packets *Packets
 	// Timers tells which CPUs were gone.
 	Timers *Timers
+	// Interrupts tells what interrupts and softirqs took of each CPU.
+	Interrupts *Interrupts
 	// Tasks goes over all threads.
 	Tasks    *Tasks
 	Requests *Requests
@@ -81,6 +83,7 @@ var families = []family{
 	locksFamily,
 	packetsFamily,
 	timersFamily,
+	interruptsFamily,
 	requestsFamily,
 }
 
@@ -258,6 +261,11 @@ func (p *Programs) Needs() []freezeframe.Need {
 	needs := slices.Clone(p.needs)
 	if p.Tasks != nil {
 		if n, failed := p.Tasks.need(); failed {
+			needs = append(needs, n)
+		}
+	}
+	if p.Interrupts != nil {
+		if n, failed := p.Interrupts.need(); failed {
 			needs = append(needs, n)
 		}
 	}
