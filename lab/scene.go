@@ -340,11 +340,10 @@ func (s *Scene) finish() {
 		}
 	}
 	for _, svc := range s.services {
-		select {
-		case <-svc.dead:
+		if how, dead := svc.Dead(); dead {
 			// What its users feel from then on is not the fault that was meant.
-			s.result.Err = fmt.Sprintf("the service ended by itself: %v", svc.cmd.ProcessState)
-		default:
+			first, _, _ := strings.Cut(how, "\n")
+			s.result.Err = "the service ended by itself: " + first
 		}
 	}
 	s.result.WatchFrom, s.result.WatchTo = s.watchFrom, monotonic()
