@@ -11,6 +11,7 @@ var notMade = []lab.Fault{
 	notHere("mem.oom_kill", "the kernel's choice of a victim would be free: it takes filling all memory of a machine that others use"),
 	notHere("mem.direct_reclaim", "reclaim outside a cgroup takes filling all memory of the machine; mem.cgroup_max makes it inside one"),
 	notHere("mem.compaction", "memory in pieces takes filling all memory of the machine, and moving it is felt by everybody"),
+	notHere("kernel.irq_storm", "it takes a device that interrupts without end, or a handler that does not"),
 	notHere("kernel.hung_task", "every wait in D state that can be made here (frozen or throttled disk, inode lock, FUSE) has a better name"),
 }
 

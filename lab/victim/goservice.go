@@ -118,6 +118,30 @@ func (p patient) Accept() (conn net.Conn, err error) {
 	}
 }
 
+// Mapped maps a whole file to read.
+func Mapped(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	return unix.Mmap(int(f.Fd()), 0, int(info.Size()), unix.PROT_READ, unix.MAP_SHARED)
+}
+
+// Touch reads a byte of every page.
+//
+//go:noinline
+func Touch(b []byte) (sum byte) {
+	for at := 0; at < len(b); at += 4096 {
+		sum += b[at]
+	}
+	return sum
+}
+
 // populate maps memory and fills it within the call, under the address
 // space's lock, and gives it back.
 func populate(bytes int) {
@@ -269,6 +293,25 @@ func workStep(what, arg string, setMiB int) (func() error, error) {
 		return func() error {
 			for range n {
 				set[rand.IntN(len(set))]++
+			}
+			return nil
+		}, nil
+	case "mapped":
+		count, file, _ := strings.Cut(arg, ":")
+		n, err := strconv.Atoi(count)
+		if err != nil {
+			return nil, err
+		}
+		b, err := Mapped(file)
+		if err != nil {
+			return nil, err
+		}
+		Touch(b)
+		_ = unix.Madvise(b, unix.MADV_RANDOM) // a look-up brings one page
+		return func() error {
+			for range n {
+				at := rand.IntN(len(b))
+				Touch(b[at : at+1])
 			}
 			return nil
 		}, nil
