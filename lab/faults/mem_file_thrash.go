@@ -53,7 +53,10 @@ func pushOut(s *lab.Scene, mib int) {
 	s.Watch(svc)
 	s.Break(saying(s, "go", walker), func() {
 		killing(s, walker)()
+		// Read back page by page it would go on for seconds.
 		s.Check(store.Say("take 0s"))
+		_, err := svc.Ask("warm", 10*time.Second)
+		s.Check(err)
 	})
 }
 

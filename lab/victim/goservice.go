@@ -89,6 +89,10 @@ func Service(args []string) {
 				f.Close()
 			}
 			leaked = nil
+		case "warm":
+			for _, b := range stall.mapped {
+				warm(b)
+			}
 		case "populate":
 			mib, _ := strconv.Atoi(arg)
 			populate(mib << 20)
@@ -132,6 +136,14 @@ func Mapped(name string) ([]byte, error) {
 	return unix.Mmap(int(f.Fd()), 0, int(info.Size()), unix.PROT_READ, unix.MAP_SHARED)
 }
 
+// warm reads a mapped file into memory; from then on a look-up that misses
+// brings one page.
+func warm(b []byte) {
+	_ = unix.Madvise(b, unix.MADV_NORMAL)
+	Touch(b)
+	_ = unix.Madvise(b, unix.MADV_RANDOM)
+}
+
 // Touch reads a byte of every page.
 //
 //go:noinline
@@ -159,6 +171,27 @@ func work(specs []string, setMiB int, stall *stalls) ([]func() error, error) {
 		what, arg, _ := strings.Cut(spec, ":")
 		if step := stall.step(what); step != nil {
 			steps = append(steps, step)
+			continue
+		}
+		if what == "mapped" {
+			count, name, _ := strings.Cut(arg, ":")
+			n, err := strconv.Atoi(count)
+			if err != nil {
+				return nil, fmt.Errorf("work %q: %w", spec, err)
+			}
+			b, err := Mapped(name)
+			if err != nil {
+				return nil, fmt.Errorf("work %q: %w", spec, err)
+			}
+			warm(b)
+			stall.mapped = append(stall.mapped, b)
+			steps = append(steps, func() error {
+				for range n {
+					at := rand.IntN(len(b))
+					Touch(b[at : at+1])
+				}
+				return nil
+			})
 			continue
 		}
 		step, err := workStep(what, arg, setMiB)
@@ -293,25 +326,6 @@ func workStep(what, arg string, setMiB int) (func() error, error) {
 		return func() error {
 			for range n {
 				set[rand.IntN(len(set))]++
-			}
-			return nil
-		}, nil
-	case "mapped":
-		count, file, _ := strings.Cut(arg, ":")
-		n, err := strconv.Atoi(count)
-		if err != nil {
-			return nil, err
-		}
-		b, err := Mapped(file)
-		if err != nil {
-			return nil, err
-		}
-		Touch(b)
-		_ = unix.Madvise(b, unix.MADV_RANDOM) // a look-up brings one page
-		return func() error {
-			for range n {
-				at := rand.IntN(len(b))
-				Touch(b[at : at+1])
 			}
 			return nil
 		}, nil
