@@ -252,9 +252,15 @@ func (s *Scene) Break(begin, end func()) {
 	s.truth.Start = monotonic()
 	begin()
 	if end != nil {
-		half := s.truth.Start + int64(s.Length)/2
-		sleepThreadUntil(half)
-		s.truth.Guilty.add(s.guiltyNow())
+		// Once in the middle and at the end; of what comes and goes, more often.
+		every := s.Length / 2
+		if len(s.truth.Guilty.Swarms) > 0 {
+			every = min(every, swarmEvery)
+		}
+		for at := every; at < s.Length; at += every {
+			sleepThreadUntil(s.truth.Start + int64(at))
+			s.truth.Guilty.add(s.guiltyNow())
+		}
 		sleepThreadUntil(s.truth.Start + int64(s.Length))
 		s.truth.Guilty.add(s.guiltyNow())
 		end()
@@ -263,6 +269,9 @@ func (s *Scene) Break(begin, end func()) {
 	}
 	s.truth.End = monotonic()
 }
+
+// swarmEvery is how often processes that come and go are looked for.
+const swarmEvery = 150 * time.Millisecond
 
 // aboveAll gives this thread real-time priority, if it may have it, so that a
 // fault that starves everybody still ends when it should. It is only this

@@ -122,6 +122,24 @@ func (p patient) Accept() (conn net.Conn, err error) {
 	}
 }
 
+// spareThreads has the runtime make so many threads, which it keeps, and use the
+// signal stack of each once. In a cgroup at its memory limit the kernel makes no
+// thread, and it cannot put a signal (the runtime preempts by them) on a page
+// that is not there: either ends the process with status 2.
+func spareThreads(n int) {
+	var all sync.WaitGroup
+	until := now() + int64(100*time.Millisecond)
+	for range n {
+		all.Go(func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			_ = unix.Tgkill(os.Getpid(), unix.Gettid(), unix.SIGURG)
+			sleepThread(until)
+		})
+	}
+	all.Wait()
+}
+
 // Mapped maps a whole file to read.
 func Mapped(name string) ([]byte, error) {
 	f, err := os.Open(name)
@@ -301,6 +319,7 @@ func workStep(what, arg string, setMiB int) (func() error, error) {
 			return nil, err
 		}
 		_ = unix.Madvise(area, unix.MADV_NOHUGEPAGE)
+		spareThreads(32)
 		var one sync.Mutex
 		return func() error {
 			one.Lock()
