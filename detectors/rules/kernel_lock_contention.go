@@ -28,12 +28,32 @@ func kernelLockContention() freezeframe.Rule {
 
 var lockWaits = []string{"rwsem_*", "__mutex_lock*", "mutex_lock*", "__down*", "down_*", "rt_mutex*", "fdget_pos", "__fdget_pos"}
 
-func onKernelLock(m *moment) bool {
-	return m.wait.Class == freezeframe.KernelLock && in(m.wait, lockWaits...) && !onMmapLock(m)
+// onKernelLock returns what tells whether a moment is a wait for a lock: by the
+// functions that it sleeps in, or, where they are left out of the stack as
+// /proc and the pass over all threads do, by BPF having seen the wait.
+func onKernelLock(w freezeframe.Window) func(*moment) bool {
+	told := map[int]freezeframe.Spans{}
+	for _, x := range lockWaitsIn(w, w.Stall().Span) {
+		if x.addressSpaceOf == 0 {
+			told[x.tid] = append(told[x.tid], x.Span)
+		}
+	}
+	for tid, spans := range told {
+		told[tid] = freezeframe.Union(spans...)
+	}
+	return func(m *moment) bool {
+		if m.wait.Class != freezeframe.KernelLock || onMmapLock(m) {
+			return false
+		}
+		if in(m.wait, lockWaits...) {
+			return true
+		}
+		return 2*told[m.who.TID].Within(m.Span).Length() >= m.Length()
+	}
 }
 
 func judgeLockContention(w freezeframe.Window) []freezeframe.Finding {
-	ms := roots(w, onKernelLock)
+	ms := roots(w, onKernelLock(w))
 	var out []freezeframe.Finding
 	for _, b := range split(ms, func(m *moment) string { return lockCaller(m.wait.Stack) }) {
 		claim := worth(w, b.spans())
@@ -81,7 +101,7 @@ func judgeLockContention(w freezeframe.Window) []freezeframe.Finding {
 		f.Summary = fmt.Sprintf("Threads waited %s for a kernel lock in %s.", length(claim.Length()), lock)
 		out = append(out, f)
 	}
-	return append(out, mention(w, onKernelLock, func(m *moment) freezeframe.Culprit {
+	return append(out, mention(w, onKernelLock(w), func(m *moment) freezeframe.Culprit {
 		if r := runnerOf(w, w.Stall().Span, moments{*m}.pids()); r != nil && r.spun > 0 {
 			return r.culprit()
 		}

@@ -124,4 +124,24 @@ func TestWhoRunsBehindALock(t *testing.T) {
 			t.Errorf("%s: %+v", what, f)
 		}
 	}
+
+	// The pass over all threads leaves the lock's functions out of a stack.
+	bare := func(w *window) {
+		asleep(w, wait{Class: freezeframe.KernelLock, Wchan: "shmem_file_write_iter", Stack: "shmem_file_write_iter<-vfs_write<-ksys_write", Syscall: "write", File: "/dev/shm/log"})
+	}
+	row := v{"pid": service, "tid": service, "kind": "rwsem", "lock": 1, "began_ns": windowtest.At(stallFrom), "ended_ns": windowtest.At(stallTo), "holder_pid": hog, "holder_tid": hog, "holder_comm": "fallocate"}
+	f = finding(cause, func(w *window) {
+		bare(w)
+		w.Row("contention", stallTo, service<<8, row)
+	})
+	if f == nil || f.Culprit.PID != hog || f.Confidence < 0.9 {
+		t.Errorf("a stack without the lock: %+v", f)
+	}
+	row["ended_ns"] = windowtest.At(stallFrom + 200*ms)
+	if f = finding(cause, func(w *window) {
+		bare(w)
+		w.Row("contention", stallTo, service<<8, row)
+	}); f != nil {
+		t.Errorf("a lock for a tenth of the wait: %+v", f)
+	}
 }
