@@ -73,3 +73,26 @@ func TestThrashInACgroup(t *testing.T) {
 		}
 	}
 }
+
+// A worker grows until it is killed: what it did not answer meanwhile belongs to
+// it, as far as it grew.
+func TestKilledWhileItGrew(t *testing.T) {
+	scene := func(grows float64) func(*window) {
+		return func(w *window) {
+			w.Suffers(hog, "worker", wait{Class: freezeframe.OnCPU})
+			proc(w, hog, "worker", func(at time.Duration) v {
+				if at > stallFrom+s {
+					return nil
+				}
+				return v{"rss_bytes": w.Ran(at, 0, grows), "cgroup": "5:memory:/app"}
+			})
+			w.Kernel(stallFrom+s, "Memory cgroup out of memory: Killed process 900 (worker) total-vm:1kB")
+		}
+	}
+	if f := finding("mem.cgroup_oom_kill", scene(60<<20)); f == nil || f.Explains.Length() != 2*s {
+		t.Errorf("grew for a second: %+v", f)
+	}
+	if f := finding("mem.cgroup_oom_kill", scene(1<<20)); f == nil || f.Explains.Length() != s {
+		t.Errorf("hardly grew: %+v", f)
+	}
+}
