@@ -61,7 +61,7 @@ func (l Lane) String() string {
 type Source struct {
 	Name string // also the name in Rule.Reads, in charts and in recordings
 	From string // the kernel files or calls it is read from
-	Key  string // what a key is: "" (one row), cpu, task, socket, text, issuer (device<<32 | pid), record (a number of its own) …
+	Key  string // what a key is: "" (one row), cpu, task, socket, text, issuer (device<<32 | pid), interrupt (cpu<<32 | softirq<<31 | number), record (a number of its own) …
 
 	Every   time.Duration // between two readings, while nothing is wrong
 	Stalled time.Duration // while a stall is open or suspected; 0: as Every

@@ -51,6 +51,8 @@ type Programs struct {
 	Failures *Failures
 	// Timers tells which CPUs were gone.
 	Timers *Timers
+	// Interrupts tells what interrupts and softirqs took of each CPU.
+	Interrupts *Interrupts
 	// Tasks goes over all threads.
 	Tasks    *Tasks
 	Requests *Requests
@@ -84,6 +86,7 @@ var families = []family{
 	packetsFamily,
 	failuresFamily,
 	timersFamily,
+	interruptsFamily,
 	requestsFamily,
 }
 
@@ -267,6 +270,11 @@ func (p *Programs) Needs() []freezeframe.Need {
 	}
 	if n, any := p.Requests.crowded(); any {
 		needs = append(needs, n)
+	}
+	if p.Interrupts != nil {
+		if n, failed := p.Interrupts.need(); failed {
+			needs = append(needs, n)
+		}
 	}
 	for _, l := range p.loaded {
 		if n, any := l.leftOut(); any {

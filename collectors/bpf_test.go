@@ -187,6 +187,108 @@ func TestProfileNamesWhatRuns(t *testing.T) {
 	}
 }
 
+// TestInterruptTime: while something is late, and a while longer, a reading
+// tells what came since the one before; then the programs are taken off.
+func TestInterruptTime(t *testing.T) {
+	h := live()
+	texts := h.Texts.(dictionary)
+	p := programs(t, "interrupts")
+	c := opened(t, p, "interrupt_time", h).(*interruptTime)
+	h.Focus.Suspect(kernel.Now().Add(time.Minute))
+	var table freezeframe.Table
+	loopback(t, 10)
+	readNow(t, c, &table)
+	before := map[freezeframe.Key]uint64{}
+	for i, key := range table.Keys {
+		before[key] = table.Values(i, interruptTimeWidth)[interruptTimeCount]
+	}
+	if len(before) == 0 {
+		t.Fatal("the first reading has no rows")
+	}
+	began := kernel.Now()
+	const packets = 500
+	loopback(t, packets)
+	readNow(t, c, &table)
+	received, longest := uint64(0), uint64(0)
+	for i, key := range table.Keys {
+		row := table.Values(i, interruptTimeWidth)
+		if row[interruptTimeCount] == before[key] {
+			t.Errorf("a row of what did not come: %v", row)
+		}
+		if texts[row[interruptTimeSoftirq]] != "net_rx" {
+			continue
+		}
+		received += row[interruptTimeCount] - before[key]
+		if row[interruptTimeBegan] > uint64(began) {
+			longest = max(longest, row[interruptTimeLongest])
+		}
+		if key != freezeframe.Key(row[interruptTimeCPU])<<32|1<<31|3 || row[interruptTimeNumber] != 3 {
+			t.Errorf("key %x: %v", key, row)
+		}
+	}
+	if received < packets/2 || longest == 0 {
+		t.Errorf("net_rx came %d times for %d packets, the longest took %d ns", received, packets, longest)
+	}
+	if n := testing.AllocsPerRun(50, func() {
+		table.Reset()
+		table.At = kernel.Now()
+		if err := c.Collect(&table); err != nil {
+			t.Error(err)
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations a reading", n)
+	}
+
+	// Nothing was late for a while: the programs go, and come back.
+	*h.Focus = freezeframe.Focus{}
+	c.until = 0
+	settle := func(running bool) {
+		for end := time.Now().Add(10 * time.Second); p.Interrupts.Running() != running; time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("running %v, want %v", !running, running)
+			}
+		}
+	}
+	readNow(t, c, &table)
+	settle(false)
+	loopback(t, packets)
+	readNow(t, c, &table)
+	if len(table.Keys) > 0 {
+		t.Errorf("%d rows while the programs are off", len(table.Keys))
+	}
+	h.Focus.Suspect(kernel.Now().Add(time.Minute))
+	readNow(t, c, &table)
+	settle(true)
+	loopback(t, 10)
+	readNow(t, c, &table)
+	if len(table.Keys) == 0 {
+		t.Error("attached again, there are no rows")
+	}
+}
+
+// loopback sends packets to this host.
+func loopback(t *testing.T, packets int) {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	to := &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}
+	if err := unix.Bind(fd, to); err != nil {
+		t.Fatal(err)
+	}
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range packets {
+		if err := unix.Sendto(fd, []byte{1}, unix.MSG_DONTWAIT, name); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // startOf is field 22 of a thread's stat.
 func startOf(t *testing.T, tid int) uint64 {
 	t.Helper()

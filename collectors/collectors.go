@@ -58,6 +58,7 @@ func known(p *bpf.Programs, names *kernelNames) []fromBPF {
 		{&teardown{from: p.Teardown}, p.Teardown != nil},
 		{&contention{programs: p.Locks, names: names}, p.Locks != nil},
 		{&timers{programs: p.Timers, names: names}, p.Timers != nil},
+		{&interruptTime{from: p.Interrupts}, p.Interrupts != nil},
 		{&packets{programs: p.Packets}, p.Packets != nil},
 		{&failures{programs: p.Failures}, p.Failures != nil},
 		{&signals{life: p.Life}, p.Life != nil},

@@ -153,7 +153,7 @@ func TestSources(t *testing.T) {
 		word   = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_]*$`)
 		inside = regexp.MustCompile(`_(ns|us|ms|bytes|pages|ticks)_`)
 		seen   = map[string]bool{}
-		keys   = []string{"", "cpu", "task", "socket", "text", "lock", "mount", "connection", "issuer", "record", "wait"}
+		keys   = []string{"", "cpu", "task", "socket", "text", "lock", "mount", "connection", "issuer", "interrupt", "record", "wait"}
 	)
 	for _, s := range Sources() {
 		if !word.MatchString(s.Name) || s.Name != strings.ToLower(s.Name) || seen[s.Name] {

@@ -10,6 +10,9 @@ import (
 // softirqWords are the kernel's names of the columns, in their order.
 var softirqWords = [...]string{"HI:", "TIMER:", "NET_TX:", "NET_RX:", "BLOCK:", "IRQ_POLL:", "TASKLET:", "SCHED:", "HRTIMER:", "RCU:"}
 
+// softirqNames are the columns, and what a vector is called elsewhere.
+var softirqNames = [...]string{"hi", "timer", "net_tx", "net_rx", "block", "irq_poll", "tasklet", "sched", "hrtimer", "rcu"}
+
 // softirqs reads /proc/softirqs: how often each CPU ran each kind of deferred
 // interrupt work.
 type softirqs struct {
@@ -21,7 +24,7 @@ func (c *softirqs) Source() freezeframe.Source {
 	return freezeframe.Source{
 		Name: "softirqs", From: "/proc/softirqs", Key: "cpu",
 		Every: 250 * time.Millisecond, Stalled: 50 * time.Millisecond, Lane: freezeframe.Fast,
-		Columns: counters("hi", "timer", "net_tx", "net_rx", "block", "irq_poll", "tasklet", "sched", "hrtimer", "rcu"),
+		Columns: counters(softirqNames[:]...),
 	}
 }
 

@@ -258,9 +258,15 @@ func (s *Scene) Break(begin, end func()) {
 	s.truth.Start = monotonic()
 	begin()
 	if end != nil {
-		half := s.truth.Start + int64(s.Length)/2
-		sleepThreadUntil(half)
-		s.truth.Guilty.add(s.guiltyNow())
+		// Once in the middle and at the end; of what comes and goes, more often.
+		every := s.Length / 2
+		if len(s.truth.Guilty.Swarms) > 0 {
+			every = min(every, swarmEvery)
+		}
+		for at := every; at < s.Length; at += every {
+			sleepThreadUntil(s.truth.Start + int64(at))
+			s.truth.Guilty.add(s.guiltyNow())
+		}
 		sleepThreadUntil(s.truth.Start + int64(s.Length))
 		s.truth.Guilty.add(s.guiltyNow())
 		end()
@@ -269,6 +275,9 @@ func (s *Scene) Break(begin, end func()) {
 	}
 	s.truth.End = monotonic()
 }
+
+// swarmEvery is how often processes that come and go are looked for.
+const swarmEvery = 150 * time.Millisecond
 
 // aboveAll gives this thread real-time priority, if it may have it, so that a
 // fault that starves everybody still ends when it should. It is only this
@@ -346,11 +355,10 @@ func (s *Scene) finish() {
 		}
 	}
 	for _, svc := range s.services {
-		select {
-		case <-svc.dead:
+		if how, dead := svc.Dead(); dead {
 			// What its users feel from then on is not the fault that was meant.
-			s.result.Err = fmt.Sprintf("the service ended by itself: %v", svc.cmd.ProcessState)
-		default:
+			first, _, _ := strings.Cut(how, "\n")
+			s.result.Err = "the service ended by itself: " + first
 		}
 	}
 	s.result.WatchFrom, s.result.WatchTo = s.watchFrom, monotonic()

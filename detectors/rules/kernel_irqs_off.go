@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"freezeframe"
@@ -31,8 +32,8 @@ func kernelIRQsOff() freezeframe.Rule {
 			"Now: look up the function named here; `perf record -e 'irq_vectors:*' -C CPU` and the irqsoff tracer show more.",
 			"So that it does not come back: update the driver or kernel; keep the console's log level low (`dmesg -n 4`) on serial consoles; avoid `perf` or firmware calls (ACPI, BMC) that poll.",
 		},
-		Reads:    []string{sourceLedger, "timers.cpu", "timers.due_ns", "timers.fired_ns", "timers.stack", "timers.pid", "procs.comm", "stat.steal_us", "stat.idle_us"},
-		Subsumes: bringsAbout("cpu.contention", "cpu.affinity_hotspot", "kernel.softirq_storm", "runtime.jvm_gc"),
+		Reads:    []string{sourceLedger, "timers.cpu", "timers.due_ns", "timers.fired_ns", "timers.stack", "timers.pid", "procs.comm", "stat.steal_us", "stat.idle_us", "interrupt_time.longest_ns", "interrupts.count"},
+		Subsumes: bringsAbout("cpu.contention", "cpu.affinity_hotspot", "kernel.softirq_storm", "kernel.irq_storm", "runtime.jvm_gc"),
 		Judge:    judgeIRQsOff,
 	}
 }
@@ -76,6 +77,19 @@ func judgeIRQsOff(w freezeframe.Window) []freezeframe.Finding {
 		Explains: claim, Confidence: proven, Chain: story(ms), Culprit: freezeframe.Culprit{Kind: freezeframe.CulpritHost},
 		Summary:  fmt.Sprintf("CPU %d took no interrupts for %s.", worst.cpu, length(worst.Length())),
 		Evidence: []freezeframe.Evidence{evidence("timers", "fired_ns", "the timer of CPU %d fired %s late, those of other CPUs did not", worst.cpu, length(worst.Length()))},
+	}
+	if all, _ := handledIn(w, worst.Span); all[worst.cpu] != nil {
+		for i := range all[worst.cpu].irqs {
+			h := &all[worst.cpu].irqs[i]
+			if 2*h.longest.And(worst.Span).Length() < worst.Length() {
+				continue
+			}
+			x := numbered(irqsIn(w, worst.Span), h.number)
+			if x == nil {
+				x = &irq{label: strconv.Itoa(h.number)}
+			}
+			f.Evidence = append(f.Evidence, evidence("interrupt_time", "longest_ns", "meanwhile the handler of %s ran for %s without a break", x.told(), length(h.longest.Length())))
+		}
 	}
 	if worst.stack != "" {
 		f.Evidence = append(f.Evidence, evidence("timers", "stack", "they were on again in %s", quote(worst.stack)))

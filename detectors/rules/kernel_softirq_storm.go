@@ -18,12 +18,12 @@ func kernelSoftirqStorm() freezeframe.Rule {
 		Cause: "kernel.softirq_storm",
 		Title: "softirq work that fills a CPU",
 		Means: "The kernel was busy with work that interrupts leave behind (mostly received packets). It runs ahead of every process, so a CPU full of it has no time for them.",
-		Proof: "Softirq and interrupt time took a large share of a CPU on which victims were runnable (/proc/stat), with ksoftirqd running and packet budgets used up (time_squeeze). Told from cpu.contention: the time belongs to no process.",
+		Proof: "Softirq and interrupt time took a large share of a CPU on which victims were runnable (told by the handlers themselves with BPF, else by /proc/stat), with ksoftirqd running and packet budgets used up (time_squeeze). Told from cpu.contention: the time belongs to no process.",
 		Remedy: []string{
 			"Now: see who sends (`tcpdump -ni IFACE -c 200`), drop it early (`nft add rule … drop`, or at the switch), or spread it over CPUs: `ethtool -L IFACE combined N`, RPS in /sys/class/net/IFACE/queues/rx-*/rps_cpus.",
 			"So that it does not come back: keep services off the CPUs that take the interrupts (/proc/interrupts, CPUAffinity=), and turn on interrupt coalescing (`ethtool -C IFACE adaptive-rx on`).",
 		},
-		Reads:    []string{sourceLedger, "stat.softirq_us", "stat.irq_us", "softirqs.net_rx", "softnet.time_squeeze", "netdev.rx_packets", "netdev.tx_packets", "tasks.run_ns", "tasks.cpu"},
+		Reads:    []string{sourceLedger, "stat.softirq_us", "stat.irq_us", "interrupt_time.ns", "softirqs.net_rx", "softnet.time_squeeze", "netdev.rx_packets", "netdev.tx_packets", "tasks.run_ns", "tasks.cpu"},
 		Subsumes: bringsAbout("cpu.contention", "cpu.affinity_hotspot", "runtime.jvm_gc"),
 		Judge:    judgeSoftirqStorm,
 	}
@@ -34,11 +34,10 @@ type softStorm struct {
 	moments
 	claim freezeframe.Spans
 	span  freezeframe.Span
-	cpu   cpu    // the CPU it filled most
-	kind  string // the softirq that was served most often
-	face  string // the interface with most packets
-	rate  float64
-	was   float64 // packets a second before
+	cpu   cpu      // the CPU it filled most
+	exact *handled // of that CPU, where BPF told it
+	kind  string   // the softirq that took most time, or without BPF that was served most often
+	face  face     // the interface with most packets
 }
 
 func stormOf(w freezeframe.Window) *softStorm {
@@ -48,8 +47,16 @@ func stormOf(w freezeframe.Window) *softStorm {
 		return nil
 	}
 	st := &softStorm{span: core(claim)}
+	exact, known := handledIn(w, st.span)
 	hot := map[freezeframe.Key]bool{}
 	for _, c := range cpus(w, st.span) {
+		if known && c.key != freezeframe.AllCPUs {
+			x := exact[c.key]
+			if x == nil || x.hard > x.soft {
+				continue // nothing, or kernel.irq_storm
+			}
+			c.softirq = x.hard + x.soft
+		}
 		if c.key != freezeframe.AllCPUs && c.softirq >= stormSoftirq {
 			hot[c.key] = true
 			if c.softirq > st.cpu.softirq {
@@ -60,20 +67,8 @@ func stormOf(w freezeframe.Window) *softStorm {
 	if len(hot) == 0 {
 		return nil
 	}
-	on := map[int][]freezeframe.Key{}
-	for _, t := range threadsIn(w, st.span) {
-		for c := range t.byCPU {
-			on[t.tid] = append(on[t.tid], c)
-		}
-	}
-	st.moments = ms.where(func(m *moment) bool {
-		for _, c := range on[m.who.TID] {
-			if hot[c] {
-				return true
-			}
-		}
-		return len(on[m.who.TID]) == 0
-	})
+	st.exact = exact[st.cpu.key]
+	st.moments = onHot(w, st.span, ms, hot)
 	if st.claim = worth(w, st.spans()); st.claim == nil {
 		return nil
 	}
@@ -84,17 +79,10 @@ func stormOf(w freezeframe.Window) *softStorm {
 			most, st.kind = n, name
 		}
 	}
-	// The interface whose traffic grew most, either way: what is sent into a
-	// virtual pair is received by its other end on the same CPU.
-	faces := w.Between("netdev", around(st.span))
-	for _, key := range faces.Keys() {
-		for _, column := range []string{"rx_packets", "tx_packets"} {
-			g, b := one(w, "netdev", around(st.span), key, column), one(w, "netdev", before(w), key, column)
-			if g.rate()-b.rate() > st.rate-st.was {
-				st.rate, st.was, st.face = g.rate(), b.rate(), w.Text(uint64(key))
-			}
-		}
+	if st.exact != nil && len(st.exact.softirqs) > 0 {
+		st.kind = st.exact.softirqs[0].softirq
 	}
+	st.face = busiestFace(w, st.span)
 	return st
 }
 
@@ -109,6 +97,10 @@ func judgeSoftirqStorm(w freezeframe.Window) []freezeframe.Finding {
 	}
 	was, _ := cpuOf(cpus(w, before(w)), st.cpu.key)
 	f.Evidence = append(f.Evidence, freezeframe.Evidence{Text: fmt.Sprintf("interrupts and softirqs on CPU %d", st.cpu.key), Source: "stat", Column: "softirq_us", Before: pct(was.softirq), During: pct(st.cpu.softirq)})
+	if x := st.exact; x != nil && len(x.softirqs) > 0 {
+		f.Confidence = proven
+		f.Evidence = append(f.Evidence, x.took(&x.softirqs[0], "softirq "+x.softirqs[0].softirq, st.cpu.key))
+	}
 	squeeze := one(w, "softnet", st.span, st.cpu.key, "time_squeeze")
 	if squeeze.sum > 0 {
 		f.Confidence = proven
@@ -123,9 +115,9 @@ func judgeSoftirqStorm(w freezeframe.Window) []freezeframe.Finding {
 	if st.kind != "" {
 		f.Evidence = append(f.Evidence, evidence("softirqs", st.kind, "mostly %s", st.kind))
 	}
-	if strings.HasPrefix(st.kind, "net_") && st.face != "" {
-		f.Culprit = freezeframe.Culprit{Kind: freezeframe.CulpritInterface, Interface: st.face}
-		f.Evidence = append(f.Evidence, freezeframe.Evidence{Text: "packets a second on " + st.face, Source: "netdev", Column: "rx_packets", Before: fmt.Sprintf("%.0f", st.was), During: fmt.Sprintf("%.0f", st.rate)})
+	if strings.HasPrefix(st.kind, "net_") && st.face.name != "" {
+		f.Culprit = freezeframe.Culprit{Kind: freezeframe.CulpritInterface, Interface: st.face.name}
+		f.Evidence = append(f.Evidence, freezeframe.Evidence{Text: "packets a second on " + st.face.name, Source: "netdev", Column: "rx_packets", Before: fmt.Sprintf("%.0f", st.face.was), During: fmt.Sprintf("%.0f", st.face.rate)})
 	}
 	return []freezeframe.Finding{f}
 }

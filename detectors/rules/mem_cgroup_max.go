@@ -11,31 +11,30 @@ func memCgroupMax() freezeframe.Rule {
 		Cause: "mem.cgroup_max",
 		Title: "a cgroup at its memory limit",
 		Means: "The cgroup (the unit or container) had used up its memory limit, so each thread in it that needed a page had to free another one of the same cgroup first, however much memory the machine had.",
-		Proof: "The victims were in reclaim for their own cgroup's limit (try_to_free_mem_cgroup_pages), or read back program pages that this reclaim had thrown out, while the cgroup's counter of reached limits (memory.events max, v1 failcnt) grew.",
+		Proof: "The victims were in reclaim for their own cgroup's limit (try_to_free_mem_cgroup_pages), or, beside that, read back program pages that it had thrown out, while the cgroup's counter of reached limits (memory.events max, v1 failcnt) grew.",
 		Remedy: []string{
 			"Now: raise the limit, `systemctl set-property UNIT MemoryMax=4G`, `docker update --memory 4g NAME`.",
 			"So that it does not come back: look for the process that grew; size heaps and caches to the limit (-XX:MaxRAMPercentage, GOMEMLIMIT); remember that the page cache of its files counts too.",
 		},
-		Reads:    []string{sourceLedger, "procs.cgroup", "procs.rss_bytes", "cgroups.memory_max_events", "cgroups.memory_max_bytes", "cgroups.memory_bytes", "reclaim_intervals.began", "reclaim.pages"},
-		Subsumes: bringsAbout("mem.file_thrash", "mem.direct_reclaim", "runtime.jvm_gc"),
+		Reads:    []string{sourceLedger, "procs.cgroup", "procs.rss_bytes", "cgroups.memory_max_events", "cgroups.memory_max_bytes", "cgroups.memory_bytes", "reclaim_intervals.began", "reclaim.pages", "vmstat.workingset_refault_file"},
+		Subsumes: bringsAbout("mem.direct_reclaim", "runtime.jvm_gc"),
 		Judge:    judgeCgroupMax,
 	}
 }
 
+// onLimit tells whether a moment went into freeing memory for a cgroup's limit.
+func onLimit(m *moment) bool {
+	return m.wait.Class == freezeframe.Reclaim && (m.wait.Stack == "" || in(m.wait, inMemcgReclaim...)) && !in(m.wait, "mem_cgroup_handle_over_high", "reclaim_high")
+}
+
 func judgeCgroupMax(w freezeframe.Window) []freezeframe.Finding {
-	ms := roots(w, func(m *moment) bool {
-		return m.wait.Class == freezeframe.Reclaim && (m.wait.Stack == "" || in(m.wait, inMemcgReclaim...)) && !in(m.wait, "mem_cgroup_handle_over_high", "reclaim_high") || onFileFault(m)
-	})
+	ms := roots(w, func(m *moment) bool { return onLimit(m) || onFileFault(m) })
 	if worth(w, ms.spans()) == nil {
 		return nil
 	}
-	s := around(ms.hull())
-	ps := processesIn(w, s)
-	cs := cgroupsIn(w, s)
-	groups := map[int]*control{}
-	for _, pid := range ms.pids() {
-		groups[pid] = cs.of(ps.byPID[pid], "memory", atLimit)
-	}
+	limits := limitsOf(w)
+	groups := limits.groups
+	ms = ms.where(func(m *moment) bool { return onLimit(m) || limits.decide(m.who.PID) })
 	var out []freezeframe.Finding
 	for _, b := range split(ms, func(m *moment) string {
 		if c := groups[m.who.PID]; c != nil {

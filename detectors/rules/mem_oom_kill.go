@@ -42,8 +42,12 @@ type kill struct {
 // inOOM is where a thread is that found no memory, beside reclaim itself.
 var inOOM = []string{"out_of_memory", "oom_kill_process", "__alloc_pages_may_oom", "pagefault_out_of_memory", "mem_cgroup_oom*", "mem_cgroup_out_of_memory", "oom_*", "exit_mmap", "oom_reap*"}
 
+// fillTime is how long before it was killed a process may have been at filling
+// memory, and at nothing else.
+const fillTime = 2 * time.Second
+
 // judgeOOM claims the memory waits before a kill, and what the killed process
-// could not do after it. group names the cgroup that ran out; nil: none.
+// could not do after it, nor before while it grew. group names the cgroup that ran out; nil: none.
 func judgeOOM(w freezeframe.Window, isKill func(string) bool, group func(*freezeframe.Finding, kill)) []freezeframe.Finding {
 	var kills []kill
 	for _, l := range kernelLog(w, oomReach) {
@@ -83,7 +87,12 @@ func judgeOOM(w freezeframe.Window, isKill func(string) bool, group func(*freeze
 			}
 		}
 		gone := symptoms(w, func(sy *freezeframe.Symptom) bool { return suffers(sy, k.pid) || master != 0 && suffers(sy, master) })
-		claim = freezeframe.Union(append(claim, gone.Within(freezeframe.Span{Start: k.at, End: w.Stall().End})...)...)
+		// What it did before, while it filled memory, was on the way to it.
+		from := k.at
+		if p := processesIn(w, freezeframe.Span{Start: k.at.Add(-fillTime), End: k.at}).byPID[k.pid]; p != nil && p.grown() >= muchMemory {
+			from = k.at.Add(-fillTime)
+		}
+		claim = freezeframe.Union(append(claim, gone.Within(freezeframe.Span{Start: from, End: w.Stall().End})...)...)
 	}
 	if claim = worth(w, claim); claim == nil {
 		return nil

@@ -23,11 +23,11 @@ func netPacketFlood() freezeframe.Rule {
 			"Now: see who sends, `tcpdump -ni IFACE -c 1000 | awk '{print $3}' | sort | uniq -c | sort -n`, and drop them before the stack does (`nft` in the netdev family's ingress hook, the switch, the provider's filter).",
 			"So that it does not come back: more receive queues (`ethtool -L`, RPS), services off the CPUs that take the interrupts, and rate limits upstream.",
 		},
-		Reads:    []string{sourceLedger, sourceSymptoms, "stat.softirq_us", "softirqs.net_rx", "softnet.dropped", "netdev.rx_packets", "tasks.cpu"},
+		Reads:    []string{sourceLedger, sourceSymptoms, "stat.softirq_us", "interrupt_time.ns", "softirqs.net_rx", "softnet.dropped", "netdev.rx_packets", "tasks.cpu"},
 		Subsumes: bringsAbout("kernel.softirq_storm"),
 		Judge: func(w freezeframe.Window) []freezeframe.Finding {
 			st := stormOf(w)
-			if st == nil || st.kind != "net_rx" || st.rate < floodPackets || st.rate < floodTimes*st.was || hasPrefix(st.face, "lo", "veth", "br", "docker", "cni", "tap", "tun", "virbr") {
+			if st == nil || st.kind != "net_rx" || st.face.rate < floodPackets || st.face.rate < floodTimes*st.face.was || hasPrefix(st.face.name, "lo", "veth", "br", "docker", "cni", "tap", "tun", "virbr") {
 				return nil
 			}
 			dropped := one(w, "softnet", st.span, st.cpu.key, "dropped")
@@ -35,10 +35,10 @@ func netPacketFlood() freezeframe.Rule {
 				return nil
 			}
 			return []freezeframe.Finding{{
-				Culprit: freezeframe.Culprit{Kind: freezeframe.CulpritInterface, Interface: st.face}, Explains: st.claim, Confidence: seen, Chain: story(st.moments),
-				Summary: fmt.Sprintf("%s received %.0f packets a second, which took %s of CPU %d.", st.face, st.rate, pct(st.cpu.softirq), st.cpu.key),
+				Culprit: freezeframe.Culprit{Kind: freezeframe.CulpritInterface, Interface: st.face.name}, Explains: st.claim, Confidence: seen, Chain: story(st.moments),
+				Summary: fmt.Sprintf("%s received %.0f packets a second, which took %s of CPU %d.", st.face.name, st.face.rate, pct(st.cpu.softirq), st.cpu.key),
 				Evidence: []freezeframe.Evidence{
-					{Text: "packets received a second on " + st.face, Source: "netdev", Column: "rx_packets", Before: count(st.was), During: count(st.rate)},
+					{Text: "packets received a second on " + st.face.name, Source: "netdev", Column: "rx_packets", Before: count(st.face.was), During: count(st.face.rate)},
 					evidence("softnet", "dropped", "%d packets were dropped because CPU %d could not take them", dropped.sum, st.cpu.key),
 				},
 			}}

@@ -24,6 +24,7 @@ func All() []freezeframe.Rule {
 		cpuForkStorm(),
 
 		kernelSoftirqStorm(),
+		kernelIRQStorm(),
 		kernelMmapLock(),
 		kernelLockContention(),
 		kernelHungTask(),

@@ -73,7 +73,7 @@ func fill(w *window) {
 }
 
 // use is the share of a CPU that goes to something, in the stall.
-type use struct{ user, system, softirq, steal float64 }
+type use struct{ user, system, softirq, steal, irq float64 }
 
 // stat writes CPU 0 and 1 and their sum, with forks a second before and in the
 // stall.
@@ -93,7 +93,7 @@ func statRow(w *window, at time.Duration, u use) v {
 	const calm = 0.05
 	return v{
 		"user_us": w.Ran(at, calm*1e6, u.user*1e6), "system_us": w.Ran(at, 0, u.system*1e6), "softirq_us": w.Ran(at, 0, u.softirq*1e6), "steal_us": w.Ran(at, 0, u.steal*1e6),
-		"idle_us": w.Ran(at, (1-calm)*1e6, (1-u.user-u.system-u.softirq-u.steal)*1e6),
+		"irq_us": w.Ran(at, 0, u.irq*1e6), "idle_us": w.Ran(at, (1-calm)*1e6, (1-u.user-u.system-u.softirq-u.steal-u.irq)*1e6),
 	}
 }
 
@@ -131,6 +131,26 @@ func spinning(w *window, tid, pid int, comm string, share float64, more v) {
 		row := v{"run_ns": w.Ran(at, 0, share*1e9), "state": 'R'}
 		for column, value := range more {
 			row[column] = value
+		}
+		return row
+	})
+}
+
+// handlers writes what BPF tells of an interrupt, or of a softirq, on a CPU: the
+// share that it takes in the stall, in so many runs a second, of which one took
+// 3 ms. It is attached a moment after the stall began.
+func handlers(w *window, cpu, number int, softirq string, share, rate float64) {
+	soft := 0
+	if softirq != "" {
+		soft = 1
+	}
+	w.Rows("interrupt_time", 50*ms, freezeframe.Key(cpu<<32|soft<<31|number), func(at time.Duration) v {
+		if at < stallFrom+200*ms || at > stallTo+5*s {
+			return nil
+		}
+		row := v{"cpu": cpu, "number": number, "softirq": softirq, "ns": w.Ran(at, 0, share*1e9), "count": w.Ran(at, 0, rate)}
+		if at == stallFrom+s {
+			row["longest_ns"], row["longest_began"] = 3e6, windowtest.At(at-4*ms)
 		}
 		return row
 	})
@@ -547,6 +567,21 @@ func scenes() map[freezeframe.Cause]scene {
 				w.Rows("softirqs", 50*ms, 0, func(at time.Duration) v { return v{"net_rx": w.Ran(at, 10, 20000)} })
 			},
 			culprit: freezeframe.Culprit{Kind: freezeframe.CulpritInterface, Interface: "veth0"},
+		},
+		"kernel.irq_storm": {
+			fire: func(w *window) {
+				runnable(w, "0-1")
+				handlers(w, 0, 36, "", 0.7, 90000)
+				handlers(w, 0, 3, "net_rx", 0.1, 20000)
+				w.Rows("interrupts", s, "36 eth0-rx-1", func(at time.Duration) v { return v{"count": w.Ran(at, 100, 90000)} })
+				w.Rows("netdev", 250*ms, "eth0", func(at time.Duration) v { return v{"rx_packets": w.Ran(at, 100, 100)} })
+			},
+			miss: func(w *window) { // an eighth of the CPU
+				runnable(w, "0-1")
+				handlers(w, 0, 36, "", 0.12, 90000)
+				w.Rows("interrupts", s, "36 eth0-rx-1", func(at time.Duration) v { return v{"count": w.Ran(at, 100, 90000)} })
+			},
+			culprit: freezeframe.Culprit{Kind: freezeframe.CulpritInterface, Interface: "eth0"},
 		},
 		"net.packet_flood": {
 			fire: func(w *window) {

@@ -81,6 +81,7 @@ func textKeys(w freezeframe.Window, s *freezeframe.Series) map[string]freezefram
 type cpu struct {
 	key                                      freezeframe.Key
 	busy, user, system, idle, softirq, steal float64
+	irq                                      float64 // of softirq, what is interrupts'
 	seconds                                  float64
 }
 
@@ -120,7 +121,7 @@ func cpus(w freezeframe.Window, s freezeframe.Span) []cpu {
 			return x / sum
 		}
 		out = append(out, cpu{
-			key: k, user: part(0, 1), system: part(2), idle: part(3, 4), softirq: part(5, 6), steal: part(7),
+			key: k, user: part(0, 1), system: part(2), idle: part(3, 4), softirq: part(5, 6), irq: part(5), steal: part(7),
 			busy: 1 - part(3, 4), seconds: c[0].seconds(),
 		})
 	}

@@ -32,6 +32,7 @@ func All() []lab.Fault {
 		kernelLockContention,
 		memCgroupMax,
 		memSwapThrash,
+		memFileThrash,
 		memCgroupOOMKill,
 		memForkCOW,
 		memTeardown,

@@ -110,6 +110,7 @@ func allocates(s *lab.Scene, mib, pause string) {
 	svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Work: []string{"append:" + file}}, lab.Place{})
 	job := s.Start(shell(fmt.Sprintf("while :; do fallocate -n -l %[2]sM %[1]s; fallocate -p -l %[2]sM %[1]s; sleep %[3]s; done", file, mib, pause)))
 	s.BlameGroup(job)
+	s.Blame(lab.Guilty{Swarms: []string{"fallocate"}}) // one call, one process
 	s.Watch(svc)
 	s.Break(saying(s, "go", job), killing(s, job))
 }

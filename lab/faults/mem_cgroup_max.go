@@ -19,6 +19,7 @@ var memCgroupMax = []lab.Fault{
 		About:     "a helper grows to the memory limit of a Go service's cgroup, whose OOM killer is off: who allocates waits",
 		MissAbout: "it grows to 60 % of the limit",
 		Needs:     needs(root, controllerV1("memory"), noOOMKill),
+		Shortest:  600 * time.Millisecond, // growing takes its time
 		Run:       func(s *lab.Scene) { growToLimit(s, 400) },
 		Miss:      func(s *lab.Scene) { growToLimit(s, 60) },
 		Roles:     map[string]func([]string){"grower": grower},

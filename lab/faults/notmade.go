@@ -13,6 +13,7 @@ var notMade = []lab.Fault{
 	notHere("mem.compaction", "memory in pieces takes filling all memory of the machine, and moving it is felt by everybody"),
 	notHere("mem.overcommit_refused", "vm.overcommit_memory is the machine's: whoever allocates while it is 2 is refused, too"),
 	notHere("limit.tcp_memory", "net.ipv4.tcp_mem is the machine's, in every network namespace: all its connections would stall"),
+	notHere("kernel.irq_storm", "it takes a device that interrupts without end, or a handler that does not"),
 	notHere("kernel.hung_task", "every wait in D state that can be made here (frozen or throttled disk, inode lock, FUSE) has a better name"),
 }
 

@@ -89,6 +89,10 @@ func Service(args []string) {
 				f.Close()
 			}
 			leaked = nil
+		case "warm":
+			for _, b := range stall.mapped {
+				warm(b)
+			}
 		case "populate":
 			mib, _ := strconv.Atoi(arg)
 			populate(mib << 20)
@@ -118,6 +122,56 @@ func (p patient) Accept() (conn net.Conn, err error) {
 	}
 }
 
+// spareThreads has the runtime make so many threads, which it keeps, and use the
+// signal stack of each once. In a cgroup at its memory limit the kernel makes no
+// thread, and it cannot put a signal (the runtime preempts by them) on a page
+// that is not there: either ends the process with status 2.
+func spareThreads(n int) {
+	var all sync.WaitGroup
+	until := now() + int64(100*time.Millisecond)
+	for range n {
+		all.Go(func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			_ = unix.Tgkill(os.Getpid(), unix.Gettid(), unix.SIGURG)
+			sleepThread(until)
+		})
+	}
+	all.Wait()
+}
+
+// Mapped maps a whole file to read.
+func Mapped(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	return unix.Mmap(int(f.Fd()), 0, int(info.Size()), unix.PROT_READ, unix.MAP_SHARED)
+}
+
+// warm reads a mapped file into memory; from then on a look-up that misses
+// brings one page.
+func warm(b []byte) {
+	_ = unix.Madvise(b, unix.MADV_NORMAL)
+	Touch(b)
+	_ = unix.Madvise(b, unix.MADV_RANDOM)
+}
+
+// Touch reads a byte of every page.
+//
+//go:noinline
+func Touch(b []byte) (sum byte) {
+	for at := 0; at < len(b); at += 4096 {
+		sum += b[at]
+	}
+	return sum
+}
+
 // populate maps memory and fills it within the call, under the address
 // space's lock, and gives it back.
 func populate(bytes int) {
@@ -135,6 +189,27 @@ func work(specs []string, setMiB int, stall *stalls) ([]func() error, error) {
 		what, arg, _ := strings.Cut(spec, ":")
 		if step := stall.step(what); step != nil {
 			steps = append(steps, step)
+			continue
+		}
+		if what == "mapped" {
+			count, name, _ := strings.Cut(arg, ":")
+			n, err := strconv.Atoi(count)
+			if err != nil {
+				return nil, fmt.Errorf("work %q: %w", spec, err)
+			}
+			b, err := Mapped(name)
+			if err != nil {
+				return nil, fmt.Errorf("work %q: %w", spec, err)
+			}
+			warm(b)
+			stall.mapped = append(stall.mapped, b)
+			steps = append(steps, func() error {
+				for range n {
+					at := rand.IntN(len(b))
+					Touch(b[at : at+1])
+				}
+				return nil
+			})
 			continue
 		}
 		step, err := workStep(what, arg, setMiB)
@@ -244,6 +319,7 @@ func workStep(what, arg string, setMiB int) (func() error, error) {
 			return nil, err
 		}
 		_ = unix.Madvise(area, unix.MADV_NOHUGEPAGE)
+		spareThreads(32)
 		var one sync.Mutex
 		return func() error {
 			one.Lock()

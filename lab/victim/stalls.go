@@ -17,6 +17,7 @@ import (
 type stalls struct {
 	sleep, compute, accept atomic.Int64 // until when, CLOCK_MONOTONIC
 	lock, a, b             sync.Mutex
+	mapped                 [][]byte // the files that are looked things up in
 }
 
 // step is the work of a request that can be told to go wrong.

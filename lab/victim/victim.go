@@ -35,6 +35,7 @@ type Spec struct {
 	//	direct:FILE   read 4 KiB with O_DIRECT    pipe:FIFO    a log line of 4 KiB
 	//	flock:FILE    take and release the lock   fcntl:FILE   the same, POSIX
 	//	touch:KIB     map, touch and unmap        pages:N      touch N of the working set
+	//	mapped:N:FILE touch N pages of a mapped file
 	//	refault:KIB   touch and give back memory that stays mapped
 	//	map:N         map and unmap memory N times, trying until it can be (Python)
 	//	watch:DIR     watch a directory for changes, trying until it can be (Python)

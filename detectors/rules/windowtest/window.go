@@ -194,6 +194,13 @@ func (w *Window) Row(name string, at time.Duration, key any, values V) {
 	}
 }
 
+// Empty puts a reading without rows at a time.
+func (w *Window) Empty(name string, at time.Duration) {
+	src := w.sources[name]
+	src.sorted = nil
+	src.tables[At(at)] = &freezeframe.Table{Due: At(at), At: At(at)}
+}
+
 // Rows puts rows of one key into readings every so often over the window.
 // values gets the time; nil leaves the reading out.
 func (w *Window) Rows(name string, every time.Duration, key any, values func(at time.Duration) V) {
