@@ -304,7 +304,7 @@ func TestWalkTellsSinceWhen(t *testing.T) {
 		{"flock", "flock", func() { unix.Flock(int(waiter.Fd()), unix.LOCK_EX) }, func() { unix.Flock(int(held.Fd()), unix.LOCK_UN) }, 0},
 		{"vfork", "clone", vforkFor, func() {}, 2 * time.Millisecond}, // it makes a process
 	} {
-		t.Run(b.name, func(t *testing.T) {
+		sleep := func(t *testing.T) (after time.Duration) {
 			tids, done := make(chan int), make(chan bool)
 			var began freezeframe.Instant
 			go func() {
@@ -339,8 +339,20 @@ func TestWalkTellsSinceWhen(t *testing.T) {
 			if again["since_ns"] != row["since_ns"] {
 				t.Errorf("of one sleep it said %d and then %d", row["since_ns"], again["since_ns"])
 			}
-			if d := freezeframe.Instant(row["since_ns"]).Sub(began); d < -time.Millisecond || d > b.before+time.Millisecond {
-				t.Errorf("said to sleep since %v after it began", d)
+			return freezeframe.Instant(row["since_ns"]).Sub(began)
+		}
+		t.Run(b.name, func(t *testing.T) {
+			// What the call does before it sleeps, and whoever gets the CPU
+			// meanwhile, only ever takes longer.
+			after := sleep(t)
+			for range 5 {
+				if after <= b.before+time.Millisecond {
+					break
+				}
+				after = min(after, sleep(t))
+			}
+			if after < -time.Millisecond || after > b.before+time.Millisecond {
+				t.Errorf("said to sleep since %v after it began", after)
 			}
 		})
 	}
