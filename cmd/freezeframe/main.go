@@ -130,7 +130,7 @@ line or the configuration is wrong.`,
 		return usageError{fmt.Errorf("%w (see %s --help)", err, c.CommandPath())}
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(a.diagnose(), a.view(), a.capture(), a.check(), a.explain(), a.version())
+	root.AddCommand(a.diagnose(), a.view(), a.capture(), a.check(), a.explain(), a.version(), a.manual())
 	return root
 }
 
