@@ -30,7 +30,7 @@ has() { [ -e "/usr/lib/systemd/system/$1" ]; }
 enabled() { find /etc/systemd/system -type l -name "$1" | grep -q .; }
 
 # Install. What the services are enabled by is their own [Install] section.
-dpkg --force-unsafe-io --install "$1"
+dpkg --no-triggers --force-unsafe-io --install "$1"
 freezeframe version | head -2
 getent group freezeframe >/dev/null || fail "no group freezeframe"
 has freezeframe.service || fail "no freezeframe.service"
@@ -39,6 +39,7 @@ enabled freezeframe.service || fail "freezeframe.service is not enabled"
 freezeframe explain fs.frozen >/dev/null
 
 # A second configure changes nothing, as dpkg --configure after a failure would do.
+export DPKG_MAINTSCRIPT_PACKAGE=freezeframe # deb-systemd-helper wants to know
 /var/lib/dpkg/info/freezeframe.postinst configure ""
 /var/lib/dpkg/info/freezeframe.postinst configure "1.0-1"
 
@@ -47,23 +48,23 @@ mkdir -p /var/lib/freezeframe/box
 echo recording >/var/lib/freezeframe/box/segment
 echo 'log: {level: info}' >/etc/freezeframe/config.yaml
 find /etc/systemd/system -type l -name 'freezeframe.*' -delete
-dpkg --force-unsafe-io --force-confold --install "$2"
+dpkg --no-triggers --force-unsafe-io --force-confold --install "$2"
 grep -q 'level: info' /etc/freezeframe/config.yaml || fail "the upgrade replaced the configuration"
 [ -e /var/lib/freezeframe/box/segment ] || fail "the upgrade lost a recording"
 [ "$(dpkg-query -W -f '${Version}' freezeframe)" = 1.1-1 ] || fail "not upgraded"
 ! enabled freezeframe.service || fail "the upgrade enabled what was disabled"
 
 # Back to the old version is refused by nothing.
-dpkg --force-unsafe-io --force-confold --install "$1" 2>&1 | grep -v downgrading
-dpkg --force-unsafe-io --force-confold --install "$2"
+dpkg --no-triggers --force-unsafe-io --force-confold --install "$1" 2>&1 | grep -v downgrading
+dpkg --no-triggers --force-unsafe-io --force-confold --install "$2"
 
 # Removed, what was recorded and configured stays; purged, nothing does.
-dpkg --remove freezeframe
+dpkg --no-triggers --remove freezeframe
 [ ! -e /usr/bin/freezeframe ] || fail "the binary is left"
 [ -e /var/lib/freezeframe/box/segment ] || fail "a removal lost a recording"
 grep -q 'level: info' /etc/freezeframe/config.yaml || fail "a removal lost the configuration"
 cp /var/lib/dpkg/info/freezeframe.postrm /root/lifecycle/postrm
-dpkg --purge freezeframe
+dpkg --no-triggers --purge freezeframe
 left=$(find /usr /etc /var/lib /run -path /var/lib/dpkg -prune -o -path /usr/local -prune -o -name '*freezeframe*' -print)
 [ -z "$left" ] || fail "left after a purge: $left"
 /root/lifecycle/postrm purge
