@@ -85,6 +85,13 @@ vm: build ## boot a Debian machine (QEMU, no KVM needed), check and score a few 
 	CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags "-s -w" -o bin/labrun ./lab/run
 	$(RUN) ./lab/vm -steady -in bin/freezeframe -in bin/labrun -in lab/vm/core.sh -out out/vm -limit 20m -boot 5m $(VM) -run core.sh
 
+# The newer package is the same one with another number.
+vm-service: packages ## install the package in a Debian machine (QEMU) and hold the service against its promises; SERVICE= has flags of lab/service
+	CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags "-s -w" -o bin/labservice ./lab/service
+	@rm -rf $(PACKAGES)/next && mkdir -p $(PACKAGES)/next && cp -r $(PACKAGES)/stage $(PACKAGES)/next
+	@GO="$(GO)" PACKAGE_VERSION=999 systemd/package.sh $(PACKAGES)/next >/dev/null
+	bin/labservice -deb $(PACKAGES)/freezeframe_*_amd64.deb -next $(PACKAGES)/next/freezeframe_*_amd64.deb -out out/vm-service $(SERVICE)
+
 incidents: ## replay the recorded incidents through the rules
 	$(GO) test ./incidents/...
 

@@ -206,7 +206,7 @@ type Report struct {
 // Unclean tells whether it is of an end that nobody asked for.
 func (r Report) Unclean() bool {
 	for _, s := range r.Stall.Symptoms {
-		if s.Probe == "unclean" || s.Probe == "unclean_end" {
+		if s.Probe == "unclean_end" {
 			return true
 		}
 	}

@@ -311,16 +311,15 @@ func (m *Machine) boot(ctx context.Context, p parts, job Job) (res Result, err e
 
 	heard := make(chan error, 1)
 	started := make(chan time.Duration, 1)
-	l := &listener{job: job, began: began, started: started, host: &Host{monitor: newMonitor(monitor), process: cmd.Process}}
+	l := &listener{job: job, began: began, started: started, host: &Host{monitor: newMonitor(monitor), process: cmd.Process, cut: make(chan struct{}, 1)}}
 	go func() { heard <- l.listen(ours) }()
 	limit := time.NewTimer(m.Boot)
 	defer limit.Stop()
 	what := fmt.Sprintf("the machine did not start within %v", m.Boot)
 	running := false
-	var cut <-chan time.Time
 	for {
 		select {
-		case <-cut:
+		case <-l.host.cut:
 			l.res.Cut = time.Now()
 			if err := cmd.Process.Kill(); err != nil {
 				return l.res, fmt.Errorf("take the power away: %w", err)
@@ -331,9 +330,6 @@ func (m *Machine) boot(ctx context.Context, p parts, job Job) (res Result, err e
 			m.logf("%s started the command after %.1f s (systemd %s%s)", l.res.Hello.Kernel, l.res.Boot.Seconds(), l.res.Hello.State, failedUnits(l.res.Hello.Failed))
 			running = true
 			limit.Reset(job.Limit)
-			if job.Cut > 0 {
-				cut = time.After(job.Cut)
-			}
 		case err := <-heard:
 			if err == nil {
 				// It has been told that all is here and switches itself off.

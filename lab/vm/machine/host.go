@@ -18,6 +18,18 @@ import (
 type Host struct {
 	monitor *monitor
 	process *os.Process
+	cut     chan struct{}
+}
+
+// CutAfter takes the machine's power away in a while. It ends without a word,
+// which is then no error of its Run.
+func (h *Host) CutAfter(d time.Duration) {
+	time.AfterFunc(d, func() {
+		select {
+		case h.cut <- struct{}{}:
+		default: // cut already
+		}
+	})
 }
 
 // Pause stops the machine's CPUs and its clocks for a time, as a hypervisor does

@@ -64,9 +64,6 @@ type Job struct {
 	// Ask is called with what the command asks of the host, in words: see
 	// wire.Ask. nil: it can ask for nothing.
 	Ask func(h *Host, words []string) error
-	// Cut takes the power away so long after the command started; 0: never. The
-	// machine ends without a word, which is then no error.
-	Cut time.Duration
 }
 
 // Result is what came back.
