@@ -4,6 +4,7 @@ FUZZTIME ?= 2m
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 COMMIT   := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 PACKAGES ?= out/packages
+VMRUN    ?= core.sh
 
 # Stamping by Go itself fails in a checkout that belongs to another user; the
 # version comes from git above, where git can tell it.
@@ -81,9 +82,9 @@ lab: build ## make every fault for real and score the verdicts (root, a quiet ma
 served: go-build ## stall servers of many kinds, and hold what is said of them against their clients (root, a quiet machine)
 	$(RUN) ./lab/served -bin bin/freezeframe $(SERVED)
 
-vm: build ## boot a Debian machine (QEMU, no KVM needed), check and score a few faults in it; VM= has flags of lab/vm
+vm: build ## boot a Debian machine (QEMU, no KVM needed), check and score a few faults in it; VM= has flags of lab/vm, VMRUN=units.sh faults of units
 	CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags "-s -w" -o bin/labrun ./lab/run
-	$(RUN) ./lab/vm -steady -in bin/freezeframe -in bin/labrun -in lab/vm/core.sh -out out/vm -limit 20m -boot 5m $(VM) -run core.sh
+	$(RUN) ./lab/vm -steady -in bin/freezeframe -in bin/labrun -in lab/vm/core.sh -in lab/vm/units.sh -out out/vm -limit 20m -boot 5m $(VM) -run $(VMRUN)
 
 # The newer package is the same one with another number.
 vm-service: packages ## install the package in a Debian machine (QEMU) and hold the service against its promises; SERVICE= has flags of lab/service

@@ -49,6 +49,10 @@ type Place struct {
 	FIFO    int      `json:",omitempty"` // SCHED_FIFO priority
 	RR      int      `json:",omitempty"` // SCHED_RR priority
 	Files   uint64   `json:",omitempty"` // RLIMIT_NOFILE
+
+	// Unit makes it a service of systemd, with these properties: see Scene.Unit.
+	Unit       string   `json:"-"`
+	Properties []string `json:"-"`
 }
 
 // Proc is a running program.
@@ -146,6 +150,9 @@ func (l *Lab) placed(p Place, role, target string, argv ...string) *exec.Cmd {
 	cmd := exec.Command(l.exe, append([]string{target}, argv...)...)
 	cmd.Env = append(os.Environ(), envPlace+"="+string(place), envRole+"=place", envNextRole+"="+role)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if p.Unit != "" {
+		return asUnit(p, cmd)
+	}
 	return cmd
 }
 
@@ -180,11 +187,18 @@ func (l *Lab) start(c Cmd) (*Proc, error) {
 	if err != nil {
 		return nil, err
 	}
+	var stop func() error
+	if c.Unit != "" {
+		stop = l.janitor.later("unit", c.Unit)
+	}
 	if err := l.launch.start(cmd); err != nil {
 		return nil, fmt.Errorf("start %s: %w", c.Name, err)
 	}
 	p.PID = cmd.Process.Pid
 	p.kill = l.janitor.later("kill", strconv.Itoa(p.PID))
+	if stop != nil {
+		p.kill = stop // systemd-run ends with it
+	}
 	go func() {
 		r := bufio.NewReaderSize(out, 1<<16)
 		for {
@@ -200,6 +214,11 @@ func (l *Lab) start(c Cmd) (*Proc, error) {
 		cmd.Wait()
 		close(p.dead)
 	}()
+	if c.Unit != "" {
+		if p.PID, err = mainPID(c.Unit); err != nil {
+			return nil, fmt.Errorf("start %s: %w", c.Name, err)
+		}
+	}
 	if c.Quiet {
 		return p, nil
 	}
