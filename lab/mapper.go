@@ -11,7 +11,8 @@ import (
 // Mapped is a device of the device mapper over a loop device: its table decides
 // how the disk behaves.
 type Mapped struct {
-	LoopFS
+	Device  string // /dev/mapper/fflab-…
+	Name    string // dm-3
 	under   *LoopFS
 	name    string
 	sectors int
@@ -71,7 +72,7 @@ func (m *Mapped) Resume() { m.s.Check(command("dmsetup", "resume", m.name)) }
 
 // Blamed is who may be blamed for it: the device, or the one below.
 func (m *Mapped) Blamed() Guilty {
-	return Guilty{Devices: []string{m.Name, m.name, m.under.Name}, Mounts: []string{m.Mount}, Host: true}
+	return Guilty{Devices: []string{m.Name, m.name, m.under.Name}, Host: true}
 }
 
 // unmap removes a device, however its table is.

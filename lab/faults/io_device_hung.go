@@ -49,7 +49,6 @@ var ioDeviceHung = []lab.Fault{
 	{
 		Name:      "io.device_hung/dm-suspend",
 		Cause:     "io.device_hung",
-		AlsoOK:    behindDisk,
 		About:     "a disk of the device mapper is suspended under a Go service, a unit of systemd, that reads 4 KiB of it per request",
 		MissAbout: "it is suspended for as long as that takes, and resumed",
 		Needs:     needs(root, units, mapper("linear")),

@@ -22,7 +22,6 @@ var ioDeviceSlow = []lab.Fault{
 	{
 		Name:      "io.device_slow/dm-delay",
 		Cause:     "io.device_slow",
-		AlsoOK:    behindDisk,
 		About:     "each request of a disk of the device mapper suddenly takes 150 ms, under a Go service, a unit of systemd, that reads 4 KiB per request as before",
 		MissAbout: "it takes 8 ms",
 		Needs:     needs(root, units, mapper("delay")),
@@ -35,9 +34,7 @@ var ioDeviceSlow = []lab.Fault{
 // mapped does something to the disk of a service that reads from it.
 func mapped(s *lab.Scene, begin, end func(*lab.Mapped)) {
 	m := s.Mapped(32)
-	s.MakeFS(&m.LoopFS)
-	unit := s.Unit()
-	svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Work: []string{"direct:" + m.Path("records")}}, unit)
+	svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Work: []string{"direct:" + m.Device}}, s.Unit())
 	s.Blame(m.Blamed())
 	s.Watch(svc)
 	s.Break(func() { begin(m) }, func() { end(m) })
