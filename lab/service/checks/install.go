@@ -15,7 +15,7 @@ var install = Check{
 		if err := m.All("dpkg --force-unsafe-io --install "+m.Deb, "freezeframe version", "freezeframe explain fs.frozen", "getent group freezeframe", "test -d /run/freezeframe", "test -s /etc/freezeframe/config.yaml"); err != nil {
 			return err
 		}
-		if units, err := m.Sh("systemd-analyze verify $(dpkg-query -L freezeframe | grep '/systemd/system/freezeframe[^@]*$' || echo freezeframe-diagnose@1s.service) 2>&1"); err != nil || units != "" {
+		if units, err := m.Sh("systemd-analyze verify --man=no $(dpkg-query -L freezeframe | grep '/systemd/system/freezeframe[^@]*$' || echo freezeframe-diagnose@1s.service) 2>&1"); err != nil || units != "" {
 			return fmt.Errorf("systemd-analyze verify says: %s (%v)", units, err)
 		}
 		if packaged(m) != nil {
