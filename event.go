@@ -17,6 +17,9 @@ const (
 	EventEnds = "ends"
 	// EventClockStepped is a jump of the wall clock: attribute step_ns.
 	EventClockStepped = "clock_stepped"
+	// EventStopped is a time in which freezeframe itself was stopped by a
+	// signal: what was late of its own then says nothing about the machine.
+	EventStopped = "stopped"
 )
 
 // Event is something that happened at a moment (End 0) or over a span.

@@ -47,6 +47,9 @@ type RecorderReport struct {
 	Samples     uint64  `json:"samples"`
 	LateSamples uint64  `json:"late_samples"`
 	WorstLateMs float64 `json:"worst_late_ms"`
+	// Dropped is how many records were left out since the recorder started:
+	// readings, and reports of probes, that came too many at once.
+	Dropped uint64 `json:"dropped_records"`
 }
 
 // Report is one stall with its verdict.
@@ -65,6 +68,25 @@ type Report struct {
 	NotSeen        []NotSeen       `json:"not_seen"`
 	Recorder       RecorderReport  `json:"recorder"`
 	Timeline       []TimelineItem  `json:"timeline"`
+
+	// Recurrence is nil where nobody keeps reports, so that nobody knows.
+	Recurrence *Recurrence `json:"recurrence,omitempty"`
+}
+
+// Recurrence is what is known of the series that a report belongs to: all
+// stalls with its fingerprint, this one included.
+type Recurrence struct {
+	Count    int       `json:"count"`
+	First    time.Time `json:"first"`     // start of the first stall
+	Last     time.Time `json:"last"`      // start of the newest
+	SpacingS float64   `json:"spacing_s"` // median from one start to the next; 0 where there is one only
+	Regular  bool      `json:"regular"`   // most spacings are within a tenth of it
+	// Pattern says when it comes, in the machine's local time: "every day at
+	// 03:10 ± 2 min (6 of 7 days)"; "" where there is no telling.
+	Pattern string `json:"pattern,omitempty"`
+	// Unit is the timer or cron entry that runs at these moments: a
+	// coincidence in time, not yet a culprit.
+	Unit string `json:"unit,omitempty"`
 }
 
 // HostReport is the machine.

@@ -85,7 +85,7 @@ func (w *Watch) Recorder() freezeframe.RecorderReport {
 	stats := w.sampler.Stats()
 	r := freezeframe.RecorderReport{
 		RSSBytes: used.RSSBytes, Samples: stats.Readings, LateSamples: stats.LateReadings,
-		WorstLateMs: float64(stats.WorstLate) / float64(time.Millisecond),
+		WorstLateMs: float64(stats.WorstLate) / float64(time.Millisecond), Dropped: w.Dropped(),
 	}
 	if wall := now.Sub(w.began); wall > 0 {
 		r.CPUPercent = 100 * float64(used.CPU-w.usage.CPU) / float64(wall)

@@ -1,6 +1,8 @@
 package detectors
 
 import (
+	"strconv"
+
 	"freezeframe"
 	"freezeframe/recorder"
 )
@@ -17,9 +19,27 @@ func Covered(rec *recorder.Recording) freezeframe.Coverage {
 	return c
 }
 
+// Cost says what the recorder cost, and how late it was itself, around a stall:
+// in what was kept of it. What a daemon has used since it was started weeks ago
+// says little about that. Dropped is for whoever knows it.
+func Cost(win freezeframe.Window) freezeframe.RecorderReport {
+	r := cost(win)
+	self := win.Phase("self", freezeframe.Whole)
+	r.Samples, r.LateSamples = self.Delta(0, "readings"), self.Delta(0, "late_readings")
+	for _, e := range win.Events(freezeframe.EventMissed, freezeframe.Whole) {
+		if us, err := strconv.ParseFloat(e.Attr("late_us"), 64); err == nil {
+			r.WorstLateMs = max(r.WorstLateMs, us/1000)
+		}
+	}
+	return r
+}
+
 // recorded says what the recorder cost while it recorded, by its own readings.
 func recorded(rec *recorder.Recording) freezeframe.RecorderReport {
-	win := rec.Window(freezeframe.Stall{Span: rec.Span})
+	return cost(rec.Window(freezeframe.Stall{Span: rec.Span}))
+}
+
+func cost(win freezeframe.Window) freezeframe.RecorderReport {
 	self := win.Phase("self", freezeframe.Whole)
 	var r freezeframe.RecorderReport
 	n := len(self.Tables)

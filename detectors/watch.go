@@ -42,8 +42,11 @@ type Options struct {
 	Probes    probes.Options // Events, Focus and Texts are set by Start
 	BPF       bpf.Options
 	RingBytes int
-	Rules     []freezeframe.Rule
-	Quiet     time.Duration // 0: DefaultQuiet
+	// Ring is recorded into, where it is not nil: that of a watch before (see
+	// Handover), so that what it holds is there for this one too.
+	Ring  *recorder.Ring
+	Rules []freezeframe.Rule
+	Quiet time.Duration // 0: DefaultQuiet
 	// OnStall is told when a stall opens, with what is known then.
 	OnStall func(freezeframe.Stall)
 	// OnVerdict is told the verdict as soon as a stall is over; the incident
@@ -53,6 +56,9 @@ type Options struct {
 	// memory to stay resident, so that recording goes on where ordinary
 	// processes starve.
 	Realtime bool
+	// Missing says what whoever runs the watch could not get; may be nil. It
+	// must not wait.
+	Missing func() []freezeframe.Need
 }
 
 // Incident is one judged stall with its recording.
@@ -77,13 +83,19 @@ type Watch struct {
 
 	late    chan freezeframe.Lateness
 	dropped atomic.Uint64 // reports of probes that found the channel full
+	asks    chan func()   // run by the loop between two steps
 	out     chan Incident
 	done    chan struct{}
+	ctx     context.Context // of the probes
 	probing sync.WaitGroup
+	whole   bool // after Stop: no lane was left behind
 
 	mu      sync.Mutex
 	needs   []freezeframe.Need
-	running map[string]bool // probes that could be had
+	rights  []freezeframe.Need // of the needs: what we asked for to be on time
+	running map[string]bool    // probes that could be had
+	probes  []freezeframe.Probe
+	asking  map[string]context.CancelFunc // the active probes, by name
 
 	// Owned by the loop until it is done.
 	tracker Tracker
@@ -99,11 +111,14 @@ func Start(o Options) (*Watch, error) {
 	if o.Quiet == 0 {
 		o.Quiet = DefaultQuiet
 	}
+	if o.Ring == nil {
+		o.Ring = recorder.NewRing(o.RingBytes)
+	}
 	w := &Watch{
-		opts: o, focus: &freezeframe.Focus{}, ring: recorder.NewRing(o.RingBytes),
-		late: make(chan freezeframe.Lateness, 4096), out: make(chan Incident, maxKept), done: make(chan struct{}),
-		running: map[string]bool{},
-		began:   kernel.Now(), usage: kernel.ProcessUsage(),
+		opts: o, focus: &freezeframe.Focus{}, ring: o.Ring,
+		late: make(chan freezeframe.Lateness, 4096), asks: make(chan func()), out: make(chan Incident, maxKept), done: make(chan struct{}),
+		running: map[string]bool{}, asking: map[string]context.CancelFunc{},
+		began: kernel.Now(), usage: kernel.ProcessUsage(),
 	}
 	boundHeap()
 	// Loading takes memory for a moment, which cannot be given back once it is
@@ -114,16 +129,16 @@ func Start(o Options) (*Watch, error) {
 	w.tracker = Tracker{Quiet: o.Quiet, Settled: w.started.Add(settling)}
 	if o.Realtime {
 		if err := kernel.SetRealtime(RealtimePriority); err != nil {
-			w.need(freezeframe.Need{
+			w.right(freezeframe.Need{
 				What: "run with real-time priority", Lost: "readings may come late while ordinary processes starve",
 				Fix: "run as root, or grant CAP_SYS_NICE", Err: err.Error(),
 			})
 		}
 		if err := kernel.RelaxMonitor(); err != nil {
-			w.need(freezeframe.Need{What: "let the Go runtime's monitor sleep longer", Lost: "about 1 % of a CPU", Err: err.Error()})
+			w.right(freezeframe.Need{What: "let the Go runtime's monitor sleep longer", Lost: "about 1 % of a CPU", Err: err.Error()})
 		}
 		if err := kernel.MlockAll(); err != nil {
-			w.need(freezeframe.Need{
+			w.right(freezeframe.Need{
 				What: "keep the recorder in memory", Lost: "readings may come late while memory is short",
 				Fix: "run as root, or grant CAP_IPC_LOCK", Err: err.Error(),
 			})
@@ -146,25 +161,133 @@ func Start(o Options) (*Watch, error) {
 		w.bpf.Close()
 		return nil, fmt.Errorf("start the sampler: %w", err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	w.cancel = cancel
+	w.ctx, w.cancel = context.WithCancel(context.Background())
+	w.probes = all
 	for _, p := range all {
-		w.mu.Lock()
-		w.running[shown(p.Name())] = true
-		w.mu.Unlock()
-		w.probing.Go(func() {
-			if err := p.Run(ctx, w.report); err != nil && ctx.Err() == nil {
-				w.mu.Lock()
-				delete(w.running, shown(p.Name()))
-				w.mu.Unlock()
-				w.need(freezeframe.Need{What: "probe " + shown(p.Name()), Lost: "stalls that only this probe would notice", Err: err.Error()})
-			}
-		})
+		w.probe(p)
 	}
-	go w.loop(ctx)
-	go w.bpf.Guard(ctx, o.BPF.Budget)
+	go w.loop(w.ctx)
+	go w.noticeStops(w.ctx)
+	go w.bpf.Guard(w.ctx, o.BPF.Budget)
 	return w, nil
 }
+
+// probe starts a probe. One that asks an address can be ended by itself.
+func (w *Watch) probe(p freezeframe.Probe) {
+	ctx, cancel := context.WithCancel(w.ctx)
+	name := shown(p.Name())
+	w.mu.Lock()
+	w.running[name] = true
+	if probes.Asks(p) {
+		w.asking[p.Name()] = cancel
+	}
+	w.mu.Unlock()
+	w.probing.Go(func() {
+		defer cancel()
+		err := p.Run(ctx, w.report)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		w.mu.Lock()
+		delete(w.running, name)
+		w.mu.Unlock()
+		w.need(freezeframe.Need{What: "probe " + name, Lost: "stalls that only this probe would notice", Err: err.Error()})
+	})
+}
+
+// Ask changes the addresses that are asked actively: what is asked already goes
+// on with what is known of it.
+func (w *Watch) Ask(o probes.Options) {
+	want := probes.Asking(w.probes, o)
+	w.mu.Lock()
+	var fresh []freezeframe.Probe
+	wanted := map[string]bool{}
+	for _, p := range want {
+		wanted[p.Name()] = true
+		if w.asking[p.Name()] == nil {
+			fresh = append(fresh, p)
+		}
+	}
+	for name, end := range w.asking {
+		if !wanted[name] {
+			end()
+			delete(w.asking, name)
+			delete(w.running, shown(name))
+		}
+	}
+	w.mu.Unlock()
+	for _, p := range fresh {
+		w.probe(p)
+	}
+}
+
+// SetQuiet changes how long nothing must be late before a stall is over.
+func (w *Watch) SetQuiet(d time.Duration) {
+	w.inLoop(func() { w.tracker.Quiet = d })
+}
+
+// inLoop runs f between two steps of the loop. It does not when the watch is
+// over.
+func (w *Watch) inLoop(f func()) {
+	ran := make(chan struct{})
+	select {
+	case w.asks <- func() { f(); close(ran) }:
+		<-ran
+	case <-w.done:
+	}
+}
+
+// Unreported returns the stall that is open, as it stands, or one that is over
+// and whose incident was not handed out yet; nil when there is none. It waits
+// for a verdict that is being found.
+func (w *Watch) Unreported() *freezeframe.Stall {
+	var out *freezeframe.Stall
+	w.inLoop(func() {
+		if out = w.tracker.Current(kernel.Now()); out == nil && len(w.pending) > 0 {
+			s := w.pending[len(w.pending)-1]
+			out = &s
+		}
+	})
+	return out
+}
+
+// Ring returns what is recorded into.
+func (w *Watch) Ring() *recorder.Ring { return w.ring }
+
+// Open judges the stall that is open now as it stands; false when there is
+// none, or it could not be pinned.
+func (w *Watch) Open() (i Incident, ok bool) {
+	w.inLoop(func() {
+		if s := w.tracker.Current(kernel.Now()); s != nil {
+			var err error
+			i, err = w.judge(*s)
+			ok = err == nil
+		}
+	})
+	return i, ok
+}
+
+// Handover returns, after Stop, the ring for another watch: nil when a lane was
+// left behind that may still write into it.
+func (w *Watch) Handover() *recorder.Ring {
+	if !w.whole {
+		return nil
+	}
+	return w.ring
+}
+
+// Pulse returns how each lane of the sampler is doing.
+func (w *Watch) Pulse() [freezeframe.Lanes]recorder.Pulse { return w.sampler.Pulse() }
+
+// Sampling returns what the sampler has done so far.
+func (w *Watch) Sampling() recorder.SamplerStats { return w.sampler.Stats() }
+
+// Dropped returns how many records of this watch were left out: readings and
+// reports of probes.
+func (w *Watch) Dropped() uint64 { return w.dropped.Load() + w.ring.Stats().Lost }
+
+// Missing is everything that this machine did not give.
+func (w *Watch) Missing() []freezeframe.Need { return w.missing() }
 
 // Started returns when the watch began to look: loading BPF programs takes time
 // before that.
@@ -239,6 +362,21 @@ func (w *Watch) need(n freezeframe.Need) {
 	}
 }
 
+func (w *Watch) right(n freezeframe.Need) {
+	w.need(n)
+	w.mu.Lock()
+	w.rights = append(w.rights, n)
+	w.mu.Unlock()
+}
+
+// Without returns what the watch asked for so as to be on time and did not get:
+// real-time scheduling, memory that stays.
+func (w *Watch) Without() []freezeframe.Need {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.rights)
+}
+
 // loop follows what is late, and wakes up only while something is.
 func (w *Watch) loop(ctx context.Context) {
 	defer close(w.done)
@@ -252,6 +390,8 @@ func (w *Watch) loop(ctx context.Context) {
 		case l := <-w.late:
 			w.tracker.Feed(l)
 			w.drain()
+		case f := <-w.asks:
+			f()
 		case <-timer.C:
 			ticking = false
 		}
@@ -410,7 +550,7 @@ func (w *Watch) Stop(ctx context.Context) []Incident {
 		}
 		out = append(out, i)
 	}
-	w.sampler.Stop()
+	w.whole = w.sampler.Stop()
 	w.bpf.Close()
 	// A probe that is stuck in the kernel does not end; its thread is left.
 	ended := make(chan struct{})
@@ -444,6 +584,9 @@ func (w *Watch) missing() []freezeframe.Need {
 	w.mu.Unlock()
 	if n := w.dropped.Load(); n > 0 {
 		needs = append(needs, freezeframe.Need{What: fmt.Sprintf("take %d reports of probes", n), Lost: "some symptoms: too many came at once"})
+	}
+	if w.opts.Missing != nil {
+		needs = append(needs, w.opts.Missing()...)
 	}
 	needs = append(needs, w.bpf.Needs()...)
 	return append(needs, w.sampler.Missing()...)

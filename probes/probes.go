@@ -48,14 +48,30 @@ func All(o Options) []freezeframe.Probe {
 		newLimits(h),
 		&kernelLog{hub: h, owners: services.owners},
 	}
-	for _, target := range o.HTTP {
-		all = append(all, &active{hub: h, owners: services.owners, target: target, http: true})
-	}
-	for _, target := range o.TCP {
-		all = append(all, &active{hub: h, owners: services.owners, target: target})
-	}
-	return all
+	return append(all, Asking(all, o)...)
 }
+
+// Asking returns the probes that ask the addresses of o, for a set of probes
+// that All has returned.
+func Asking(all []freezeframe.Probe, o Options) []freezeframe.Probe {
+	var out []freezeframe.Probe
+	for _, p := range all {
+		s, ok := p.(*services)
+		if !ok {
+			continue
+		}
+		for _, target := range o.HTTP {
+			out = append(out, &active{hub: s.hub, owners: s.owners, target: target, http: true})
+		}
+		for _, target := range o.TCP {
+			out = append(out, &active{hub: s.hub, owners: s.owners, target: target})
+		}
+	}
+	return out
+}
+
+// Asks tells whether a probe asks an address.
+func Asks(p freezeframe.Probe) bool { _, ok := p.(*active); return ok }
 
 // suspectAt is the lateness at which a probe asks for the full sampling rate,
 // well before anything opens an incident; suspectFor is for how long: until it

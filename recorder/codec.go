@@ -383,8 +383,14 @@ type decoder struct {
 	keyText bool
 	budget  int // values and keys that may still be decoded
 
-	open *freezeframe.Table // its last part has not come yet
-	out  []freezeframe.Table
+	open    *freezeframe.Table // its last part has not come yet
+	earlier *freezeframe.Table // of this chunk
+	out     []freezeframe.Table
+
+	// emit, where it is set, gets each table instead of out; the table is its
+	// own only until it returns, and its memory is used again.
+	emit  func(t *freezeframe.Table) error
+	spare freezeframe.Table
 }
 
 func newDecoder(index int, src *freezeframe.Source, budget int) *decoder {
@@ -407,39 +413,58 @@ func (d *decoder) chunk(chunk []byte, first freezeframe.Instant, follows bool) e
 	if err != nil {
 		return err
 	}
-	var earlier *freezeframe.Table
+	d.earlier = nil
 	return records(chunk, func(kind byte, body []byte) error {
 		r := fields{b: body}
 		if kind != recordTable || r.uvarint() != uint64(d.index) {
 			return nil
 		}
-		flags := r.byte()
-		if flags&partFull != 0 {
-			earlier = &freezeframe.Table{}
-		} else if earlier == nil {
-			return damaged("a table without the one that it continues")
-		}
-		t, err := d.table(&r, ids, first, earlier)
-		if err != nil {
-			return err
-		}
-		earlier = t
-		if flags&partFirst == 0 {
-			if d.open == nil {
-				return nil // the chunk with its beginning is gone
-			}
-			d.open.Keys = append(d.open.Keys, t.Keys...)
-			d.open.Vals = append(d.open.Vals, t.Vals...)
-			t = d.open
-		}
-		d.open = nil
-		if flags&partLast != 0 {
-			d.out = append(d.out, *t)
-			return nil
-		}
-		d.open = &freezeframe.Table{Due: t.Due, At: t.At, Took: t.Took, Keys: slices.Clone(t.Keys), Vals: slices.Clone(t.Vals)}
-		return nil
+		return d.record(&r, ids, first)
 	})
+}
+
+// record decodes a table's record behind the number of its source.
+func (d *decoder) record(r *fields, ids []uint64, first freezeframe.Instant) error {
+	flags := r.byte()
+	if flags&partFull != 0 {
+		d.reuse(d.earlier)
+		d.earlier = &freezeframe.Table{}
+	} else if d.earlier == nil {
+		return damaged("a table without the one that it continues")
+	}
+	t, err := d.table(r, ids, first, d.earlier)
+	if err != nil {
+		return err
+	}
+	if len(t.Vals) == 0 || len(d.earlier.Vals) == 0 || &t.Vals[0] != &d.earlier.Vals[0] {
+		d.reuse(d.earlier)
+	}
+	d.earlier = t
+	if flags&partFirst == 0 {
+		if d.open == nil {
+			return nil // the chunk with its beginning is gone
+		}
+		d.open.Keys = append(d.open.Keys, t.Keys...)
+		d.open.Vals = append(d.open.Vals, t.Vals...)
+		t = d.open
+	}
+	d.open = nil
+	switch {
+	case flags&partLast == 0:
+		d.open = &freezeframe.Table{Due: t.Due, At: t.At, Took: t.Took, Keys: slices.Clone(t.Keys), Vals: slices.Clone(t.Vals)}
+	case d.emit != nil:
+		return d.emit(t)
+	default:
+		d.out = append(d.out, *t)
+	}
+	return nil
+}
+
+// reuse takes a table's memory for the next one, if none was handed out.
+func (d *decoder) reuse(t *freezeframe.Table) {
+	if d.emit != nil && t != nil && cap(t.Vals) > cap(d.spare.Vals) {
+		d.spare = *t
+	}
 }
 
 // table decodes one record behind its flags. Tables share keys and values with
@@ -459,8 +484,13 @@ func (d *decoder) table(r *fields, ids []uint64, first freezeframe.Instant, earl
 	if !d.spend(rows) {
 		return nil, errTooLarge
 	}
-	t.Keys = make([]freezeframe.Key, 0, rows)
-	t.Vals = make([]uint64, 0, rows*d.width)
+	if d.emit != nil {
+		t.Keys, t.Vals = d.spare.Keys[:0], d.spare.Vals[:0]
+		d.spare = freezeframe.Table{}
+	} else {
+		t.Keys = make([]freezeframe.Key, 0, rows)
+		t.Vals = make([]uint64, 0, rows*d.width)
+	}
 	place, reused := 0, 0
 	for len(r.b) > 0 {
 		op := r.uvarint()
@@ -515,7 +545,7 @@ func (d *decoder) table(r *fields, ids []uint64, first freezeframe.Instant, earl
 			return nil, damaged("a table that repeats rows of the earlier one")
 		}
 	}
-	if slices.Equal(t.Keys, earlier.Keys) {
+	if d.emit == nil && slices.Equal(t.Keys, earlier.Keys) {
 		t.Keys = earlier.Keys
 	}
 	return t, nil

@@ -163,6 +163,27 @@ func (l *eventLog) snapshot(span freezeframe.Span) []freezeframe.Event {
 	return events
 }
 
+// since returns the events that were kept after the one of the given order, in
+// that order, the order of the newest there is, and how many of them are gone
+// already.
+func (l *eventLog) since(order uint64) (events []freezeframe.Event, newest uint64, lost int) {
+	l.mu.Lock()
+	var kept []keptEvent
+	for _, k := range l.kinds {
+		for i := len(k.kept) - 1; i >= 0 && k.kept[i].order > order; i-- {
+			kept = append(kept, k.kept[i])
+		}
+	}
+	newest = l.order
+	l.mu.Unlock()
+	slices.SortFunc(kept, func(a, b keptEvent) int { return int(int64(a.order) - int64(b.order)) })
+	events = make([]freezeframe.Event, len(kept))
+	for i := range kept {
+		events[i] = kept[i].Event
+	}
+	return events, newest, int(newest-order) - len(kept)
+}
+
 // touches tells whether an event lies in the span or reaches into it.
 func touches(e *freezeframe.Event, span freezeframe.Span) bool {
 	return e.At < span.End && max(e.At, e.End) >= span.Start

@@ -3,6 +3,7 @@ package recorder
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -41,6 +42,8 @@ const (
 	tagChunk  = "CHNK"
 	tagEvents = "EVNT"
 	tagTail   = "TAIL"
+	tagPart   = "PART" // of a chunk, in a segment of the black box
+	tagStall  = "STAL" // what was open when a segment was last written to
 
 	maxChunk       = 4 << 20 // plain bytes of a chunk
 	maxSection     = 8 << 20 // plain bytes of any other section
@@ -59,6 +62,14 @@ type head struct {
 	Sources []freezeframe.Source
 	Needs   []freezeframe.Need
 	Stalls  []freezeframe.Stall
+	Segment *segmentHead `json:",omitempty"`
+}
+
+// segmentHead says which part of which run a segment of the black box is.
+type segmentHead struct {
+	Run     uint64 // when it began, ms since 1970 by the wall clock
+	Boot    string // /proc/sys/kernel/random/boot_id
+	Thinned bool
 }
 
 // tail is the JSON in the TAIL section: what the whole file holds.
@@ -71,7 +82,8 @@ type tailChunk struct {
 	Lane        freezeframe.Lane
 	Number      uint64
 	First, Last freezeframe.Instant
-	Offset      int64 // of its section in the file
+	Offset      int64 // of its section in the file; of its first part
+	Bytes       int   `json:",omitempty"` // of a chunk in parts: how much of it there is
 }
 
 // packer holds the compressor's state, which is too large to make for each
@@ -79,12 +91,18 @@ type tailChunk struct {
 type packer struct {
 	enc *zstd.Encoder
 	dec *zstd.Decoder
+
+	tight bool // for what is kept for long: smaller, and slower to make
 }
 
 func (p *packer) deflate(plain []byte) ([]byte, error) {
 	if p.enc == nil {
-		enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest),
-			zstd.WithEncoderCRC(false), zstd.WithWindowSize(256<<10), zstd.WithLowerEncoderMem(true))
+		level, window := zstd.SpeedFastest, 256<<10
+		if p.tight {
+			level, window = zstd.SpeedDefault, thinChunk
+		}
+		enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(level),
+			zstd.WithEncoderCRC(false), zstd.WithWindowSize(window), zstd.WithLowerEncoderMem(true))
 		if err != nil {
 			return nil, fmt.Errorf("start the compressor: %w", err)
 		}
@@ -128,24 +146,10 @@ func (p *packer) close() {
 func Write(w io.Writer, rec *Recording) error {
 	var p packer
 	defer p.close()
-	out := &sections{w: w}
-	start := append([]byte(fileMagic), 0, 0, 0, 0)
-	binary.LittleEndian.PutUint32(start[8:], Format)
-	start = binary.LittleEndian.AppendUint32(start, crc32.Checksum(start, castagnoli))
-	out.write(start)
-
-	writeJSON := func(tag string, v any) {
-		plain, err := json.Marshal(v)
-		if err != nil {
-			out.fail(fmt.Errorf("encode the %s section: %w", tag, err))
-			return
-		}
-		packed, err := p.deflate(plain)
-		out.fail(err)
-		out.section(tag, len(plain), packed)
-	}
-	h := head{rec.Span, rec.Clock, rec.Host, rec.Tool, rec.Sources, rec.Needs, rec.Stalls}
-	writeJSON(tagHead, &h)
+	out := &sections{w: w, p: &p}
+	out.begin()
+	h := head{rec.Span, rec.Clock, rec.Host, rec.Tool, rec.Sources, rec.Needs, rec.Stalls, nil}
+	out.json(tagHead, &h)
 	var end tail
 	for i := range rec.blocks {
 		b := &rec.blocks[i]
@@ -155,21 +159,13 @@ func Write(w io.Writer, rec *Recording) error {
 			packed, err = p.deflate(b.plain)
 			out.fail(err)
 		}
-		end.Chunks = append(end.Chunks, tailChunk{b.lane, b.number, b.first, b.last, out.n})
-		payload := make([]byte, chunkPrefix, chunkPrefix+len(packed))
-		payload[0] = byte(b.lane)
-		binary.LittleEndian.PutUint64(payload[8:], b.number)
-		binary.LittleEndian.PutUint64(payload[16:], uint64(b.first))
-		binary.LittleEndian.PutUint64(payload[24:], uint64(b.last))
-		out.section(tagChunk, b.size, append(payload, packed...))
+		end.Chunks = append(end.Chunks, tailChunk{Lane: b.lane, Number: b.number, First: b.first, Last: b.last, Offset: out.n})
+		out.chunk(tagChunk, b, 0, packed)
 	}
-	for events := range slices.Chunk(rec.Events, eventsASection) {
-		writeJSON(tagEvents, events)
-		end.Events += len(events)
-	}
+	end.Events = out.events(rec.Events)
 	// Once more: without the sources no chunk can be read.
-	writeJSON(tagHead, &h)
-	writeJSON(tagTail, &end)
+	out.json(tagHead, &h)
+	out.json(tagTail, &end)
 	if out.err != nil {
 		return fmt.Errorf("write the recording: %w", out.err)
 	}
@@ -179,8 +175,46 @@ func Write(w io.Writer, rec *Recording) error {
 // sections writes sections and keeps the first error.
 type sections struct {
 	w   io.Writer
+	p   *packer
 	n   int64
 	err error
+}
+
+// begin writes what stands before the first section.
+func (s *sections) begin() {
+	start := append([]byte(fileMagic), 0, 0, 0, 0)
+	binary.LittleEndian.PutUint32(start[8:], Format)
+	s.write(binary.LittleEndian.AppendUint32(start, crc32.Checksum(start, castagnoli)))
+}
+
+func (s *sections) json(tag string, v any) {
+	plain, err := json.Marshal(v)
+	if err != nil {
+		s.fail(fmt.Errorf("encode the %s section: %w", tag, err))
+		return
+	}
+	packed, err := s.p.deflate(plain)
+	s.fail(err)
+	s.section(tag, len(plain), packed)
+}
+
+// events writes events and returns how many.
+func (s *sections) events(all []freezeframe.Event) int {
+	for events := range slices.Chunk(all, eventsASection) {
+		s.json(tagEvents, events)
+	}
+	return len(all)
+}
+
+// chunk writes a chunk, or the part of it that begins at offset.
+func (s *sections) chunk(tag string, b *block, offset int, packed []byte) {
+	payload := make([]byte, chunkPrefix, chunkPrefix+len(packed))
+	payload[0] = byte(b.lane)
+	binary.LittleEndian.PutUint32(payload[4:], uint32(offset))
+	binary.LittleEndian.PutUint64(payload[8:], b.number)
+	binary.LittleEndian.PutUint64(payload[16:], uint64(b.first))
+	binary.LittleEndian.PutUint64(payload[24:], uint64(b.last))
+	s.section(tag, b.size, append(payload, packed...))
 }
 
 func (s *sections) fail(err error) {
@@ -251,7 +285,11 @@ func ReadFile(path string) (*Recording, error) {
 	return rec, nil
 }
 
-func decodeFile(data []byte) (*Recording, error) {
+func decodeFile(data []byte) (*Recording, error) { return decode(data, true) }
+
+// decode reads a file; unpack says whether readings that do not take much
+// memory are unpacked.
+func decode(data []byte, unpack bool) (*Recording, error) {
 	var lost []string
 	if version, err := checkStart(data); err != nil {
 		if errors.Is(err, ErrNotARecording) {
@@ -270,6 +308,8 @@ func decodeFile(data []byte) (*Recording, error) {
 	var end *tail
 	heads, events, size := 0, 0, 0
 	skipped := 0 // bytes that belong to no intact section
+	torn := 0    // of them, those behind the last one
+	var parts []part
 	at := min(fileHeader, len(data))
 	// Scanning for the next section after damage hashes what a header claims:
 	// many headers that lie could make that quadratic.
@@ -282,25 +322,36 @@ func decodeFile(data []byte) (*Recording, error) {
 				next = len(data) - at - 1
 			}
 			skipped += next + 1
+			torn += next + 1
 			at += next + 1
 			continue
 		}
+		torn = 0
 		from := at
 		at += sectionSize + len(payload)
 		var err error
 		switch tag {
 		case tagHead:
-			if heads++; heads == 1 {
-				err = rec.decodeHead(&p, payload, plain)
-				if err != nil {
-					heads--
-				}
+			// Of a segment the last one says the most.
+			if err = rec.decodeHead(&p, payload, plain); err == nil {
+				heads++
 			}
 		case tagChunk:
 			var b block
 			if b, err = decodeChunkSection(payload, plain); err == nil {
 				rec.blocks = append(rec.blocks, b)
 				size += b.size
+			}
+		case tagPart:
+			var part part
+			if part.block, err = decodeChunkSection(payload, plain); err == nil {
+				part.offset = int(binary.LittleEndian.Uint32(payload[4:]))
+				parts = append(parts, part)
+			}
+		case tagStall:
+			var open *freezeframe.Stall
+			if err = p.decodeJSON(payload, plain, &open); err == nil {
+				rec.open = open
 			}
 		case tagEvents:
 			var more []freezeframe.Event
@@ -321,8 +372,15 @@ func decodeFile(data []byte) (*Recording, error) {
 	if work <= 0 {
 		lost = append(lost, fmt.Sprintf("nothing behind byte %d was looked at", at))
 	}
+	if rec.segment != nil && end == nil {
+		skipped -= torn // the power went while it was being written: as expected
+	}
 	if skipped > 0 {
 		lost = append(lost, fmt.Sprintf("%d of %d bytes belong to no intact section", skipped, len(data)))
+	}
+	for _, b := range join(parts) {
+		rec.blocks = append(rec.blocks, b)
+		size += b.size
 	}
 	slices.SortStableFunc(rec.blocks, func(a, b block) int {
 		if a.lane != b.lane {
@@ -342,7 +400,13 @@ func decodeFile(data []byte) (*Recording, error) {
 		rec.blocks = nil
 	}
 	lost = append(lost, rec.missingFrom(end, events)...)
-	if size <= keepPlain {
+	if rec.open != nil {
+		rec.Stalls = append(rec.Stalls, *rec.open)
+	}
+	if rec.segment != nil && rec.Span.Length() == 0 {
+		rec.Span = rec.readings()
+	}
+	if unpack && size <= keepPlain {
 		for i := range rec.blocks {
 			b := &rec.blocks[i]
 			plain, err := p.inflate(b.packed, b.size)
@@ -367,12 +431,16 @@ func decodeFile(data []byte) (*Recording, error) {
 
 // missingFrom says which chunks and events the tail names and the file lacks.
 func (rec *Recording) missingFrom(end *tail, events int) []string {
+	if end == nil && rec.segment != nil {
+		return nil // still being written, or its machine went off
+	}
 	if end == nil {
 		return []string{"its end is missing: it was cut off, or never finished"}
 	}
 	var lost []string
 	for _, c := range end.Chunks {
-		if !slices.ContainsFunc(rec.blocks, func(b block) bool { return b.lane == c.Lane && b.number == c.Number }) {
+		// Of a chunk in parts some may be there.
+		if !slices.ContainsFunc(rec.blocks, func(b block) bool { return b.lane == c.Lane && b.number == c.Number && b.size >= c.Bytes }) {
 			lost = append(lost, fmt.Sprintf("readings of lane %s from %s to %s are lost", c.Lane,
 				rec.Clock.Wall(c.First).Format("15:04:05.000"), rec.Clock.Wall(c.Last).Format("15:04:05.000")))
 		}
@@ -449,7 +517,7 @@ func (rec *Recording) decodeHead(p *packer, payload []byte, size int) error {
 		}
 	}
 	rec.Span, rec.Clock, rec.Host, rec.Tool = h.Span, h.Clock, h.Host, h.Tool
-	rec.Sources, rec.Needs, rec.Stalls = h.Sources, h.Needs, h.Stalls
+	rec.Sources, rec.Needs, rec.Stalls, rec.segment = h.Sources, h.Needs, h.Stalls, h.Segment
 	return nil
 }
 
@@ -469,6 +537,39 @@ func decodeChunkSection(payload []byte, size int) (block, error) {
 		return block{}, damaged("a chunk of lane %d", payload[0])
 	}
 	return b, nil
+}
+
+// part is a piece of a chunk, packed by itself.
+type part struct {
+	block
+	offset int
+}
+
+// join puts the parts of each chunk together, as far as they follow each
+// other. What is behind a hole differs from what was in it, and cannot be
+// read.
+func join(parts []part) []block {
+	slices.SortStableFunc(parts, func(a, b part) int {
+		return cmp.Or(cmp.Compare(a.lane, b.lane), cmp.Compare(a.number, b.number), cmp.Compare(a.offset, b.offset))
+	})
+	var out []block
+	own := false // the newest block's bytes are not the file's
+	for i := range parts {
+		p := &parts[i]
+		if n := len(out) - 1; n >= 0 && out[n].lane == p.lane && out[n].number == p.number {
+			if b := &out[n]; p.offset == b.size && b.size+p.size <= maxChunk && p.first == b.first {
+				if !own {
+					b.packed, own = slices.Clip(b.packed), true
+				}
+				b.packed = append(b.packed, p.packed...)
+				b.size += p.size
+				b.last = max(b.last, p.last)
+			}
+		} else if p.offset == 0 {
+			out, own = append(out, p.block), false
+		}
+	}
+	return out
 }
 
 // WriteFile writes a recording to path, as SaveFile does.

@@ -433,6 +433,7 @@ func FuzzRead(f *testing.F) {
 	f.Add(file)
 	f.Add(file[:len(file)/2])
 	f.Add(append(slices.Clone(file[:fileHeader]), file[100:]...))
+	f.Add(sampleSegment(f))
 	f.Fuzz(func(t *testing.T, file []byte) {
 		check := func(file []byte) {
 			rec, err := Read(bytes.NewReader(file))

@@ -25,7 +25,10 @@ type Recording struct {
 	Stalls  []freezeframe.Stall
 	Events  []freezeframe.Event // by their beginning
 
-	blocks []block // by lane, then number
+	blocks  []block            // by lane, then number
+	segment *segmentHead       // of a segment of the black box
+	open    *freezeframe.Stall // when that was last written to; in Stalls too
+	merged  bool               // of several segments: a reading may be there twice
 
 	mu      sync.Mutex // of what follows
 	packer  packer
@@ -75,12 +78,7 @@ func (r *Ring) Pin(span freezeframe.Span) (*Recording, error) {
 	if span.Length() == 0 {
 		return nil, errors.New("pin the recording: the span is empty")
 	}
-	r.mu.Lock()
-	drain := slices.Clone(r.drain)
-	r.mu.Unlock()
-	for _, f := range drain {
-		f()
-	}
+	r.drainLate()
 	wide := freezeframe.Span{Start: span.Start - pinMargin, End: span.End + pinMargin}
 	if span.End > math.MaxInt64-pinMargin {
 		wide.End = span.End
@@ -166,6 +164,9 @@ func (rec *Recording) tables(index int) []freezeframe.Table {
 		}
 	}
 	slices.SortStableFunc(d.out, func(a, b freezeframe.Table) int { return int(min(max(a.At-b.At, -1), 1)) })
+	if rec.merged {
+		d.out = slices.CompactFunc(d.out, func(a, b freezeframe.Table) bool { return a.At == b.At && a.Due == b.Due })
+	}
 	have := &decodedSource{tables: d.out, bytes: 8*(maxDecoded-d.budget) + 100*len(d.out), used: rec.clock}
 	for rec.held+have.bytes > keepDecoded && len(rec.decoded) > 0 {
 		oldest := -1

@@ -33,9 +33,29 @@ type Ring struct {
 	mu      sync.Mutex // of what follows; never taken on the sampling path
 	sources []freezeframe.Source
 	needs   []freezeframe.Need
+	lasting int // of the needs: those of the ring itself
 	host    freezeframe.HostReport
 	tool    string
-	drain   []func() // what brings in the events that lanes have set aside
+	drain   []*Sampler // whose lanes set events aside
+}
+
+// taken gives the ring to a sampler. What one before it could not open or read
+// is no longer missing.
+func (r *Ring) taken(s *Sampler) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.needs = r.needs[:r.lasting]
+	for i := range r.sources {
+		r.sources[i].Needs = nil
+	}
+	r.drain = append(r.drain, s)
+}
+
+// left forgets a sampler that has ended.
+func (r *Ring) left(s *Sampler) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.drain = slices.DeleteFunc(r.drain, func(have *Sampler) bool { return have == s })
 }
 
 // NewRing returns a ring that takes the given number of bytes in all. Memory
@@ -87,6 +107,7 @@ func newRing(bytes int, memory func(int) ([]byte, error)) *Ring {
 			Err:  failed.Error(),
 		})
 	}
+	r.lasting = len(r.needs)
 	return r
 }
 
@@ -96,6 +117,23 @@ func (r *Ring) Texts() *Texts { return r.texts }
 // AddEvent keeps an event. Any goroutine may call it; no lane ever waits for
 // it.
 func (r *Ring) AddEvent(e freezeframe.Event) { r.events.add(e) }
+
+// Events returns the events of a kind that touch a span, in order; the empty
+// kind means all.
+func (r *Ring) Events(kind string, span freezeframe.Span) []freezeframe.Event {
+	r.drainLate()
+	return slices.DeleteFunc(r.events.snapshot(span), func(e freezeframe.Event) bool { return kind != "" && e.Kind != kind })
+}
+
+// drainLate brings in the events that lanes have set aside.
+func (r *Ring) drainLate() {
+	r.mu.Lock()
+	drain := slices.Clone(r.drain)
+	r.mu.Unlock()
+	for _, s := range drain {
+		s.drainLate()
+	}
+}
 
 // AddNeed keeps something that this machine does not give, once.
 func (r *Ring) AddNeed(n freezeframe.Need) {
@@ -209,6 +247,7 @@ type subring struct {
 	written atomic.Uint64
 	lost    atomic.Uint64
 	age     time.Duration // after which a chunk is turned though it is not full
+	full    func(*chunk)  // where set, told of a chunk before the next one begins
 
 	// The texts of the chunk that is being written: a table from id to index,
 	// in which an entry counts only if it bears the chunk's number.
@@ -257,6 +296,9 @@ func (s *subring) turn() bool {
 		}
 		if !oldest.pins.CompareAndSwap(0, -1) {
 			continue
+		}
+		if s.full != nil {
+			s.full(s.cur)
 		}
 		number := s.cur.number.Load() + 1
 		oldest.n.Store(0)
@@ -356,16 +398,64 @@ type copied struct {
 	data   []byte
 }
 
+// pin keeps a chunk from being overwritten until it is unpinned (pins.Add(-1)).
+// It returns false when the writer is just taking it.
+func (c *chunk) pin() bool {
+	pins := c.pins.Load()
+	for pins >= 0 && !c.pins.CompareAndSwap(pins, pins+1) {
+		pins = c.pins.Load()
+	}
+	return pins >= 0
+}
+
+// numbers returns the numbers of the oldest and the newest chunk that has
+// something in it; 0, 0 when none has.
+func (s *subring) numbers() (oldest, newest uint64) {
+	for i := range s.chunks {
+		c := &s.chunks[i]
+		if !c.pin() {
+			continue
+		}
+		if n := c.number.Load(); c.n.Load() > 0 {
+			newest = max(newest, n)
+			if oldest == 0 || n < oldest {
+				oldest = n
+			}
+		}
+		c.pins.Add(-1)
+	}
+	return oldest, newest
+}
+
+// since copies what chunk number holds from offset on into buf, which must be
+// as long as a chunk. It returns false when the chunk is not there any more.
+func (s *subring) since(number uint64, offset int, buf []byte) (copied, bool) {
+	for i := range s.chunks {
+		c := &s.chunks[i]
+		if c.number.Load() != number || !c.pin() {
+			continue
+		}
+		if c.number.Load() != number {
+			c.pins.Add(-1)
+			return copied{}, false
+		}
+		n := int(c.n.Load())
+		out := copied{s.lane, number, freezeframe.Span{Start: freezeframe.Instant(c.first.Load()), End: freezeframe.Instant(c.last.Load())}, nil}
+		if n > offset {
+			out.data = buf[:copy(buf, c.buf[offset:n])]
+		}
+		c.pins.Add(-1)
+		return out, true
+	}
+	return copied{}, false
+}
+
 // read copies the lane's chunks that have tables in the span, oldest first.
 func (s *subring) read(span freezeframe.Span) []copied {
 	var out []copied
 	for i := range s.chunks {
 		c := &s.chunks[i]
-		pins := c.pins.Load()
-		for pins >= 0 && !c.pins.CompareAndSwap(pins, pins+1) {
-			pins = c.pins.Load()
-		}
-		if pins < 0 {
+		if !c.pin() {
 			continue // just being overwritten: it was the oldest
 		}
 		if n := c.n.Load(); n > 0 {

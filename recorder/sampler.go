@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -81,6 +82,8 @@ type lane struct {
 	lateHead atomic.Uint32
 	lateTail atomic.Uint32
 
+	ticked   atomic.Int64 // when it last came round
+	sampled  atomic.Bool  // each of its sources has been read once
 	readings atomic.Uint64
 	lateN    atomic.Uint64
 	worst    atomic.Int64
@@ -108,6 +111,7 @@ type reader struct {
 	took      time.Duration
 	open      bool
 	fill      bool // it is self: the sampler knows the rest
+	read      bool // it has been read once, well or not
 	failures  int  // in a row: of readings, or of opening
 }
 
@@ -147,9 +151,7 @@ func NewSampler(ring *Ring, host freezeframe.Host, cs []freezeframe.Collector, o
 		r.phase = time.Duration(len(l.readers)*7) * Tick
 		l.readers = append(l.readers, r)
 	}
-	ring.mu.Lock()
-	ring.drain = append(ring.drain, s.drainLate)
-	ring.mu.Unlock()
+	ring.taken(s)
 	return s
 }
 
@@ -180,11 +182,13 @@ func (s *Sampler) Start() error {
 }
 
 // Stop ends the readings and closes the collectors. A lane that hangs in the
-// kernel is left behind after a second.
-func (s *Sampler) Stop() {
+// kernel is left behind after a second; Stop tells whether none was, so that the
+// ring may be given to another sampler.
+func (s *Sampler) Stop() bool {
 	if !s.started.Load() || !s.stopping.CompareAndSwap(false, true) {
-		return
+		return false
 	}
+	all := true
 	for i := range s.lanes {
 		kernel.Wake(&s.lanes[i].word)
 	}
@@ -193,9 +197,38 @@ func (s *Sampler) Stop() {
 	select {
 	case <-ended:
 	case <-time.After(time.Second):
+		all = false
 	}
 	close(s.done)
 	s.drainLate()
+	s.ring.left(s)
+	return all
+}
+
+// Pulse is how a lane is doing, as the lane itself has left it in memory: what
+// says so stopped when the lane did.
+type Pulse struct {
+	Lane    freezeframe.Lane
+	Ticked  freezeframe.Instant // when it last came round; 0: never
+	Late    time.Duration       // by how much it is behind now; below 0 it sleeps until then
+	Sampled bool                // each of its sources has been read at least once
+	// Reading is the source it is in now, "" when in none. The slow lane may be
+	// in one for as long as a server of files is gone.
+	Reading string
+}
+
+// Pulse returns how each lane is doing.
+func (s *Sampler) Pulse() [freezeframe.Lanes]Pulse {
+	now := kernel.Now()
+	var out [freezeframe.Lanes]Pulse
+	for i := range s.lanes {
+		l := &s.lanes[i]
+		out[i] = Pulse{
+			Lane: l.name, Ticked: freezeframe.Instant(l.ticked.Load()), Sampled: l.sampled.Load(),
+			Late: now.Sub(freezeframe.Instant(l.expected.Load())), Reading: l.sourceName(l.current.Load()),
+		}
+	}
+	return out
 }
 
 // Missing says what could not be opened or read.
@@ -307,6 +340,10 @@ func (l *lane) tick(now freezeframe.Instant) freezeframe.Instant {
 	case freezeframe.Tasks:
 		s.watch(&s.lanes[freezeframe.Fast])
 	}
+	l.ticked.Store(int64(now))
+	if !l.sampled.Load() {
+		l.sampled.Store(!slices.ContainsFunc(l.readers, func(r *reader) bool { return r.open && !r.read }))
+	}
 	// The lane that watches has a tick even when it has nothing to read.
 	if l.name == freezeframe.Fast {
 		next = min(next, (now/freezeframe.Instant(Tick)+1)*freezeframe.Instant(Tick))
@@ -346,7 +383,7 @@ func (l *lane) read(r *reader) {
 	err := collect(r.c, t)
 	end := kernel.Now()
 	t.Took = end.Sub(begin)
-	r.took = t.Took
+	r.took, r.read = t.Took, true
 	period := r.period(l.stalled)
 	if period <= 0 {
 		period = time.Second

@@ -62,7 +62,7 @@ func start(t *testing.T, r *Ring, focus *freezeframe.Focus, cs []freezeframe.Col
 	if err := s.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(s.Stop)
+	t.Cleanup(func() { s.Stop() })
 	return s
 }
 

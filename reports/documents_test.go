@@ -73,6 +73,7 @@ func TestJSONMatchesItsSchema(t *testing.T) {
 	for name, doc := range map[string]any{
 		"report":          report,
 		"unknown":         Build(w, freezeframe.Verdict{}, m),
+		"recurring":       recurring(report),
 		"nothing at all":  Build(empty, freezeframe.Verdict{}, Meta{}),
 		"diagnosis":       diagnosis(report, report),
 		"idle diagnosis":  diagnosis(),
@@ -107,6 +108,55 @@ func TestJSONMatchesItsSchema(t *testing.T) {
 				t.Errorf("what was written is not what was read:\n%s", diff)
 			}
 		})
+	}
+}
+
+// recurring is a report of a series.
+func recurring(r freezeframe.Report) freezeframe.Report {
+	r.Recurrence = &freezeframe.Recurrence{Count: 7, First: time.Date(2026, 11, 21, 3, 10, 0, 0, time.UTC), Last: time.Date(2026, 11, 27, 3, 10, 0, 0, time.UTC), SpacingS: 86400, Regular: true,
+		Pattern: "every day at 03:10 ± 2 min (6 of 7 days)", Unit: "apt-daily.timer"}
+	return r
+}
+
+func TestRecurrence(t *testing.T) {
+	w, v, m := frozen()
+	r := recurring(Build(w, v, m))
+	text := func() string {
+		var b bytes.Buffer
+		if err := Text(&b, r, TextOptions{Width: 160}); err != nil {
+			t.Fatal(err)
+		}
+		checkText(t, b.String(), false)
+		line := regexp.MustCompile(`(?m)^Recurs.*$`).FindString(b.String())
+		return strings.TrimSpace(strings.TrimPrefix(line, "Recurs"))
+	}
+	if got, want := text(), "7th time since 21 Nov; every day at 03:10 ± 2 min (6 of 7 days), when apt-daily.timer runs"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	var html bytes.Buffer
+	if err := writeHTML(&html, []byte(placeholder), r, w, nil); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(html.String(), `"recurs":"7th time since 21 Nov; every day`) {
+		t.Error("the page is not told")
+	}
+	r.Recurrence.Pattern, r.Recurrence.Count, r.Recurrence.Unit = "", 22, "\x1b[2J"
+	r.Recurrence.First = r.Recurrence.First.AddDate(-1, 0, 0)
+	if got, want := text(), "22nd time since 21 Nov 2025; usually 24 h 0 min apart, when \\x1b[2J runs"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	r.Recurrence.Unit = hostile
+	text()
+	if r.Recurrence.Count = 1; text() != "first time" {
+		t.Errorf("once: %q", text())
+	}
+	if r.Recurrence = nil; text() != "" {
+		t.Errorf("where nobody keeps reports: %q", text())
+	}
+	for n, want := range map[int]string{2: "2nd", 3: "3rd", 11: "11th", 12: "12th", 13: "13th", 21: "21st", 111: "111th", 1003: "1003rd"} {
+		if got := ordinal(n); got != want {
+			t.Errorf("%d: %s", n, got)
+		}
 	}
 }
 

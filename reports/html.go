@@ -21,7 +21,8 @@ const placeholder = `{"freezeframe":"data"}`
 
 // pageData is what the page is given.
 type pageData struct {
-	Headline  string             `json:"headline"` // what people felt, as the text says it
+	Headline  string             `json:"headline"`         // what people felt, as the text says it
+	Recurs    string             `json:"recurs,omitempty"` // how often it came, and when, as the text says it
 	Report    freezeframe.Report `json:"report"`
 	Charts    []chartSource      `json:"charts"`
 	Processes []processRow       `json:"processes"`
@@ -44,7 +45,10 @@ func writeHTML(w io.Writer, index []byte, r freezeframe.Report, win freezeframe.
 	if !ok {
 		return fmt.Errorf("the built page has no place for its data: %w", ErrNoPage)
 	}
-	data := pageData{Headline: headline(&r), Report: r, Charts: []chartSource{}, Processes: []processRow{}, Stacks: stacks.NewFlames(sampled, stacks.MaxFlameBytes)}
+	data := pageData{Headline: Headline(&r), Report: r, Charts: []chartSource{}, Processes: []processRow{}, Stacks: stacks.NewFlames(sampled, stacks.MaxFlameBytes)}
+	if r.Recurrence != nil {
+		data.Recurs = newPrinter(TextOptions{}).recurs(r.Recurrence)
+	}
 	if win != nil {
 		data.Charts = chartSources(win)
 		data.Processes = processTable(win)

@@ -169,7 +169,7 @@ func shorten(s string, n int) string {
 
 func (p *printer) report(r *freezeframe.Report) {
 	c := &r.Causes[0]
-	p.head(red, headline(r))
+	p.head(red, Headline(r))
 	p.para("", verdict(r))
 	if c.ID != freezeframe.CauseUnknown {
 		p.line("")
@@ -201,6 +201,9 @@ func (p *printer) report(r *freezeframe.Report) {
 		end = "to " + end
 	}
 	p.row("When", fmt.Sprintf("%s %s", strings.TrimSuffix(p.clock(r.Stall.Start, "2006-01-02 15:04:05.000"), p.clock(r.Stall.Start, "")), end))
+	if r.Recurrence != nil {
+		p.row("Recurs", p.recurs(r.Recurrence))
+	}
 	p.row("Where", hostLine(&r.Host))
 	p.row("Report", r.ID+", fingerprint "+r.Fingerprint)
 
@@ -242,6 +245,48 @@ func (p *printer) report(r *freezeframe.Report) {
 	}
 }
 
+// recurs says how often it came, when, and what runs at these times.
+func (p *printer) recurs(r *freezeframe.Recurrence) string {
+	if r.Count < 2 {
+		return "first time"
+	}
+	// The year only where it is another one.
+	layout := "2 Jan"
+	loc := p.o.Location
+	if loc == nil {
+		loc = time.UTC
+	}
+	if r.First.In(loc).Year() != r.Last.In(loc).Year() {
+		layout += " 2006"
+	}
+	text := ordinal(r.Count) + " time since " + r.First.In(loc).Format(layout)
+	switch {
+	case r.Pattern != "":
+		text += "; " + r.Pattern
+	case r.SpacingS > 0:
+		text += fmt.Sprintf("; usually %s apart", duration(time.Duration(min(finite(r.SpacingS), 1e9)*1e9)))
+	}
+	if r.Unit != "" {
+		text += ", when " + r.Unit + " runs"
+	}
+	return text
+}
+
+func ordinal(n int) string {
+	suffix := "th"
+	if n%100 < 11 || n%100 > 13 {
+		switch n % 10 {
+		case 1:
+			suffix = "st"
+		case 2:
+			suffix = "nd"
+		case 3:
+			suffix = "rd"
+		}
+	}
+	return fmt.Sprintf("%d%s", n, suffix)
+}
+
 // row writes one fact of the table below the verdict.
 func (p *printer) row(name, text string) {
 	const column = 12
@@ -254,9 +299,9 @@ func (p *printer) row(name, text string) {
 	}
 }
 
-// headline says what people felt: the symptom of a service before that of our
+// Headline says what people felt: the symptom of a service before that of our
 // own probes, and the longest of its kind.
-func headline(r *freezeframe.Report) string {
+func Headline(r *freezeframe.Report) string {
 	best := -1
 	rank := func(s *freezeframe.SymptomReport) int {
 		switch s.Probe {
@@ -264,11 +309,17 @@ func headline(r *freezeframe.Report) string {
 			return 2 // users of a service waited
 		case "delivery", "connect", "stuck":
 			return 1 // somebody's process waited
+		case ProbeUnclean:
+			return -1 // told with the other
 		}
 		return 0
 	}
+	unclean := ""
 	for i := range r.Stall.Symptoms {
 		s := &r.Stall.Symptoms[i]
+		if s.Probe == ProbeUnclean {
+			unclean = strings.TrimSuffix(felt(s), ".")
+		}
 		if best < 0 || cmp.Or(cmp.Compare(rank(s), rank(&r.Stall.Symptoms[best])), cmp.Compare(s.WorstMs, r.Stall.Symptoms[best].WorstMs)) > 0 {
 			best = i
 		}
@@ -277,7 +328,10 @@ func headline(r *freezeframe.Report) string {
 		return "Work stood still for " + duration(fromMs(r.Stall.DurationMs)) + "."
 	}
 	text := upper(felt(&r.Stall.Symptoms[best]))
-	if r.Stall.Ongoing {
+	if unclean != "" && r.Stall.Symptoms[best].Probe != ProbeUnclean {
+		return strings.TrimSuffix(text, ".") + "; then " + unclean + "."
+	}
+	if r.Stall.Ongoing && unclean == "" {
 		text = strings.TrimSuffix(text, ".") + ", and it is not over."
 	}
 	return text
@@ -298,6 +352,11 @@ func felt(s *freezeframe.SymptomReport) string {
 	}
 	to := cmp.Or(s.Target, "its peer")
 	switch {
+	case s.Probe == ProbeUnclean:
+		return map[bool]string{
+			true:  "the machine stopped here, without being shut down.",
+			false: "freezeframe was killed here; the machine ran on.",
+		}[s.Target == "machine"]
 	case s.Probe == "accept" && s.Error != "":
 		text := service + " did not accept connections, and the kernel dropped new ones"
 		if s.WorstMs > 0 { // a drop itself takes no time
@@ -345,6 +404,34 @@ func felt(s *freezeframe.SymptomReport) string {
 		return on(who) + " was late by " + late + " (" + s.Probe + ")."
 	}
 	return on(s.Probe) + " was late by " + late + "."
+}
+
+// ProbeUnclean is the probe of the symptom that a run ended without saying so;
+// its target says of what: "machine" or "freezeframe".
+const ProbeUnclean = "unclean_end"
+
+// Headline is the first sentence of a report: what people felt.
+func Headline(r *freezeframe.Report) string { return headline(r) }
+
+// Line says a report in one line: what people felt, and what it was.
+func Line(r *freezeframe.Report) string {
+	c := &r.Causes[0]
+	text := headline(r)
+	if c.ID == freezeframe.CauseUnknown {
+		return text + " The cause is not known."
+	}
+	return fmt.Sprintf("%s %s by %s%s.", text, upper(percent(c.ExplainedPct)+" of that is explained"), c.Title, because(&c.Culprit))
+}
+
+// Felt says what people feel of a stall that goes on.
+func Felt(stall *freezeframe.Stall, clock freezeframe.Clock) string {
+	var r freezeframe.Report
+	r.Stall.DurationMs = ms(stall.Length())
+	for i := range stall.Symptoms {
+		r.Stall.Symptoms = append(r.Stall.Symptoms, symptom(&stall.Symptoms[i], clock))
+	}
+	cleanAll(&r)
+	return headline(&r)
 }
 
 // people names victims ("comm (12)") as a sentence does: "a (pid 12) and 3 more".

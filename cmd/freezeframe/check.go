@@ -50,7 +50,7 @@ func (a *app) runCheck(ctx context.Context) reports.Check {
 	ring := recorder.NewRing(a.config.Ring.Bytes)
 	focus := &freezeframe.Focus{}
 	host := freezeframe.Host{Proc: "/proc", Sys: "/sys", Texts: ring.Texts(), Focus: focus}
-	o := a.watchOptions()
+	o := watchOptions(a.config)
 	programs := bpf.Load(o.BPF)
 	defer programs.Close()
 	result.Items = append(result.Items, checkPrograms(programs)...)

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -18,23 +20,37 @@ import (
 	"freezeframe/bpf"
 	"freezeframe/detectors"
 	"freezeframe/detectors/rules"
+	"freezeframe/internal/config"
+	"freezeframe/internal/control"
 	"freezeframe/probes"
 	"freezeframe/recorder"
 	"freezeframe/reports"
 )
 
+// sinceDefault is what a diagnosis without any time is of, where a daemon runs:
+// whoever asks has just met something.
+const sinceDefault = time.Hour
+
 func (a *app) diagnose() *cobra.Command {
 	var length time.Duration
-	var asJSON, exitCode bool
+	var asJSON, exitCode, last, live bool
+	var s span
 	c := &cobra.Command{
 		Use:   "diagnose",
-		Short: "Watch this machine for a while and say what stalled, and why",
-		Long: `Watch this machine for a while, and say what stalled in that time, and why.
+		Short: "Say what stalled, and why: as recorded, or watching now",
+		Long: `Say what stalled, and why.
 
-It needs no daemon and no configuration, and sends no request to any service
-unless --http or --tcp asks for it. Ctrl-C ends the watch early and still gives
-the verdict so far. Only the document goes to standard output.`,
-		Example: `  freezeframe diagnose                       watch for 20 seconds
+Where the daemon runs it is asked for what it recorded: in the last incident
+(--last), between two times (--since, --until), or in the last hour.
+
+Where none runs, and with --live, --for, --http or --tcp, this machine is
+watched for a while. That needs no daemon and no configuration, and sends no
+request to any service unless --http or --tcp asks for it. Ctrl-C ends the watch
+early and still gives the verdict so far. Only the document goes to standard
+output.`,
+		Example: `  freezeframe diagnose                       what the daemon recorded in the last hour; without one, watch for 20 seconds
+  freezeframe diagnose --last
+  freezeframe diagnose --since "yesterday 03:00" --until "yesterday 04:00"
   freezeframe diagnose --for 10m --out /var/tmp/freeze
   freezeframe diagnose --http http://127.0.0.1:8080/health --json`,
 		Args: exactly(0, "no argument"),
@@ -42,14 +58,42 @@ the verdict so far. Only the document goes to standard output.`,
 			if err := positive("for", length); err != nil {
 				return err
 			}
-			reportsSeen, err := a.runDiagnose(c.Context(), length, asJSON)
-			if err == nil && exitCode && reportsSeen > 0 {
+			for _, watching := range []string{"live", "for", "http", "tcp"} {
+				live = live || c.Flags().Changed(watching)
+				for _, recorded := range []string{"last", "since", "until"} {
+					if err := excluding(c, watching, recorded); err != nil {
+						return err
+					}
+				}
+			}
+			if err := cmp.Or(excluding(c, "last", "since"), excluding(c, "last", "until")); err != nil {
+				return err
+			}
+			var stalls int
+			var err error
+			switch q := (control.DiagnoseRequest{Last: last}); {
+			case last:
+				stalls, err = a.diagnoseRecorded(c.Context(), q, asJSON)
+			case s.given():
+				if q.Since, q.Until, err = s.times(); err != nil {
+					return err
+				}
+				stalls, err = a.diagnoseRecorded(c.Context(), q, asJSON)
+			case live:
+				stalls, err = a.runDiagnose(c.Context(), length, asJSON)
+			default:
+				stalls, err = a.diagnoseAny(c.Context(), length, asJSON)
+			}
+			if err == nil && exitCode && stalls > 0 {
 				return errStalled
 			}
 			return err
 		},
 	}
-	c.Flags().DurationVar(&length, "for", 20*time.Second, "how long to watch")
+	c.Flags().DurationVar(&length, "for", 20*time.Second, "watch now for so long")
+	c.Flags().BoolVar(&live, "live", false, "watch now, whether or not the daemon runs")
+	c.Flags().BoolVar(&last, "last", false, "the last incident that the daemon recorded")
+	s.flags(c, "what the daemon recorded is judged")
 	c.Flags().BoolVar(&asJSON, "json", false, "print the document as JSON (freezeframe.diagnosis/v1)")
 	c.Flags().BoolVar(&exitCode, "exit-code", false, "exit with 3 when something stalled")
 	c.Flags().String("out", "", "directory that gets the JSON, the HTML and the recording (.frz) of each stall")
@@ -69,18 +113,18 @@ func positive(flag string, d time.Duration) error {
 }
 
 // watchOptions is the configuration as a watch takes it.
-func (a *app) watchOptions() detectors.Options {
+func watchOptions(c config.Config) detectors.Options {
 	return detectors.Options{
 		Probes: probes.Options{
-			FsyncSkip:     a.config.Probes.Fsync.Skip,
-			NetworkMounts: a.config.Probes.NetworkMounts,
-			HTTP:          a.config.Probes.HTTP,
-			TCP:           a.config.Probes.TCP,
+			FsyncSkip:     c.Probes.Fsync.Skip,
+			NetworkMounts: c.Probes.NetworkMounts,
+			HTTP:          c.Probes.HTTP,
+			TCP:           c.Probes.TCP,
 		},
-		BPF:       bpf.Options{Off: !a.config.BPF.Enabled, Without: a.config.BPF.Without, Budget: a.config.BPF.Budget},
-		RingBytes: a.config.Ring.Bytes,
-		Quiet:     a.config.Stall.Quiet,
-		Realtime:  a.config.Sampling.Realtime,
+		BPF:       bpf.Options{Off: !c.BPF.Enabled, Without: c.BPF.Without, Budget: c.BPF.Budget},
+		RingBytes: c.Ring.Bytes,
+		Quiet:     c.Stall.Quiet,
+		Realtime:  c.Sampling.Realtime,
 		Rules:     rules.All(),
 	}
 }
@@ -103,25 +147,123 @@ func interruptible(parent context.Context) (context.Context, context.CancelFunc)
 // that goes away do alike.
 const oneWish = time.Second
 
+// makeOutput makes the directory that reports go to, if there is to be one.
+func (a *app) makeOutput() error {
+	dir := a.config.Output.Dir
+	if dir == "" {
+		return nil
+	}
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return fmt.Errorf("make the output directory: %w", err)
+	}
+	if err := recorder.CanSave(filepath.Join(dir, "report.json")); err != nil {
+		return fmt.Errorf("the output directory: %w", err)
+	}
+	return nil
+}
+
+// diagnoseAny asks the daemon for the last hour, and watches where it cannot
+// be asked: this verb never depends on it.
+func (a *app) diagnoseAny(parent context.Context, length time.Duration, asJSON bool) (int, error) {
+	var d freezeframe.Diagnosis
+	err := a.asking(parent, func(ctx context.Context, client *control.Client) (err error) {
+		d, err = client.Diagnose(ctx, control.DiagnoseRequest{Since: time.Now().Add(-sinceDefault)})
+		if err == nil {
+			fmt.Fprintln(a.stderr, "freezeframe: this is what the daemon recorded in the last hour; --live watches now")
+			err = a.printRecorded(ctx, client, d, asJSON)
+		}
+		return err
+	})
+	if d.Schema != "" || errors.Is(err, errInterrupted) { // it answered, or nobody wants to know
+		return len(d.Reports), err
+	}
+	a.unasked(fmt.Sprintf("watching for %s", length), err)
+	return a.runDiagnose(parent, length, asJSON)
+}
+
+// diagnoseRecorded asks the daemon, prints the document, and returns how many
+// stalls it holds.
+func (a *app) diagnoseRecorded(parent context.Context, q control.DiagnoseRequest, asJSON bool) (stalls int, err error) {
+	err = a.asking(parent, func(ctx context.Context, client *control.Client) error {
+		d, err := client.Diagnose(ctx, q)
+		if err != nil {
+			return err
+		}
+		stalls = len(d.Reports)
+		return a.printRecorded(ctx, client, d, asJSON)
+	})
+	if errors.Is(err, control.ErrNotRunning) {
+		err = fmt.Errorf("%w; freezeframe diagnose --live watches without it", err)
+	}
+	return stalls, err
+}
+
+// printRecorded prints what the daemon told, then saves what it keeps of each
+// stall, where that was asked for.
+func (a *app) printRecorded(ctx context.Context, client *control.Client, d freezeframe.Diagnosis, asJSON bool) error {
+	if err := a.makeOutput(); err != nil {
+		return err
+	}
+	var err error
+	if asJSON {
+		err = reports.JSON(a.stdout, d)
+	} else {
+		err = reports.DiagnosisText(a.stdout, d, textOptions(a.stdout))
+	}
+	if err != nil {
+		err = fmt.Errorf("print the document: %w", err)
+	}
+	errs := []error{err}
+	for i := range d.Reports {
+		if dir := a.config.Output.Dir; dir != "" {
+			errs = append(errs, a.saveKept(ctx, client, dir, &d.Reports[i]))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// saveKept writes the JSON of a report, and the HTML and the recording of it
+// that the daemon keeps.
+func (a *app) saveKept(ctx context.Context, client *control.Client, dir string, r *freezeframe.Report) error {
+	if r.ID == "" || r.ID[0] == '.' || filepath.Base(r.ID) != r.ID {
+		return fmt.Errorf("a report with the id %q was not saved: it is no name of a file", r.ID)
+	}
+	base := filepath.Join(dir, r.ID)
+	errs := []error{recorder.SaveFile(base+".json", func(w io.Writer) error { return reports.JSON(w, r) })}
+	if errs[0] == nil {
+		fmt.Fprintf(a.stderr, "saved %s.json\n", base)
+	}
+	err := a.saveForm(ctx, client, r.ID, control.FormHTML, base+".html")
+	if control.Code(err) == control.CodeNotFound {
+		err = a.saveBareHTML(r, base+".html")
+	}
+	if errors.Is(err, reports.ErrNoPage) {
+		fmt.Fprintf(a.stderr, "no %s.html: %v\n", base, reports.ErrNoPage)
+		err = nil
+	}
+	errs = append(errs, err)
+	err = a.saveForm(ctx, client, r.ID, control.FormFRZ, base+".frz")
+	if control.Code(err) == control.CodeNotFound {
+		fmt.Fprintf(a.stderr, "no %s.frz: no recording of it is kept\n", base)
+		err = nil
+	}
+	return errors.Join(append(errs, err)...)
+}
+
 // runDiagnose watches, prints the document, and returns how many stalls it
 // holds. What could not be saved is an error, after the document is out.
 func (a *app) runDiagnose(parent context.Context, length time.Duration, asJSON bool) (int, error) {
 	ctx, stop := interruptible(parent)
 	defer stop()
-	if dir := a.config.Output.Dir; dir != "" {
-		if err := os.MkdirAll(dir, 0o750); err != nil {
-			return 0, fmt.Errorf("make the output directory: %w", err)
-		}
-		if err := recorder.CanSave(filepath.Join(dir, "report.json")); err != nil {
-			return 0, fmt.Errorf("the output directory: %w", err)
-		}
+	if err := a.makeOutput(); err != nil {
+		return 0, err
 	}
 	// While something hangs none of this can be read safely: read it first.
 	collect := &collection{app: a, host: reports.Host(ctx), user: reports.Users(), rules: rules.All()}
 	collect.user(0)
 
 	progress := a.newProgress(length)
-	o := a.watchOptions()
+	o := watchOptions(a.config)
 	o.OnStall = func(s freezeframe.Stall) {
 		progress.stalled(s)
 		a.log.Info().Int("symptoms", len(s.Symptoms)).Msg("a stall has begun")

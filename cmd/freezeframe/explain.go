@@ -67,6 +67,10 @@ func explainable() []freezeframe.Rule {
 		})
 }
 
+func knows(all []freezeframe.Rule, name string) bool {
+	return slices.ContainsFunc(all, func(r freezeframe.Rule) bool { return string(r.Cause) == name })
+}
+
 func causes(all []freezeframe.Rule) []string {
 	var names []string
 	for i := range all {

@@ -1,9 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"io"
+	"os"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -67,17 +72,89 @@ func (w *logWriter) Close() {
 	})
 }
 
-// openLog starts logging to standard error: lines for people on a terminal,
-// JSON elsewhere.
+// openLog starts logging to standard error: lines for people on a terminal and
+// in the journal, JSON elsewhere.
 func (a *app) openLog() {
 	level, err := zerolog.ParseLevel(a.config.Log.Level)
 	if err != nil { // the configuration allows only levels that parse
 		level = zerolog.WarnLevel
 	}
+	a.level.Store(int32(level))
 	a.logs = newLogWriter(a.stderr)
 	var out io.Writer = a.logs
-	if _, ok := terminal(a.stderr); ok {
+	switch _, people := terminal(a.stderr); {
+	case people:
 		out = zerolog.ConsoleWriter{Out: a.logs, TimeFormat: time.TimeOnly, NoColor: !textOptions(a.stderr).Color}
+	case journal(a.stderr):
+		out = journalWriter{zerolog.ConsoleWriter{
+			Out: a.logs, NoColor: true, PartsOrder: []string{zerolog.MessageFieldName}, FieldsExclude: []string{zerolog.TimestampFieldName},
+		}, a.logs}
 	}
-	a.log = zerolog.New(out).Level(level).With().Timestamp().Logger()
+	a.log = zerolog.New(levelled{out, &a.level}).With().Timestamp().Logger()
+}
+
+// levelled leaves out what lies below a level that may change while we run.
+type levelled struct {
+	io.Writer
+	least *atomic.Int32
+}
+
+// WriteLevel implements zerolog.LevelWriter.
+func (w levelled) WriteLevel(level zerolog.Level, line []byte) (int, error) {
+	if level < zerolog.Level(w.least.Load()) {
+		return len(line), nil
+	}
+	if out, ok := w.Writer.(zerolog.LevelWriter); ok {
+		return out.WriteLevel(level, line)
+	}
+	return w.Write(line)
+}
+
+// journalWriter writes plain lines that begin with their priority, as
+// systemd-journald takes them from a service's standard error (sd-daemon(3)).
+type journalWriter struct {
+	lines zerolog.ConsoleWriter
+	out   io.Writer
+}
+
+func (w journalWriter) Write(line []byte) (int, error) { return w.WriteLevel(zerolog.NoLevel, line) }
+
+// WriteLevel implements zerolog.LevelWriter.
+func (w journalWriter) WriteLevel(level zerolog.Level, line []byte) (int, error) {
+	priority := "<5>"
+	switch level {
+	case zerolog.DebugLevel, zerolog.TraceLevel:
+		priority = "<7>"
+	case zerolog.InfoLevel:
+		priority = "<6>"
+	case zerolog.WarnLevel:
+		priority = "<4>"
+	case zerolog.ErrorLevel:
+		priority = "<3>"
+	case zerolog.FatalLevel, zerolog.PanicLevel:
+		priority = "<2>"
+	}
+	var plain bytes.Buffer
+	lines := w.lines
+	lines.Out = &plain
+	if _, err := lines.Write(line); err != nil {
+		return 0, err
+	}
+	_, err := w.out.Write(append([]byte(priority), plain.Bytes()...))
+	return len(line), err
+}
+
+// journal tells whether w leads to systemd-journald, as systemd.exec(5) has
+// services find out.
+func journal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	device, inode, ok := strings.Cut(os.Getenv("JOURNAL_STREAM"), ":")
+	var st syscall.Stat_t
+	if !ok || syscall.Fstat(int(f.Fd()), &st) != nil {
+		return false
+	}
+	return device == strconv.FormatUint(uint64(st.Dev), 10) && inode == strconv.FormatUint(st.Ino, 10)
 }

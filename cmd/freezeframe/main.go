@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -29,6 +30,7 @@ const (
 	exitFailure = 1 // it was tried and did not work
 	exitUsage   = 2 // the command line, the configuration or the cause's name is wrong
 	exitStalled = 3 // only with diagnose --exit-code: something stalled
+	exitNone    = 3 // only with status: no daemon runs, as systemctl status says it
 )
 
 func main() {
@@ -44,6 +46,8 @@ type app struct {
 	log            zerolog.Logger
 	config         config.Config
 	logs           *logWriter
+	level          atomic.Int32 // zerolog.Level from which on lines are logged
+	sources        config.Sources
 	configFile     string
 	flags          map[string]*pflag.Flag // flags that set a key of the configuration
 }
@@ -55,6 +59,9 @@ func (e usageError) Unwrap() error { return e.error }
 
 // errStalled makes diagnose --exit-code exit with 3; nothing is printed.
 var errStalled = errors.New("something stalled")
+
+// errNotRunning makes status exit with 3; what there is to say is printed.
+var errNotRunning = errors.New("no daemon runs")
 
 func run(args []string, stdout, stderr io.Writer) int {
 	a := &app{stdout: stdout, stderr: stderr, log: zerolog.Nop(), flags: make(map[string]*pflag.Flag)}
@@ -72,7 +79,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if errors.Is(err, errStalled) {
 		return exitStalled
 	}
+	code := exitFailure
 	for _, err := range separate(err) {
+		if errors.Is(err, errNotRunning) {
+			code = exitNone
+			continue
+		}
 		// Whoever read the document has seen enough (| head).
 		if errors.Is(err, syscall.EPIPE) {
 			continue
@@ -84,7 +96,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if errors.As(err, &usage) || strings.HasPrefix(err.Error(), "unknown command") {
 		return exitUsage
 	}
-	return exitFailure
+	return code
 }
 
 // separate is each of the errors that were joined to one.
@@ -130,7 +142,7 @@ line or the configuration is wrong.`,
 		return usageError{fmt.Errorf("%w (see %s --help)", err, c.CommandPath())}
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(a.diagnose(), a.view(), a.capture(), a.check(), a.explain(), a.version(), a.manual())
+	root.AddCommand(a.daemon(), a.diagnose(), a.list(), a.show(), a.status(), a.view(), a.capture(), a.check(), a.explain(), a.version(), a.manual())
 	return root
 }
 
@@ -152,12 +164,12 @@ func (a *app) configured(c *cobra.Command) *cobra.Command {
 	verb := c.RunE
 	c.RunE = func(c *cobra.Command, args []string) error {
 		a.flags["log.level"] = c.Flags().Lookup("log-level")
-		s := config.Sources{File: a.configFile, Default: config.DefaultFile, Environ: os.Environ(), Flags: a.flags}
+		a.sources = config.Sources{File: a.configFile, Default: config.DefaultFile, Environ: os.Environ(), Flags: a.flags}
 		if c.Flags().Changed("config") {
-			s.Default = ""
+			a.sources.Default = ""
 		}
 		var err error
-		if a.config, err = config.Load(s); err != nil {
+		if a.config, err = config.Load(a.sources); err != nil {
 			return usageError{err}
 		}
 		a.openLog()

@@ -30,8 +30,12 @@ func TestMain(m *testing.M) {
 
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
-		Dir:   "testdata/script",
-		Setup: func(env *testscript.Env) error { return fixtures(env.WorkDir) },
+		Dir: "testdata/script",
+		Setup: func(env *testscript.Env) error {
+			// Never the daemon of this machine.
+			env.Setenv("FREEZEFRAME_DAEMON_SOCKET", filepath.Join(env.WorkDir, "control.sock"))
+			return fixtures(env.WorkDir)
+		},
 		Condition: func(cond string) (bool, error) {
 			if cond == "root" {
 				return os.Geteuid() == 0, nil
@@ -43,6 +47,7 @@ func TestScripts(t *testing.T) {
 			"tinydisk": tinydisk, // tinydisk DIR: mounts a filesystem of 16 KB
 			"cut":      cut,      // cut FROM TO BYTES: copies the first bytes of a file
 			"zeros":    zeros,    // zeros FILE BYTES: makes a file of zeros
+			"daemon":   daemon,   // daemon [newer|stale]: answers on the control socket until the script ends
 			"readonly": readonly, // readonly DIR: makes a directory that nobody can write to
 		},
 	})

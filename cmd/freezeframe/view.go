@@ -173,11 +173,20 @@ func judgeAgain(rec *recorder.Recording) viewed {
 	return v
 }
 
+// saveBareHTML writes the page of a report without its recording: no charts.
+func (a *app) saveBareHTML(r *freezeframe.Report, path string) error {
+	if err := recorder.SaveFile(path, func(w io.Writer) error { return reports.HTML(w, *r, nil, nil) }); err != nil {
+		return err
+	}
+	fmt.Fprintf(a.stderr, "saved %s, without charts: there is no recording with the report\n", path)
+	return nil
+}
+
 // viewHTML writes one file a stall: the longest has the name that was asked
 // for, the others that name with a number.
 func (a *app) viewHTML(v viewed, path string) error {
 	if v.single != nil {
-		return recorder.SaveFile(path, func(w io.Writer) error { return reports.HTML(w, *v.single, nil, nil) })
+		return a.saveBareHTML(v.single, path)
 	}
 	if len(v.diagnosis.Reports) == 0 {
 		return errors.New("no HTML was written: the file holds no stall")

@@ -3,6 +3,7 @@ package rules
 import (
 	"fmt"
 	"syscall"
+	"time"
 
 	"freezeframe"
 )
@@ -17,10 +18,10 @@ func appStopped() freezeframe.Rule {
 			"Now: `kill -CONT PID`; for a debugger: detach it (`quit` in gdb, end strace).",
 			"So that it does not come back: look for scripts that pause services (backup hooks, `docker pause`, gcore, strace -p); `auditctl -a always,exit -S kill -F a1=19` records who does.",
 		},
-		Reads:    []string{sourceLedger, "procs.tracer_pid", "procs.comm", "signals.signal", "signals.from_pid"},
+		Reads:    []string{sourceLedger, sourceSymptoms, freezeframe.EventStopped, "procs.tracer_pid", "procs.comm", "signals.signal", "signals.from_pid"},
 		Subsumes: bringsAbout("fs.fuse_unresponsive", "runtime.jvm_gc"),
 		Judge: func(w freezeframe.Window) []freezeframe.Finding {
-			var out []freezeframe.Finding
+			out := ownStops(w)
 			for _, b := range split(roots(w, inClass(freezeframe.Stopped)), func(m *moment) int { return m.who.PID }) {
 				claim := worth(w, b.spans())
 				if claim == nil {
@@ -45,6 +46,37 @@ func appStopped() freezeframe.Rule {
 		},
 	}
 }
+
+// ownStops are the times in which freezeframe itself was stopped: they explain
+// what only its own work was late for.
+func ownStops(w freezeframe.Window) []freezeframe.Finding {
+	stall := w.Stall()
+	var out []freezeframe.Finding
+	for _, e := range w.Events(freezeframe.EventStopped, freezeframe.Whole) {
+		own := symptoms(w, func(sy *freezeframe.Symptom) bool { return sy.Own })
+		others := symptoms(w, func(sy *freezeframe.Symptom) bool { return !sy.Own })
+		// What waited because of the stop goes on for a moment after it.
+		claim := worth(w, own.Minus(others).Within(freezeframe.Span{Start: e.At.Add(-stateSlack), End: e.End.Add(catchUp)}))
+		if claim == nil {
+			continue
+		}
+		ps := processesIn(w, around(freezeframe.Span{Start: e.At, End: e.End}))
+		name := named(orElse(ps.name(e.PID), "freezeframe"), e.PID)
+		f := freezeframe.Finding{Culprit: ps.blame(freezeframe.Party{PID: e.PID, Comm: "freezeframe"}), Explains: claim, Confidence: proven}
+		f.Summary = fmt.Sprintf("freezeframe itself, %s, was stopped for %s; nothing else was seen to be late.", name, length(e.End.Sub(e.At)))
+		f.Evidence = []freezeframe.Evidence{evidence(freezeframe.EventStopped, "", "it got SIGCONT, and all its threads had run nothing for %s", length(e.End.Sub(e.At)))}
+		if len(others) > 0 || len(stall.Symptoms) == 0 {
+			f.Summary = fmt.Sprintf("freezeframe itself, %s, was stopped for %s.", name, length(e.End.Sub(e.At)))
+		}
+		blameStopper(w, &f, "freezeframe", e.PID, e.At)
+		out = append(out, f)
+	}
+	return out
+}
+
+// catchUp is how long after a stop of our own our own work may still be late
+// because of it: everything that was due runs at once.
+const catchUp = 2 * time.Second
 
 // blameStopper names who sent the signal that stopped a process.
 func blameStopper(w freezeframe.Window, f *freezeframe.Finding, name string, pid int, since freezeframe.Instant) {

@@ -34,7 +34,7 @@ var public = []freezeframe.Cause{
 
 func TestEveryRuleIsWhole(t *testing.T) {
 	columns := map[string]bool{
-		"ledger": true, "symptoms": true, "suspended": true,
+		"ledger": true, "symptoms": true, "suspended": true, freezeframe.EventStopped: true,
 		freezeframe.EventKernelLog: true, freezeframe.EventClockStepped: true, freezeframe.EventRefused: true,
 	}
 	for _, src := range collectors.Sources() {

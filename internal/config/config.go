@@ -39,6 +39,9 @@ type Config struct {
 	BPF      BPF
 	Ring     Ring
 	Stall    Stall
+	Daemon   Daemon
+	Box      Box
+	Archive  Archive
 	Output   Output
 	Log      Log
 }
@@ -80,6 +83,32 @@ type Stall struct {
 	Quiet time.Duration // stall.quiet: how long nothing must be late before it is over
 }
 
+// Daemon says where the daemon keeps things and where it can be asked.
+type Daemon struct {
+	StateDir string // daemon.state_dir: holds the black box and the reports
+	Socket   string // daemon.socket: the control socket
+	// Metrics is daemon.metrics: where metrics are served, host:port or the
+	// path of a Unix socket; "" serves none.
+	Metrics string
+	// MetricsRemote is daemon.metrics_remote: other machines may ask for them.
+	MetricsRemote bool
+}
+
+// Box is the recording on disk.
+type Box struct {
+	Bytes     int64         // box.bytes: the most it takes
+	Age       time.Duration // box.age: the oldest reading kept
+	FreeFloor int64         // box.free_floor_bytes: what must stay free on its filesystem
+	Sync      time.Duration // box.sync: how often it reaches the disk
+	Full      time.Duration // box.full: how long everything is kept at the full rate
+}
+
+// Archive is the reports on disk.
+type Archive struct {
+	Bytes int64         // archive.bytes: the most they take
+	Age   time.Duration // archive.age: the oldest report kept
+}
+
 // Output is where reports go.
 type Output struct {
 	Dir string // output.dir: "" writes none
@@ -110,6 +139,17 @@ func keys() []key {
 		{"bpf.budget_pct", 2.0, percent(func(c *Config, v float64) { c.BPF.Budget = v }, 100)},
 		{"ring.bytes", 24 << 20, integer(func(c *Config, v int) { c.Ring.Bytes = v }, 8<<20, 1<<30)},
 		{"stall.quiet", "700ms", duration(func(c *Config, v time.Duration) { c.Stall.Quiet = v }, 100*time.Millisecond, time.Minute)},
+		{"daemon.state_dir", "/var/lib/freezeframe", path(func(c *Config, v string) { c.Daemon.StateDir = v })},
+		{"daemon.socket", "/run/freezeframe/control.sock", path(func(c *Config, v string) { c.Daemon.Socket = v })},
+		{"daemon.metrics", "", text(func(c *Config, v string) { c.Daemon.Metrics = v })},
+		{"daemon.metrics_remote", false, boolean(func(c *Config, v bool) { c.Daemon.MetricsRemote = v })},
+		{"box.bytes", 1 << 30, integer(func(c *Config, v int) { c.Box.Bytes = int64(v) }, 16<<20, 1<<40)},
+		{"box.age", "14d", duration(func(c *Config, v time.Duration) { c.Box.Age = v }, time.Hour, 10*365*day)},
+		{"box.free_floor_bytes", 512 << 20, integer(func(c *Config, v int) { c.Box.FreeFloor = int64(v) }, 0, 1<<50)},
+		{"box.sync", "3s", duration(func(c *Config, v time.Duration) { c.Box.Sync = v }, 500*time.Millisecond, 5*time.Second)},
+		{"box.full", "15m", duration(func(c *Config, v time.Duration) { c.Box.Full = v }, time.Minute, 7*day)},
+		{"archive.bytes", 512 << 20, integer(func(c *Config, v int) { c.Archive.Bytes = int64(v) }, 1<<20, 1<<40)},
+		{"archive.age", "90d", duration(func(c *Config, v time.Duration) { c.Archive.Age = v }, time.Hour, 10*365*day)},
 		{"output.dir", "", text(func(c *Config, v string) { c.Output.Dir = v })},
 		{"log.level", "warn", text(func(c *Config, v string) { c.Log.Level = v }, "debug", "info", "warn", "error")},
 	}
@@ -136,6 +176,17 @@ type Sources struct {
 	Flags map[string]*pflag.Flag
 }
 
+// Read returns the file that Load reads, "" when it reads none.
+func (s Sources) Read() string {
+	if s.File != "" || s.Default == "" {
+		return s.File
+	}
+	if _, err := os.Stat(s.Default); errors.Is(err, fs.ErrNotExist) {
+		return ""
+	}
+	return s.Default
+}
+
 // Load reads the configuration. The error names the file or variable, the key,
 // what was wanted there and what was found.
 func Load(s Sources) (Config, error) {
@@ -149,6 +200,7 @@ func Load(s Sources) (Config, error) {
 	if err != nil {
 		return c, err
 	}
+	origins := map[string]string{}
 	for _, k := range keys() {
 		v.SetDefault(k.name, k.value)
 		origin := where
@@ -163,8 +215,28 @@ func Load(s Sources) (Config, error) {
 		if err := k.set(&c, v.Get(k.name)); err != nil {
 			return c, fmt.Errorf("%s: key %q: %w", origin, k.name, err)
 		}
+		origins[k.name] = origin
+	}
+	if err := checkMetrics(c.Daemon); err != nil {
+		return c, fmt.Errorf("%s: key %q: %w", origins["daemon.metrics"], "daemon.metrics", err)
 	}
 	return c, nil
+}
+
+// checkMetrics refuses an address that other machines reach unless that is
+// written out. A name is not looked up: where it leads is not for us to guess.
+func checkMetrics(d Daemon) error {
+	if d.Metrics == "" || filepath.IsAbs(d.Metrics) {
+		return nil
+	}
+	host, number, err := net.SplitHostPort(d.Metrics)
+	if err != nil || !port(number) {
+		return want("127.0.0.1:PORT, the absolute path of a Unix socket, or nothing", d.Metrics)
+	}
+	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) && !d.MetricsRemote {
+		return fmt.Errorf("%q can be reached from other machines: use 127.0.0.1:%s, or set daemon.metrics_remote: true", d.Metrics, number)
+	}
+	return nil
 }
 
 // given is a value that came as text, from the environment or a flag.
@@ -184,15 +256,9 @@ func flagValue(f *pflag.Flag) any {
 
 // readFile reads the file into v and returns how errors name it.
 func readFile(v *viper.Viper, s Sources) (string, error) {
-	path := s.File
+	path := s.Read()
 	if path == "" {
-		if s.Default == "" {
-			return "default", nil
-		}
-		if _, err := os.Stat(s.Default); errors.Is(err, fs.ErrNotExist) {
-			return "default", nil
-		}
-		path = s.Default
+		return "default", nil
 	}
 	b, err := readAll(path)
 	if errors.Is(err, fs.ErrPermission) {
@@ -321,7 +387,7 @@ func environment(environ []string) (map[string]given, error) {
 	var names []string
 	for _, k := range Keys() {
 		byVariable[variable(k)] = k
-		names = append(names, variable(k))
+		names = append(names, strings.TrimPrefix(variable(k), envPrefix))
 	}
 	out := make(map[string]given)
 	for _, e := range environ {
@@ -331,10 +397,11 @@ func environment(environ []string) (map[string]given, error) {
 		}
 		k, ok := byVariable[name]
 		if !ok {
-			if close := nearest.To(name, names); close != "" {
-				return nil, fmt.Errorf("unknown variable %s: did you mean %s?", name, close)
+			// Without what all begin with, which makes any two look alike.
+			if close := nearest.To(strings.TrimPrefix(name, envPrefix), names); close != "" {
+				return nil, fmt.Errorf("unknown variable %s: did you mean %s?", name, envPrefix+close)
 			}
-			return nil, fmt.Errorf("unknown variable %s: the variables are %s", name, strings.Join(names, ", "))
+			return nil, fmt.Errorf("unknown variable %s: the variables are %s", name, envPrefix+strings.Join(names, ", "+envPrefix))
 		}
 		out[k] = given(value)
 	}
@@ -386,6 +453,22 @@ func text(set func(*Config, string), oneOf ...string) func(*Config, any) error {
 			return want("one of "+strings.Join(oneOf, ", "), raw)
 		}
 		set(c, v)
+		return nil
+	}
+}
+
+// path reads the absolute path of a file or directory.
+func path(set func(*Config, string)) func(*Config, any) error {
+	var v string
+	read := text(func(_ *Config, s string) { v = s })
+	return func(c *Config, raw any) error {
+		if err := read(c, raw); err != nil {
+			return err
+		}
+		if err := absolute(v); err != nil {
+			return err
+		}
+		set(c, filepath.Clean(v))
 		return nil
 	}
 }
@@ -462,6 +545,9 @@ func percent(set func(*Config, float64), most float64) func(*Config, any) error 
 func duration(set func(*Config, time.Duration), least, most time.Duration) func(*Config, any) error {
 	return func(c *Config, raw any) error {
 		what := fmt.Sprintf("a time from %s to %s, such as 500ms or 2s", least, most)
+		if most >= day {
+			what = fmt.Sprintf("a time from %s to %dd, such as 36h or 14d", least, most/day)
+		}
 		var v string
 		switch raw := raw.(type) {
 		case string:
@@ -471,13 +557,25 @@ func duration(set func(*Config, time.Duration), least, most time.Duration) func(
 		default:
 			return want(what, raw)
 		}
-		d, err := time.ParseDuration(v)
+		d, err := parseDuration(v)
 		if err != nil || d < least || d > most {
 			return want(what, raw)
 		}
 		set(c, d)
 		return nil
 	}
+}
+
+const day = 24 * time.Hour
+
+// parseDuration is time.ParseDuration that also takes whole days: 14d.
+func parseDuration(s string) (time.Duration, error) {
+	days, ok := strings.CutSuffix(s, "d")
+	if !ok {
+		return time.ParseDuration(s)
+	}
+	n, err := strconv.ParseUint(days, 10, 16)
+	return time.Duration(n) * day, err
 }
 
 // list reads a list of texts; from a variable it is separated by commas.

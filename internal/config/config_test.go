@@ -37,7 +37,11 @@ func TestLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Config{Sampling: Sampling{true}, BPF: BPF{Enabled: true, Budget: 0.02}, Ring: Ring{24 << 20}, Stall: Stall{700 * time.Millisecond}, Log: Log{"warn"}}
+	want := Config{Sampling: Sampling{true}, BPF: BPF{Enabled: true, Budget: 0.02}, Ring: Ring{24 << 20}, Stall: Stall{700 * time.Millisecond}, Log: Log{"warn"},
+		Daemon:  Daemon{StateDir: "/var/lib/freezeframe", Socket: "/run/freezeframe/control.sock"},
+		Box:     Box{Bytes: 1 << 30, Age: 14 * day, FreeFloor: 512 << 20, Sync: 3 * time.Second, Full: 15 * time.Minute},
+		Archive: Archive{Bytes: 512 << 20, Age: 90 * day},
+	}
 	if diff := cmp.Diff(want, defaults); diff != "" {
 		t.Errorf("defaults:\n%s", diff)
 	}
@@ -55,6 +59,25 @@ func TestLoad(t *testing.T) {
 		if got, err = Load(Sources{Default: path}); err != nil || got.Log.Level != "debug" {
 			t.Errorf("%s as the default file: %v %v", path, got, err)
 		}
+	}
+}
+
+func TestMetricsAreForThisMachineUnlessSaid(t *testing.T) {
+	for in, want := range map[string]string{
+		"daemon: {metrics: '127.0.0.1:9464'}":                     "127.0.0.1:9464",
+		"daemon: {metrics: '[::1]:9464'}":                         "[::1]:9464",
+		"daemon: {metrics: 'localhost:9464'}":                     "localhost:9464",
+		"daemon: {metrics: /run/freezeframe/metrics.sock}":        "/run/freezeframe/metrics.sock",
+		"daemon: {metrics: '0.0.0.0:9464', metrics_remote: true}": "0.0.0.0:9464",
+		"daemon: {metrics_remote: true, metrics: ':9464'}":        ":9464",
+	} {
+		if c, err := Load(Sources{File: write(t, "c.yaml", in)}); err != nil || c.Daemon.Metrics != want {
+			t.Errorf("%s: %q, %v", in, c.Daemon.Metrics, err)
+		}
+	}
+	c, err := Load(Sources{Environ: []string{"FREEZEFRAME_BOX_AGE=36h", "FREEZEFRAME_ARCHIVE_AGE=2d", "FREEZEFRAME_DAEMON_STATE_DIR=/srv//ff/"}})
+	if err != nil || c.Box.Age != 36*time.Hour || c.Archive.Age != 48*time.Hour || c.Daemon.StateDir != "/srv/ff" {
+		t.Errorf("%+v %+v %+v %v", c.Box, c.Archive, c.Daemon, err)
 	}
 }
 
@@ -84,32 +107,46 @@ func TestPrecedence(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	for in, want := range map[string]string{
-		"probs: {fsync: {skip: []}}":           `unknown key "probs.fsync.skip": did you mean "probes.fsync.skip"?`,
-		"probes: {fsync: {skp: [/a]}}":         `unknown key "probes.fsync.skp": did you mean "probes.fsync.skip"?`,
-		"probs:":                               `unknown key "probs": did you mean "probes"?`,
-		"probez: {}":                           `unknown key "probez": did you mean "probes"?`,
-		"probes: {fsink: {}}":                  `unknown key "probes.fsink"`,
-		"output: {dir: {}}":                    `want a`,
-		"quiet: 1s":                            `unknown key "quiet": did you mean "stall.quiet"?`,
-		"entirely: else":                       `unknown key "entirely": the keys are probes.fsync.skip, `,
-		"probes: {network_mounts: maybe}":      `key "probes.network_mounts": want true or false, got the text "maybe"`,
-		"probes: {network_mounts: 1}":          `key "probes.network_mounts": want true or false, got the number 1`,
-		"probes: 5":                            `key "probes": want a section with keys below it, got the number 5`,
-		"probes: {http: 'http://x/'}":          `key "probes.http": want a list of texts, got the text "http://x/"`,
-		"probes: {http: [1]}":                  `key "probes.http": entry 1: want a text, got the number 1`,
-		"probes: {http: ['ftp://x']}":          `want a URL such as`,
-		"probes: {tcp: ['localhost']}":         `want host:port`,
-		"probes: {tcp: ['localhost:99999']}":   `want host:port`,
-		"probes: {fsync: {skip: [data]}}":      `want an absolute path, got the text "data"`,
-		"ring: {bytes: 24MiB}":                 `key "ring.bytes": want a whole number from 8388608 to 1073741824, got the text "24MiB"`,
-		"ring: {bytes: 1}":                     `got the number 1`,
-		"ring: {bytes: 9.5e6}":                 `want a whole number`,
-		"stall: {quiet: 2}":                    `key "stall.quiet": want a time from 100ms to 1m0s, such as 500ms or 2s, got the number 2`,
-		"stall: {quiet: 1h}":                   `got the text "1h"`,
-		"log: {level: loud}":                   `want one of debug, info, warn, error, got the text "loud"`,
-		"log: [1":                              `read the configuration`,
-		"output: {dir: {a: b}}":                `unknown key "output.dir.a"`,
-		"probes: {tcp: ['\x1b[2J:1']}\nlog: 1": `read the configuration`,
+		"probs: {fsync: {skip: []}}":                `unknown key "probs.fsync.skip": did you mean "probes.fsync.skip"?`,
+		"probes: {fsync: {skp: [/a]}}":              `unknown key "probes.fsync.skp": did you mean "probes.fsync.skip"?`,
+		"daemon: {state_dir: lib}":                  `key "daemon.state_dir": want an absolute path, got the text "lib"`,
+		"daemon: {socket: ''}":                      `key "daemon.socket": want an absolute path`,
+		"daemon: {metrics: 9464}":                   `key "daemon.metrics": want a text, got the number 9464`,
+		"daemon: {metrics: ':9464'}":                `key "daemon.metrics": ":9464" can be reached from other machines: use 127.0.0.1:9464, or set daemon.metrics_remote: true`,
+		"daemon: {metrics: '10.0.0.1:9464'}":        `can be reached from other machines`,
+		"daemon: {metrics: 'localhost.example:80'}": `can be reached from other machines`,
+		"daemon: {metrics: '127.0.0.1:0'}":          `key "daemon.metrics": want 127.0.0.1:PORT, the absolute path of a Unix socket, or nothing`,
+		"daemon: {metrics: run/m.sock}":             `key "daemon.metrics": want 127.0.0.1:PORT`,
+		"box: {age: 14}":                            `key "box.age": want a time from 1h0m0s to 3650d, such as 36h or 14d, got the number 14`,
+		"box: {age: 99999d}":                        `key "box.age": want a time from`,
+		"box: {age: -1d}":                           `key "box.age": want a time from`,
+		"box: {sync: 6s}":                           `key "box.sync": want a time from 500ms to 5s`,
+		"box: {bytes: 1}":                           `key "box.bytes": want a whole number from 16777216`,
+		"archive: {bites: 1}":                       `unknown key "archive.bites": did you mean "archive.bytes"?`,
+		"probs:":                                    `unknown key "probs": did you mean "probes"?`,
+		"probez: {}":                                `unknown key "probez": did you mean "probes"?`,
+		"probes: {fsink: {}}":                       `unknown key "probes.fsink"`,
+		"output: {dir: {}}":                         `want a`,
+		"quiet: 1s":                                 `unknown key "quiet": did you mean "stall.quiet"?`,
+		"entirely: else":                            `unknown key "entirely": the keys are probes.fsync.skip, `,
+		"probes: {network_mounts: maybe}":           `key "probes.network_mounts": want true or false, got the text "maybe"`,
+		"probes: {network_mounts: 1}":               `key "probes.network_mounts": want true or false, got the number 1`,
+		"probes: 5":                                 `key "probes": want a section with keys below it, got the number 5`,
+		"probes: {http: 'http://x/'}":               `key "probes.http": want a list of texts, got the text "http://x/"`,
+		"probes: {http: [1]}":                       `key "probes.http": entry 1: want a text, got the number 1`,
+		"probes: {http: ['ftp://x']}":               `want a URL such as`,
+		"probes: {tcp: ['localhost']}":              `want host:port`,
+		"probes: {tcp: ['localhost:99999']}":        `want host:port`,
+		"probes: {fsync: {skip: [data]}}":           `want an absolute path, got the text "data"`,
+		"ring: {bytes: 24MiB}":                      `key "ring.bytes": want a whole number from 8388608 to 1073741824, got the text "24MiB"`,
+		"ring: {bytes: 1}":                          `got the number 1`,
+		"ring: {bytes: 9.5e6}":                      `want a whole number`,
+		"stall: {quiet: 2}":                         `key "stall.quiet": want a time from 100ms to 1m0s, such as 500ms or 2s, got the number 2`,
+		"stall: {quiet: 1h}":                        `got the text "1h"`,
+		"log: {level: loud}":                        `want one of debug, info, warn, error, got the text "loud"`,
+		"log: [1":                                   `read the configuration`,
+		"output: {dir: {a: b}}":                     `unknown key "output.dir.a"`,
+		"probes: {tcp: ['\x1b[2J:1']}\nlog: 1":      `read the configuration`,
 	} {
 		path := write(t, "c.yaml", in)
 		_, err := Load(Sources{File: path})

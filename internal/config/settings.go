@@ -31,6 +31,18 @@ var about = map[string]string{
 	"stall.quiet":           "How long nothing must be late before a stall is over. Stalls that are closer together become one report.",
 	"output.dir":            "Directory that gets the JSON, the HTML and the recording of each stall; empty: none.",
 	"log.level":             "What is logged to standard error.",
+
+	"daemon.state_dir":      "Directory of the daemon that holds the black box (box) and the reports (reports).",
+	"daemon.socket":         "Socket at which the other verbs ask the daemon.",
+	"daemon.metrics":        "Where the daemon serves metrics for Prometheus: host:port, or the path of a Unix socket; empty: nowhere.",
+	"daemon.metrics_remote": "Let daemon.metrics be an address that other machines reach.",
+	"box.bytes":             "The most that the recording on disk takes; the oldest goes first.",
+	"box.age":               "The oldest reading that is kept on disk.",
+	"box.free_floor_bytes":  "What has to stay free on the filesystem of the recording: below, nothing is written, and the oldest is given up.",
+	"box.sync":              "How often the recording reaches the disk: what a power cut costs.",
+	"box.full":              "How long everything is kept at the full rate, before what is not around a stall is thinned.",
+	"archive.bytes":         "The most that the reports on disk take; the oldest goes first.",
+	"archive.age":           "The oldest report that is kept on disk.",
 }
 
 // Settings describes every key, in the order of the list.

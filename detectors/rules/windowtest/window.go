@@ -223,6 +223,11 @@ func (w *Window) Event(at time.Duration, kind, text string, attrs ...string) {
 	w.events = append(w.events, e)
 }
 
+// EventOf adds an event of a process that lasted.
+func (w *Window) EventOf(pid int, from, to time.Duration, kind string) {
+	w.events = append(w.events, freezeframe.Event{Kind: kind, At: At(from), End: At(to), PID: pid})
+}
+
 // Kernel adds a line of the kernel's log.
 func (w *Window) Kernel(at time.Duration, text string) {
 	w.Event(at, freezeframe.EventKernelLog, text, "level", "3", "facility", "0")

@@ -24,8 +24,9 @@ export interface Report {
   host: { name: string; kernel: string; os: string; virtualization?: string; cpus: number; memory_bytes: number; boot: string };
   stall: { start: string; end: string; duration_ms: number; ongoing: boolean; symptoms: Symptom[] };
   causes: Cause[]; unexplained_pct: number; ledger: Account[]; not_seen: NotSeen[];
-  recorder: { cpu_pct: number; rss_bytes: number; samples: number; late_samples: number; worst_late_ms: number };
+  recorder: { cpu_pct: number; rss_bytes: number; samples: number; late_samples: number; worst_late_ms: number; dropped_records?: number };
   timeline: Item[];
+  recurrence?: { count: number; first: string; last: string; spacing_s: number; regular: boolean; pattern?: string; unit?: string };
 }
 export interface Series { key: string; column: string; rate: boolean; values: (number | null)[] }
 export interface Source { source: string; at: number[]; series: Series[] }
@@ -33,7 +34,7 @@ export interface Process {
   pid: number; ppid: number; comm: string; cmdline: string; unit: string; state: string; threads: number;
   cpu_pct: number; rss_bytes: number; read_bytes: number; write_bytes: number;
 }
-export interface Data { headline: string; report: Report; charts: Source[]; processes: Process[]; stacks?: Stacks }
+export interface Data { headline: string; recurs?: string; report: Report; charts: Source[]; processes: Process[]; stacks?: Stacks }
 
 // How the values of a chart are shown.
 export type Unit = "pct" | "bytes" | "bytes/s" | "count" | "count/s" | "ms";

@@ -24,7 +24,7 @@ const colours: Record<string, string> = {
   peer_wait: "#e8590c", child_wait: "#868e96", sleeping: "#adb5bd", stopped: "#862e9c", frozen: "#1098ad", idle: "#ced4da", machine_gone: "#212529", unseen: "#dee2e6",
 };
 
-function verdict(r: Report, headline: string): HTMLElement {
+function verdict(r: Report, headline: string, recurs: string): HTMLElement {
   const c = r.causes[0];
   return el("header", {},
     el("p", { class: "mark" }, "freezeframe"),
@@ -38,6 +38,7 @@ function verdict(r: Report, headline: string): HTMLElement {
     facts([
       ["Cause", c.id], ["Confidence", `${Math.round(c.confidence * 100)} %`], ["Blame", who(c.culprit)], ["Command", c.culprit.cmdline ?? ""],
       ["Stall", `${duration(r.stall.duration_ms)}, ${local(r.stall.start)} to ${local(r.stall.end)}${r.stall.ongoing ? " (not over)" : ""}`],
+      ["Recurs", recurs],
       ["Host", [r.host.name, r.host.os, `kernel ${r.host.kernel}`, `${r.host.cpus} CPUs`, bytes(r.host.memory_bytes), r.host.virtualization ?? ""].filter(Boolean).join(", ")],
       ["Report", `${r.id}, fingerprint ${r.fingerprint}`],
     ]),
@@ -147,7 +148,7 @@ function show(d: Data): void {
   const c = r.causes[0];
   const page = document.getElementById("page")!;
   document.title = `${c.id} on ${r.host.name}, ${r.stall.start}`;
-  page.append(verdict(r, d.headline));
+  page.append(verdict(r, d.headline, d.recurs ?? ""));
   if (c.chain.length > 0) page.append(section("Who waited for whom", el("ol", { class: "chain" }, ...c.chain.map((t) => el("li", {}, t)))));
   if (c.remedy.length > 0) page.append(section("What to do", el("ol", {}, ...c.remedy.map((t) => el("li", {}, t)))));
   if (c.evidence.length > 0) page.append(section("Evidence", evidence(c)));
