@@ -410,13 +410,10 @@ func felt(s *freezeframe.SymptomReport) string {
 // its target says of what: "machine" or "freezeframe".
 const ProbeUnclean = "unclean_end"
 
-// Headline is the first sentence of a report: what people felt.
-func Headline(r *freezeframe.Report) string { return headline(r) }
-
 // Line says a report in one line: what people felt, and what it was.
 func Line(r *freezeframe.Report) string {
 	c := &r.Causes[0]
-	text := headline(r)
+	text := Headline(r)
 	if c.ID == freezeframe.CauseUnknown {
 		return text + " The cause is not known."
 	}
@@ -431,7 +428,7 @@ func Felt(stall *freezeframe.Stall, clock freezeframe.Clock) string {
 		r.Stall.Symptoms = append(r.Stall.Symptoms, symptom(&stall.Symptoms[i], clock))
 	}
 	cleanAll(&r)
-	return headline(&r)
+	return Headline(&r)
 }
 
 // people names victims ("comm (12)") as a sentence does: "a (pid 12) and 3 more".

@@ -11,7 +11,7 @@ import (
 
 	"freezeframe/detectors"
 	"freezeframe/internal/config"
-	"freezeframe/internal/daemon"
+	ffdaemon "freezeframe/internal/daemon"
 )
 
 func (a *app) daemon() *cobra.Command {
@@ -54,7 +54,7 @@ func (a *app) runDaemon(parent context.Context) error {
 	reload := make(chan os.Signal, 1)
 	signal.Notify(reload, syscall.SIGHUP)
 	defer signal.Stop(reload)
-	return daemon.Run(ctx, daemon.Options{
+	return ffdaemon.Run(ctx, ffdaemon.Options{
 		Version: version, ConfigFile: a.sources.Read(), Config: a.config, Log: a.log, Reload: reload,
 		Load:    func() (config.Config, error) { return config.Load(a.sources) },
 		Watch:   func(c config.Config) detectors.Options { return watchOptions(c) },
