@@ -33,7 +33,7 @@ func checkout(t *testing.T) string {
 	if err := os.Mkdir(to, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	run(t, "..", nil, "sh", "-c", `git -c safe.directory='*' ls-files -z -co --exclude-standard | xargs -0 cp --parents -t "$0" && cp -r reports/page/dist "$0/reports/page"`, to)
+	run(t, "..", nil, "sh", "-c", `git -c safe.directory='*' ls-files -z -co --exclude-standard | xargs -0 cp --no-dereference --parents -t "$0" && cp -r reports/page/dist "$0/reports/page"`, to)
 	return to
 }
 
