@@ -169,10 +169,16 @@ func (d *running) reports() []freezeframe.Report {
 	d.t.Helper()
 	var out []freezeframe.Report
 	err := filepath.WalkDir(filepath.Join(d.dir, "state", "reports"), func(path string, _ os.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // it was being written, and has its name now
+		}
 		if err != nil || filepath.Ext(path) != ".json" {
 			return err
 		}
 		f, err := os.Open(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
@@ -237,11 +243,11 @@ func TestDaemonFromStartToStop(t *testing.T) {
 
 	// A bad configuration changes nothing and says why; a good one is in force.
 	n := d.count()
-	d.configure("log: {level: loud}\n")
+	d.configure("stall: {quiet: never}\n")
 	d.signal(syscall.SIGHUP)
 	d.until("the reload", func() bool { return d.saw(n, "RELOADING=1") && d.saw(n, "MONOTONIC_USEC=") && d.saw(n, "READY=1") })
 	d.until("the reason in the log", func() bool {
-		return strings.Contains(d.stderr.String(), "the configuration before it stays") && strings.Contains(d.stderr.String(), `key \"log.level\": want one of debug`)
+		return strings.Contains(d.stderr.String(), "the configuration before it stays") && strings.Contains(d.stderr.String(), `key \"stall.quiet\": want a time`)
 	})
 	d.until("the reason in the status", func() bool { return d.saw(n, "STATUS=Recording; the last reload kept the configuration before it: ") })
 	if _, err := c.Get("http://x/metrics"); err != nil {

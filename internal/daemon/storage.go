@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -20,6 +21,8 @@ import (
 	"freezeframe/detectors"
 	"freezeframe/internal/archive"
 	"freezeframe/internal/config"
+	"freezeframe/internal/kernel"
+	"freezeframe/internal/schedules"
 	"freezeframe/recorder"
 	"freezeframe/reports"
 )
@@ -95,7 +98,7 @@ func boxOptions(c config.Config) recorder.BoxOptions {
 }
 
 func archiveOptions(c config.Config) archive.Options {
-	return archive.Options{Dir: filepath.Join(c.Daemon.StateDir, "reports"), Bytes: c.Archive.Bytes, Age: c.Archive.Age}
+	return archive.Options{Dir: filepath.Join(c.Daemon.StateDir, "reports"), Bytes: c.Archive.Bytes, Age: c.Archive.Age, Jobs: jobs}
 }
 
 // run makes the state directory ours, opens what is in it, each part again and
@@ -383,11 +386,47 @@ func pages(dir string, r freezeframe.Report, i *detectors.Incident) (names []str
 	case html == nil:
 		names = append(names, r.ID+".html")
 	}
-	frz := recorder.WriteFile(base+".frz", i.Recording)
+	frz := recorder.SaveFile(base+".frz", func(w io.Writer) error { return recorder.Write(&unhurried{w: w, since: time.Now()}, i.Recording) })
 	if frz == nil {
 		names = append(names, r.ID+".frz")
 	}
 	return names, errors.Join(html, frz)
+}
+
+// unhurried leaves the CPU to others between two writes for three times as long
+// as the work between them took: all of the process is of real-time priority,
+// and nobody waits for these files.
+type unhurried struct {
+	w     io.Writer
+	since time.Time
+}
+
+func (u *unhurried) Write(b []byte) (int, error) {
+	worked := time.Since(u.since)
+	n, err := u.w.Write(b)
+	time.Sleep(min(3*worked, maxBreath))
+	u.since = time.Now()
+	return n, err
+}
+
+// maxBreath bounds one pause, so that a stop is not held up by many.
+const maxBreath = 20 * time.Millisecond
+
+// jobs are what runs on this machine at fixed times. Whoever is asked for them is
+// started with an ordinary priority, not with ours.
+func jobs(ctx context.Context) (found []schedules.Job, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		// The thread ends with the goroutine: it stays locked to it.
+		runtime.LockOSThread()
+		if err = kernel.SetOther(); err != nil {
+			return
+		}
+		found, err = schedules.Find(ctx)
+	}()
+	<-done
+	return found, err
 }
 
 // needs says what the disk keeps us from; it never waits for it.
