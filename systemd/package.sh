@@ -42,9 +42,9 @@ gzip -9nf "$stage"/manual/man?/*
 
 # The licences of what is linked in, module by module, and of the page's parts.
 {
-	$go list -deps -f '{{with .Module}}{{.Path}} {{.Version}} {{.Dir}}{{end}}' ./cmd/freezeframe | sort -u |
+	$go list -deps -f '{{with .Module}}{{if not .Main}}{{.Path}} {{.Version}} {{.Dir}}{{end}}{{end}}' ./cmd/freezeframe | sort -u |
 		while read -r path version dir; do
-			[ -n "${dir:-}" ] || continue # this module has no version
+			[ -n "$path" ] || continue # packages of this module, and Go's own
 			printf '%s %s\n\n' "$path" "$version"
 			find "$dir" -maxdepth 1 -type f \( -iname 'licen[cs]e*' -o -iname 'copying*' -o -iname 'notice*' \) | sort | xargs -r -d '\n' cat
 			printf '\n\n'
