@@ -133,8 +133,17 @@ func (b *Box) load(s segment) (*Recording, error) {
 		return nil, err
 	}
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxFile))
-	if err != nil && len(data) == 0 {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	// What is appended meanwhile is not waited for.
+	data := make([]byte, min(info.Size(), maxFile))
+	n, err := io.ReadFull(f, data)
+	if data = data[:n]; errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = nil // it was made shorter: decoding tells
+	}
+	if err != nil && n == 0 {
 		return nil, fmt.Errorf("read the segment %s: %w", s.file, err)
 	}
 	rec, damage := decode(data, false)

@@ -206,6 +206,8 @@ type thinning struct {
 	out   sections
 	evs   []freezeframe.Event
 	slice freezeframe.Instant // when work began since it last paused
+
+	memory, names []byte // of the lane that is at work: chunks, dictionary
 }
 
 // begin looks at what all the segments say of themselves.
@@ -378,10 +380,14 @@ type thinSource struct {
 
 // lane thins the readings of one lane, chunk by chunk.
 func (w *thinning) lane(lane freezeframe.Lane) error {
+	if w.memory == nil {
+		w.memory, w.names = make([]byte, 2*thinChunk), make([]byte, thinTexts)
+	}
+	clear(w.names)
 	var texts Texts
-	texts.lanes[lane].use(kernel.Words(make([]byte, thinTexts)), thinTexts/8/16)
+	texts.lanes[lane].use(kernel.Words(w.names), thinTexts/8/16)
 	var sub subring
-	sub.init(lane, &texts, make([]byte, 2*thinChunk), thinChunk)
+	sub.init(lane, &texts, w.memory, thinChunk)
 	sub.age = 2 * hourSpan
 	sub.full = func(c *chunk) {
 		n := c.n.Load()

@@ -274,11 +274,11 @@ func TestPinWithinAWeek(t *testing.T) {
 // week makes a box that holds one.
 func week(t testing.TB) (*Box, *machine, time.Time) {
 	m := newMachine(t)
-	m.every = 5 * time.Second
+	m.every, m.rows = 10*time.Second, 10
 	begin := m.wall()
 	b, f, _ := m.box(BoxOptions{Dir: boxDir(t)})
 	for range 7 * 24 {
-		m.recordEvery(f, time.Hour, 2*time.Minute)
+		m.recordEvery(f, time.Hour, 5*time.Minute)
 		thinAll(t, b)
 	}
 	return b, m, begin
@@ -316,7 +316,7 @@ func TestThinningTakesBoundedMemory(t *testing.T) {
 		return most - min(before.HeapAlloc, most)
 	}
 	short, long := peak(2), peak(11)
-	if long > short+short/2 || long > 24<<20 {
+	if long > short+short/2 || long > 8<<20 {
 		t.Errorf("thinning 2 minutes took %d bytes, 11 minutes %d", short, long)
 	}
 	t.Logf("%d and %d bytes", short, long)

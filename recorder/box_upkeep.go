@@ -3,6 +3,7 @@ package recorder
 import (
 	"context"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -34,11 +35,16 @@ func (b *Box) upkeep(ctx context.Context) {
 		if now := b.now(); now > retry {
 			t.failed, retry = nil, now.Add(retryThin)
 		}
+		worked := false
 		for t.step() {
 			b.saveKeep()
 			b.bound(b.clock())
+			worked = true
 		}
 		t.close()
+		if worked {
+			debug.FreeOSMemory() // it is needed again in ten minutes
+		}
 		pause.Reset(upkeepEvery)
 	}
 }

@@ -103,6 +103,8 @@ type daemon struct {
 		at     time.Time
 	}
 
+	ending  chan struct{}      // closed when we stop
+	judging sync.WaitGroup     // the report of an unclean end
 	end     context.CancelFunc // of the goroutines
 	running sync.WaitGroup
 }
@@ -125,7 +127,7 @@ type counts struct {
 func Run(ctx context.Context, o Options) error {
 	d := &daemon{
 		o: o, log: o.Log, config: o.Config, started: time.Now(), rules: rules.All(), user: reports.Users(),
-		reloads: make(chan chan error), sampled: make(chan struct{}), counts: counts{byCause: map[freezeframe.Cause]uint64{}},
+		reloads: make(chan chan error), sampled: make(chan struct{}), ending: make(chan struct{}), counts: counts{byCause: map[freezeframe.Cause]uint64{}},
 	}
 	d.notify = newNotifier(o.Log)
 	defer d.notify.close()
@@ -299,9 +301,10 @@ func (d *daemon) remember(before []reports.Incident) {
 
 // unclean has the report of an unclean end made, when the recorder runs.
 func (d *daemon) unclean(u *recorder.Unclean) {
-	go func() {
+	d.judging.Go(func() {
 		select {
 		case <-d.sampled:
+		case <-d.ending:
 		case <-time.After(uncleanAfter):
 		}
 		m := uncleanMeta{
@@ -319,7 +322,7 @@ func (d *daemon) unclean(u *recorder.Unclean) {
 		d.told(&r)
 		d.store.add(r, &i)
 		debug.FreeOSMemory()
-	}()
+	})
 }
 
 // pstoreSlack is by how much a record of pstore may be older than the last
@@ -329,8 +332,12 @@ const pstoreSlack = 2 * time.Minute
 // reload reads the configuration again, and keeps the old one where the new one
 // is no good.
 func (d *daemon) reload() error {
-	d.notify.reloading()
-	defer d.notify.ready()
+	select {
+	case <-d.sampled:
+		d.notify.reloading()
+		defer d.notify.ready()
+	default: // READY=1 is not for us to say yet
+	}
 	d.counts.reloads.Add(1)
 	c, err := d.o.Load()
 	if err == nil {
@@ -557,6 +564,7 @@ func (d *daemon) status(ready bool, why string) string {
 // written, the black box is told that this end is meant. All of it together is
 // bounded; what a disk does not take by then is left.
 func (d *daemon) stop(stopStoring context.CancelFunc) {
+	close(d.ending)
 	d.notify.stopping()
 	d.notify.send(statusLine("Stopping: writing what is left"))
 	deadline := time.NewTimer(stopMost)
@@ -564,10 +572,12 @@ func (d *daemon) stop(stopStoring context.CancelFunc) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		w := d.watch.Load()
-		for _, i := range w.Stop(context.Background()) {
-			d.keep(w, i)
+		if w := d.watch.Load(); d.without.get().IsZero() {
+			for _, i := range w.Stop(context.Background()) {
+				d.keep(w, i)
+			}
 		}
+		d.judging.Wait()
 		stopStoring()
 		<-d.store.done
 		d.end()
