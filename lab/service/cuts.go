@@ -98,7 +98,7 @@ func load(m *checks.Machine, first bool) error {
 	if err := say(); err != nil {
 		return err
 	}
-	fmt.Println(strings.TrimSuffix(wire.Ask, "\n") + "armed")
+	fmt.Println(wire.Ask + "armed")
 	for _, line := range []string{
 		"while :; do dd if=/dev/urandom of=/var/tmp/load bs=64k count=64 conv=fsync 2>/dev/null; sync; done",
 		"while :; do find /usr -name nothing-of-the-kind; done",
