@@ -95,7 +95,7 @@ func load(m *checks.Machine, first bool) error {
 		w.Up = false
 		return err
 	}
-	if err := say(); err != nil {
+	if err := m.Until(60*time.Second, say); err != nil {
 		return err
 	}
 	fmt.Println(wire.Ask + "armed")
@@ -107,7 +107,7 @@ func load(m *checks.Machine, first bool) error {
 	}
 	for {
 		time.Sleep(700 * time.Millisecond)
-		if err := say(); err != nil {
+		if err := m.Until(60*time.Second, say); err != nil {
 			return err
 		}
 	}

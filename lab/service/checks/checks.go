@@ -74,7 +74,7 @@ func (m *Machine) Sh(format string, args ...any) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), m.Long(60*time.Second))
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "sh", "-c", line)
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = m.Long(10 * time.Second) // what it started may hold its output open
 	out, err := cmd.CombinedOutput()
 	text := strings.TrimSpace(string(out))
 	if err != nil {
@@ -164,8 +164,8 @@ type Incident struct {
 // Status asks the daemon.
 func (m *Machine) Status() (s Status, err error) {
 	text, err := m.Sh("freezeframe status --json")
-	if text == "" && err != nil {
-		return s, err
+	if !strings.HasPrefix(text, "{") {
+		return s, err // it said why
 	}
 	if e := json.Unmarshal([]byte(text), &s); e != nil {
 		return s, errors.Join(err, fmt.Errorf("read the status: %w: %s", e, tail(text)))
