@@ -165,7 +165,7 @@ type Incident struct {
 func (m *Machine) Status() (s Status, err error) {
 	text, err := m.Sh("freezeframe status --json")
 	if !strings.HasPrefix(text, "{") {
-		return s, err // it said why
+		return s, errors.Join(err, fmt.Errorf("the status is no document: %s", tail(text)))
 	}
 	if e := json.Unmarshal([]byte(text), &s); e != nil {
 		return s, errors.Join(err, fmt.Errorf("read the status: %w: %s", e, tail(text)))
