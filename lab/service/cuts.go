@@ -245,7 +245,9 @@ func powerCuts(ctx context.Context, m *machine.Machine, job machine.Job, n, slow
 			if len(faults) > 0 {
 				verdict, ok = "FAILED: "+strings.Join(faults, "; "), false
 			}
-			fmt.Printf("power-cut %-2d  %.1f s missing, %d segments kept, up again after %.0f s  %s\n", i, missing.Seconds(), len(before[len(before)-1].Closed), res.Boot.Seconds(), verdict)
+			was := before[len(before)-1]
+			fmt.Printf("power-cut %-2d  %.1f s missing (last asked, its disk was %.1f s behind), %d segments kept, up again after %.0f s  %s\n",
+				i, missing.Seconds(), was.Now.Sub(was.Newest).Seconds(), len(was.Closed), res.Boot.Seconds(), verdict)
 		}
 		before, cutAt = words, cut(words, res.Cut)
 		if ctx.Err() != nil {
