@@ -91,6 +91,7 @@ type Guilty struct {
 	PIDs       []int    `json:"pids,omitempty"`
 	Swarms     []string `json:"swarms,omitempty"`  // "dd": of what comes and goes too fast to list, one and how many
 	Cgroups    []string `json:"cgroups,omitempty"` // path below the controller's root: "/fflab-1-x"
+	Units      []string `json:"units,omitempty"`   // of systemd: a process or cgroup that is blamed has to be named with one of them
 	Mounts     []string `json:"mounts,omitempty"`
 	Devices    []string `json:"devices,omitempty"`   // "loop3"
 	Addresses  []string `json:"addresses,omitempty"` // "10.1.2.3:80", or an IP for any port of it
@@ -107,6 +108,7 @@ func (g *Guilty) add(o Guilty) {
 	}
 	g.Swarms = append(g.Swarms, o.Swarms...)
 	g.Cgroups = append(g.Cgroups, o.Cgroups...)
+	g.Units = append(g.Units, o.Units...)
 	g.Mounts = append(g.Mounts, o.Mounts...)
 	g.Devices = append(g.Devices, o.Devices...)
 	g.Addresses = append(g.Addresses, o.Addresses...)

@@ -51,6 +51,9 @@ type Place struct {
 	Files   uint64   `json:",omitempty"` // RLIMIT_NOFILE
 	UID     int      `json:",omitempty"` // user and group; it may still read everything
 	Procs   uint64   `json:",omitempty"` // RLIMIT_NPROC
+	// Unit makes it a service of systemd, with these properties: see Scene.Unit.
+	Unit       string   `json:"-"`
+	Properties []string `json:"-"`
 }
 
 // Proc is a running program.
@@ -184,6 +187,9 @@ func (l *Lab) placed(p Place, role, target string, argv ...string) *exec.Cmd {
 	cmd := exec.Command(l.exe, append([]string{target}, argv...)...)
 	cmd.Env = append(os.Environ(), envPlace+"="+string(place), envRole+"=place", envNextRole+"="+role)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if p.Unit != "" {
+		return asUnit(p, cmd)
+	}
 	return cmd
 }
 
@@ -218,11 +224,18 @@ func (l *Lab) start(c Cmd) (*Proc, error) {
 	if err != nil {
 		return nil, err
 	}
+	var stop func() error
+	if c.Unit != "" {
+		stop = l.janitor.later("unit", c.Unit)
+	}
 	if err := l.launch.start(cmd); err != nil {
 		return nil, fmt.Errorf("start %s: %w", c.Name, err)
 	}
 	p.PID = cmd.Process.Pid
 	p.kill = l.janitor.later("kill", strconv.Itoa(p.PID))
+	if stop != nil {
+		p.kill = stop // systemd-run ends with it
+	}
 	go func() {
 		r := bufio.NewReaderSize(out, 1<<16)
 		for {
@@ -238,6 +251,11 @@ func (l *Lab) start(c Cmd) (*Proc, error) {
 		cmd.Wait()
 		close(p.dead)
 	}()
+	if c.Unit != "" {
+		if p.PID, err = mainPID(c.Unit); err != nil {
+			return nil, fmt.Errorf("start %s: %w", c.Name, err)
+		}
+	}
 	if c.Quiet {
 		return p, nil
 	}

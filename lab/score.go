@@ -114,7 +114,7 @@ type culprit struct {
 func (c culprit) String() string {
 	s := c.Kind
 	for _, f := range []struct{ name, value string }{
-		{"", c.Comm}, {"cgroup ", c.Cgroup}, {"device ", c.Device}, {"mount ", c.Mount}, {"", c.Address}, {"", c.Interface},
+		{"", c.Comm}, {"unit ", c.Unit}, {"cgroup ", c.Cgroup}, {"device ", c.Device}, {"mount ", c.Mount}, {"", c.Address}, {"", c.Interface},
 	} {
 		if f.value != "" {
 			s += " " + f.name + f.value
@@ -284,6 +284,9 @@ func (rep *report) said() []string {
 // has tells whether blaming c is right. What counts is what the culprit's kind
 // says it is; facts beside it do not make a wrong one right.
 func (g Guilty) has(c culprit) bool {
+	if len(g.Units) > 0 && (c.Kind == "process" || c.Kind == "cgroup") && !slices.Contains(g.Units, c.Unit) {
+		return false
+	}
 	switch c.Kind {
 	case "process":
 		return slices.Contains(g.PIDs, c.PID) || c.Count > 1 && slices.Contains(g.Swarms, c.Comm)

@@ -248,3 +248,25 @@ func TestLedgerIsHeldAgainstItsSum(t *testing.T) {
 		t.Errorf("total: %+v", total)
 	}
 }
+
+func TestUnitsHaveToBeNamed(t *testing.T) {
+	g := Guilty{Units: []string{"orders.service"}, Cgroups: []string{"/system.slice/orders.service"}, PIDs: []int{7}, Devices: []string{"dm-0"}}
+	for want, all := range map[bool][]culprit{
+		true: {
+			{Kind: "cgroup", Cgroup: "/system.slice/orders.service", Unit: "orders.service"},
+			{Kind: "process", PID: 7, Unit: "orders.service"},
+			{Kind: "device", Device: "/dev/dm-0"},
+		},
+		false: {
+			{Kind: "cgroup", Cgroup: "/system.slice/orders.service"},
+			{Kind: "process", PID: 7, Unit: "lab.service"},
+			{Kind: "process", PID: 8, Unit: "orders.service"},
+		},
+	} {
+		for _, c := range all {
+			if g.has(c) != want {
+				t.Errorf("%v with unit %q: %v, want %v", c, c.Unit, !want, want)
+			}
+		}
+	}
+}

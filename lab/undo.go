@@ -183,6 +183,8 @@ var undoOps = map[string]func(a []string) error{
 		}
 		return fmt.Errorf("process group %d does not die", pgid)
 	},
+	"unit":  stopUnit,
+	"unmap": unmap,
 	"umount": func(a []string) error {
 		var err error
 		for range 100 {

@@ -142,7 +142,7 @@ line or the configuration is wrong.`,
 		return usageError{fmt.Errorf("%w (see %s --help)", err, c.CommandPath())}
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(a.daemon(), a.diagnose(), a.list(), a.show(), a.status(), a.view(), a.capture(), a.check(), a.explain(), a.version())
+	root.AddCommand(a.daemon(), a.diagnose(), a.list(), a.show(), a.status(), a.view(), a.capture(), a.check(), a.explain(), a.version(), a.manual())
 	return root
 }
 

@@ -12,8 +12,11 @@ import (
 	"freezeframe/reports/page"
 )
 
-// version is set when a release is linked (-X main.version).
-var version = "dev"
+// version and commit are set when a release is linked (-X main.version …).
+var (
+	version = "dev"
+	commit  = "unknown"
+)
 
 func (a *app) version() *cobra.Command {
 	return &cobra.Command{
@@ -21,10 +24,10 @@ func (a *app) version() *cobra.Command {
 		Short: "Say which freezeframe this is and what it reads and writes",
 		Args:  exactly(0, "no argument"),
 		RunE: func(*cobra.Command, []string) error {
-			commit := "unknown"
+			commit := commit
 			if info, ok := debug.ReadBuildInfo(); ok {
 				for _, s := range info.Settings {
-					if s.Key == "vcs.revision" {
+					if commit == "unknown" && s.Key == "vcs.revision" {
 						commit = s.Value
 					}
 				}

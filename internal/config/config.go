@@ -408,10 +408,15 @@ func environment(environ []string) (map[string]given, error) {
 	return out, nil
 }
 
-// want is the error for a value of the wrong type or out of range.
-func want(what string, got any) error {
-	return fmt.Errorf("want %s, got %s", what, describe(got))
+// wantError is the error for a value of the wrong type or out of range.
+type wantError struct {
+	what string
+	got  any
 }
+
+func (e *wantError) Error() string { return fmt.Sprintf("want %s, got %s", e.what, describe(e.got)) }
+
+func want(what string, got any) error { return &wantError{what, got} }
 
 func describe(v any) string {
 	switch v := v.(type) {

@@ -53,6 +53,22 @@ var cpuCgroupThrottled = []lab.Fault{
 		Run:       func(s *lab.Scene) { heavyRequests(s, 4, s.Length/5/4) },
 		Miss:      func(s *lab.Scene) { heavyRequests(s, 1, 5*time.Millisecond) },
 	},
+	{
+		Name:      "cpu.cgroup_throttled/unit-quota",
+		Cause:     "cpu.cgroup_throttled",
+		About:     "an administrator sets CPUQuota=2% on the unit of a Go service",
+		MissAbout: "CPUQuota=80%, which it fits in",
+		Needs:     needs(root, units),
+		Shortest:  900 * time.Millisecond,
+		Run:       func(s *lab.Scene) { unitQuota(s, "2%") },
+		Miss:      func(s *lab.Scene) { unitQuota(s, "80%") },
+	},
+}
+
+func unitQuota(s *lab.Scene, to string) {
+	unit := s.Unit()
+	s.Watch(s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Work: []string{"compute:2ms"}}, unit))
+	s.Break(func() { s.SetProperty(unit, "CPUQuota="+to) }, func() { s.SetProperty(unit, "CPUQuota=") })
 }
 
 func quota(s *lab.Scene, us, period int) *lab.Cgroup {

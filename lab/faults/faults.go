@@ -30,6 +30,7 @@ func All() []lab.Fault {
 		kernelSoftirqStorm,
 		kernelMmapLock,
 		kernelLockContention,
+		memCgroupHigh,
 		memCgroupMax,
 		memSwapThrash,
 		memFileThrash,
@@ -58,6 +59,7 @@ func All() []lab.Fault {
 		runtimeJVMGC,
 		depRemoteUnresponsive,
 		timeStepped,
+		virtPaused,
 		appBusyLoop,
 		appWorkerPoolExhausted,
 		appLockContention,
@@ -121,6 +123,14 @@ func program(names ...string) func() error {
 // controller needs a cgroup controller, of version 1 or 2.
 func controller(name string) func() error {
 	return func() error { return lab.HasController(name) }
+}
+
+// units needs systemd and its cgroups.
+func units() error { return lab.NeedsUnits() }
+
+// mapper needs a target of the device mapper.
+func mapper(target string) func() error {
+	return func() error { return lab.NeedsMapper(target) }
 }
 
 // controllerV1 needs a version 1 cgroup controller.

@@ -26,7 +26,7 @@ var causes = strings.Fields(`
 	limit.process_fds limit.cgroup_pids limit.user_processes limit.ephemeral_ports limit.conntrack limit.memory_maps limit.inotify limit.tcp_memory
 	net.accept_queue_overflow net.syn_flood net.packet_loss net.firewall_drop net.receive_buffer_full
 	runtime.jvm_gc app.stopped app.frozen app.busy_loop app.lock_contention app.deadlock app.worker_pool_exhausted
-	dep.remote_unresponsive dep.dns time.stepped mem.teardown mem.compaction io.device_hung io.device_slow`)
+	dep.remote_unresponsive dep.dns time.stepped mem.cgroup_high virt.paused mem.teardown mem.compaction io.device_hung io.device_slow`)
 
 func TestEveryCauseHasAFault(t *testing.T) {
 	names := map[string]bool{}

@@ -46,6 +46,15 @@ var ioDeviceHung = []lab.Fault{
 		Run:       func(s *lab.Scene) { storeFault(s, "fsync", "hang", "go") },
 		Miss:      func(s *lab.Scene) { storeFault(s, "fsync", "take 2ms", "take 0s") },
 	},
+	{
+		Name:      "io.device_hung/dm-suspend",
+		Cause:     "io.device_hung",
+		About:     "a disk of the device mapper is suspended under a Go service, a unit of systemd, that reads 4 KiB of it per request",
+		MissAbout: "it is suspended for as long as that takes, and resumed",
+		Needs:     needs(root, units, mapper("linear")),
+		Run:       func(s *lab.Scene) { mapped(s, (*lab.Mapped).Suspend, (*lab.Mapped).Resume) },
+		Miss:      func(s *lab.Scene) { mapped(s, func(m *lab.Mapped) { m.Suspend(); m.Resume() }, func(*lab.Mapped) {}) },
+	},
 }
 
 // storeFault tells the store of a service's disk what to do at the fault's edges.

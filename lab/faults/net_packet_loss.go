@@ -1,10 +1,12 @@
 package faults
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"time"
 
 	"freezeframe/lab"
@@ -45,6 +47,36 @@ var netPacketLoss = []lab.Fault{
 		Run:       func(s *lab.Scene) { loseLarge(s, "post") },
 		Miss:      func(s *lab.Scene) { loseLarge(s, "call") },
 	},
+	{
+		Name:      "net.packet_loss/netem",
+		Cause:     "net.packet_loss",
+		About:     "the path from the users of a Go service, a unit of systemd, loses every packet (netem)",
+		MissAbout: "it loses none and takes 5 ms",
+		Needs:     needs(root, units, program("ip", "tc"), kernelModule("sch_netem")),
+		Run:       func(s *lab.Scene) { netem(s, "loss", "100%") },
+		Miss:      func(s *lab.Scene) { netem(s, "delay", "5ms") },
+	},
+}
+
+// netem makes the path from the users to the service what it says.
+func netem(s *lab.Scene, what ...string) {
+	ns := s.Netns()
+	svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Host: ns.HostIP}, s.Unit())
+	svc.UsersIn(ns)
+	s.Blame(lab.Guilty{Addresses: []string{ns.IP, ns.HostIP}, Interfaces: []string{ns.HostLink, ns.Link}})
+	s.Watch(svc)
+	s.Break(func() { ns.Run("tc", append([]string{"qdisc", "add", "dev", ns.Link, "root", "netem"}, what...)...) },
+		func() { ns.Run("tc", "qdisc", "del", "dev", ns.Link, "root") })
+}
+
+// kernelModule needs what is a module in most kernels.
+func kernelModule(name string) func() error {
+	return func() error {
+		if out, err := exec.Command("modprobe", name).CombinedOutput(); err != nil {
+			return fmt.Errorf("needs the kernel module %s: %s", name, bytes.TrimSpace(out))
+		}
+		return nil
+	}
 }
 
 // lose drops which TCP packets where the users' namespace takes them in: what

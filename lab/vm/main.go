@@ -81,7 +81,7 @@ func run() (code int, err error) {
 	}
 	job := machine.Job{
 		Job: wire.Job{Command: *command}, Limit: *limit, Inputs: inputs,
-		Stdout: os.Stdout, Stderr: os.Stderr, Results: *out,
+		Stdout: os.Stdout, Stderr: os.Stderr, Results: *out, Ask: (*machine.Host).Do,
 	}
 	if *out != "" {
 		if err := os.MkdirAll(*out, 0o755); err != nil {

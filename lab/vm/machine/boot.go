@@ -213,8 +213,11 @@ func writeFile(w *tar.Writer, in Input) error {
 	return err
 }
 
-// channelFD is the descriptor that QEMU gets for the serial port.
-const channelFD = 3
+// The descriptors that QEMU gets: for the serial port and for its monitor.
+const (
+	channelFD = 3
+	monitorFD = 4
+)
 
 // args is QEMU's command line: emulation, direct kernel boot, no network.
 func (m *Machine) args(p parts) []string {
@@ -237,14 +240,21 @@ func (m *Machine) args(p parts) []string {
 		"-device", "virtio-serial-pci",
 		"-chardev", "socket,id=channel,fd=" + strconv.Itoa(channelFD),
 		"-device", "virtserialport,chardev=channel,name=" + wire.Port,
+		"-chardev", "socket,id=monitor,fd=" + strconv.Itoa(monitorFD), "-mon", "chardev=monitor,mode=control",
 	}
 	if m.Steady {
 		// Its time is what it executed: 2^shift ns an instruction; waiting for
 		// a timer takes no time at all.
 		args = append(args, "-icount", "shift="+strconv.Itoa(m.Shift)+",sleep=off")
 	}
-	// What the machine writes to its root is gone with it.
-	args = append(args, drive(wire.RootDisk, p.root, ",snapshot=on,cache=unsafe")...)
+	if m.Disk != "" {
+		// What is written is on the host's disk when the guest is told so: QEMU
+		// can be killed, and loses what a disk loses with its power.
+		args = append(args, drive(wire.RootDisk, m.Disk, ",cache=directsync")...)
+	} else {
+		// What the machine writes to its root is gone with it.
+		args = append(args, drive(wire.RootDisk, p.root, ",snapshot=on,cache=unsafe")...)
+	}
 	args = append(args, drive(wire.ModulesDisk, p.modules, ",readonly=on")...)
 	return append(args, drive(wire.InputDisk, p.input, ",readonly=on")...)
 }
@@ -268,19 +278,27 @@ func (m *Machine) boot(ctx context.Context, p parts, job Job) (res Result, err e
 		return res, err
 	}
 	defer ours.Close()
-	path, err := lookPath("qemu-system-x86_64")
+	monitor, theirMonitor, err := socketpair()
 	if err != nil {
 		theirs.Close()
 		return res, err
 	}
+	defer monitor.Close()
+	path, err := lookPath("qemu-system-x86_64")
+	if err != nil {
+		theirs.Close()
+		theirMonitor.Close()
+		return res, err
+	}
 	var said bytes.Buffer
 	cmd := exec.Command(path, m.args(p)...)
-	cmd.ExtraFiles = []*os.File{theirs} // descriptor 3
+	cmd.ExtraFiles = []*os.File{theirs, theirMonitor} // descriptors 3 and 4
 	cmd.Stdout, cmd.Stderr = &said, &said
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	began := time.Now()
 	died, err := startForLife(cmd)
 	theirs.Close()
+	theirMonitor.Close()
 	if err != nil {
 		return res, fmt.Errorf("start QEMU: %w", err)
 	}
@@ -293,7 +311,7 @@ func (m *Machine) boot(ctx context.Context, p parts, job Job) (res Result, err e
 
 	heard := make(chan error, 1)
 	started := make(chan time.Duration, 1)
-	l := &listener{job: job, began: began, started: started}
+	l := &listener{job: job, began: began, started: started, host: &Host{monitor: newMonitor(monitor), process: cmd.Process, cut: make(chan struct{}, 1)}}
 	go func() { heard <- l.listen(ours) }()
 	limit := time.NewTimer(m.Boot)
 	defer limit.Stop()
@@ -301,6 +319,13 @@ func (m *Machine) boot(ctx context.Context, p parts, job Job) (res Result, err e
 	running := false
 	for {
 		select {
+		case <-l.host.cut:
+			l.res.Cut = time.Now()
+			if err := cmd.Process.Kill(); err != nil {
+				return l.res, fmt.Errorf("take the power away: %w", err)
+			}
+			<-heard // its words until then
+			return l.res, nil
 		case <-started:
 			m.logf("%s started the command after %.1f s (systemd %s%s)", l.res.Hello.Kernel, l.res.Boot.Seconds(), l.res.Hello.State, failedUnits(l.res.Hello.Failed))
 			running = true
@@ -384,8 +409,44 @@ type listener struct {
 	job     Job
 	began   time.Time
 	started chan<- time.Duration
+	host    *Host
 	res     Result
 	hello   time.Time
+	line    []byte // of standard output, as far as it may be for the host
+}
+
+// stdout passes the command's standard output on, without the lines that are
+// for the host: those are done, one after the other, while it goes on.
+func (l *listener) stdout(data []byte) error {
+	for _, part := range bytes.SplitAfter(data, []byte("\n")) {
+		l.line = append(l.line, part...)
+		if len(l.line) <= len(wire.Ask) && strings.HasPrefix(wire.Ask, string(l.line)) {
+			continue // too early to tell
+		}
+		ask := bytes.HasPrefix(l.line, []byte(wire.Ask))
+		if ask && !bytes.HasSuffix(l.line, []byte("\n")) {
+			continue
+		}
+		if !ask {
+			if _, err := l.job.Stdout.Write(l.line); err != nil {
+				return err
+			}
+		} else if err := l.ask(strings.Fields(string(l.line[len(wire.Ask):]))); err != nil {
+			return err
+		}
+		l.line = l.line[:0]
+	}
+	return nil
+}
+
+func (l *listener) ask(words []string) error {
+	if l.job.Ask == nil || l.host == nil {
+		return fmt.Errorf("the command asks the host for %q, and nobody is there to do it", words)
+	}
+	if err := l.job.Ask(l.host, words); err != nil {
+		return fmt.Errorf("do what the command asks for, %q: %w", words, err)
+	}
+	return nil
 }
 
 // listen returns when the guest has said that the command ended and all that
@@ -418,7 +479,7 @@ func (l *listener) listen(channel io.ReadWriter) error {
 			l.res.Boot = l.hello.Sub(l.began)
 			l.started <- l.res.Boot
 		case wire.KindStdout:
-			_, err = l.job.Stdout.Write(data)
+			err = l.stdout(data)
 		case wire.KindStderr:
 			_, err = l.job.Stderr.Write(data)
 		case wire.KindResults:

@@ -41,6 +41,7 @@ type Machine struct {
 	Shift   int           // of a steady clock: 2^Shift ns an instruction
 	Boot    time.Duration // how long it may take from the start of QEMU to the command
 	Append  string        // more of the kernel's command line
+	Disk    string        // root disk that stays, see CopyRoot; empty: what happens in the machine is gone with it
 	Cache   string        // directory of the images, see CacheDir
 	Rebuild bool          // make the images again, for newer packages
 	Log     io.Writer     // what is being done, a line each
@@ -60,6 +61,9 @@ type Job struct {
 	Stdout, Stderr io.Writer
 	Results        string // directory for what the command leaves in wire.OutDir; empty: nowhere
 	Console        string // file for the console's log
+	// Ask is called with what the command asks of the host, in words: see
+	// wire.Ask. nil: it can ask for nothing.
+	Ask func(h *Host, words []string) error
 }
 
 // Result is what came back.
@@ -68,6 +72,7 @@ type Result struct {
 	Hello wire.Hello
 	Boot  time.Duration // from the start of QEMU until the command started
 	Ran   time.Duration // the command, as this machine's clock saw it
+	Cut   time.Time     // when the power went, by this machine's wall clock; zero: it did not
 }
 
 // Check says what is wrong with the machine's description.

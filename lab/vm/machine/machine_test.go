@@ -415,3 +415,75 @@ func TestConsoleIsPrintable(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// speaker answers as QEMU does.
+type speaker struct {
+	io.Reader
+	told bytes.Buffer
+}
+
+func (s *speaker) Write(p []byte) (int, error) { return s.told.Write(p) }
+
+func TestMonitor(t *testing.T) {
+	s := &speaker{Reader: strings.NewReader(`{"QMP": {"version": {}}}
+{"return": {}}
+{"event": "STOP", "timestamp": {"seconds": 1}}
+{"return": {}}
+{"error": {"class": "GenericError", "desc": "no"}}
+`)}
+	m := newMonitor(s)
+	if err := m.do("stop"); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.told.String(); got != "{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"stop\"}\n" {
+		t.Errorf("QEMU was told %q", got)
+	}
+	if err := m.do("cont"); err == nil || !strings.Contains(err.Error(), "QEMU refuses cont: no") {
+		t.Errorf("a refusal is %v", err)
+	}
+	if err := m.do("cont"); err == nil {
+		t.Error("a monitor that ended is no error")
+	}
+}
+
+func TestWhatIsAskedOfTheHost(t *testing.T) {
+	for _, pieces := range [][]string{
+		{"one\n" + wire.Ask + "pause 2s\ntwo\n"},
+		{"one\n\x1f", "host pau", "se 2s\n", "two\n"},
+		{"one\n", wire.Ask + "pause 2s\n", "two\n"},
+	} {
+		var out bytes.Buffer
+		var asked []string
+		l := &listener{host: &Host{}, job: Job{Stdout: &out, Ask: func(_ *Host, words []string) error {
+			asked = append(asked, strings.Join(words, " "))
+			return nil
+		}}}
+		for _, p := range pieces {
+			if err := l.stdout([]byte(p)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if out.String() != "one\ntwo\n" || strings.Join(asked, ",") != "pause 2s" {
+			t.Errorf("%q: passed on %q, asked %q", pieces, out.String(), asked)
+		}
+	}
+	l := &listener{job: Job{Stdout: io.Discard}}
+	if err := l.stdout([]byte(wire.Ask + "pause 2s\n")); err == nil {
+		t.Error("nobody is there to pause it, and that is no error")
+	}
+	for _, bad := range [][]string{{}, {"pause"}, {"pause", "1h"}, {"pause", "-1s"}, {"reboot", "1s"}} {
+		if (&Host{}).Do(bad) == nil {
+			t.Errorf("%q was done", bad)
+		}
+	}
+}
+
+func TestDiskThatStays(t *testing.T) {
+	p := parts{root: "/image", modules: "/m", input: "/i"}
+	for disk, want := range map[string]string{"": "file=/image,snapshot=on", "/copy": "file=/copy,cache=directsync"} {
+		line := strings.Join((&Machine{CPUs: 1, Disk: disk}).args(p), " ")
+		if !strings.Contains(line, want) {
+			t.Errorf("disk %q: no %q in %s", disk, want, line)
+		}
+	}
+}

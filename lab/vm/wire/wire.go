@@ -59,6 +59,10 @@ type Exit struct {
 	Err      string `json:"err,omitempty"` // the machine could not do what it was asked
 }
 
+// Ask begins a line of the command's standard output that is for the host and
+// nobody else: words that say what it is to do to the machine.
+const Ask = "\x1fhost "
+
 // Kind is the first byte of a frame.
 type Kind byte
 

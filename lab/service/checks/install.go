@@ -1,0 +1,78 @@
+package checks
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"time"
+)
+
+var install = Check{
+	Name:  "install",
+	About: "dpkg installs the package; the group, the unit, the socket and the manual are there, the service starts by itself",
+	Needs: given,
+	Run: func(m *Machine) error {
+		if err := m.All("dpkg --force-unsafe-io --install "+m.Deb, "freezeframe version", "freezeframe explain fs.frozen", "getent group freezeframe", "test -d /run/freezeframe", "test -s /etc/freezeframe/config.yaml"); err != nil {
+			return err
+		}
+		if units, err := m.Sh("systemd-analyze verify --man=no $(dpkg-query -L freezeframe | grep '/systemd/system/freezeframe[^@]*$' || echo freezeframe-diagnose@1s.service) 2>&1"); err != nil || units != "" {
+			return fmt.Errorf("systemd-analyze verify says: %s (%v)", units, err)
+		}
+		if packaged(m) != nil {
+			m.Note("no %s in this package: nothing to start", Service)
+			return nil
+		}
+		if state, err := m.Sh("systemctl is-enabled %s", Service); err != nil || state != "enabled" {
+			return fmt.Errorf("%s is %q, not enabled: %v", Service, state, err)
+		}
+		return m.Until(60*time.Second, m.Active)
+	},
+}
+
+var clean = Check{
+	Name:  "status",
+	About: "systemctl status is clean: active, no restart, no warning but of rights that are missing; readings reach the disk",
+	Needs: packaged,
+	Run: func(m *Machine) error {
+		if err := m.Until(60*time.Second, m.Active); err != nil {
+			return err
+		}
+		if err := m.Samples(); err != nil {
+			return err
+		}
+		text, err := m.Sh("systemctl status --no-pager --full %s", Service)
+		if err != nil {
+			return err
+		}
+		_ = os.WriteFile("out/status.txt", []byte(text+"\n"), 0o644) // for whoever reads the results
+		if n, err := m.Restarts(); err != nil || n != 0 {
+			return fmt.Errorf("it was restarted %d times: %v", n, err)
+		}
+		errs, err := m.Sh("journalctl --no-pager -q -o cat -p err -u %s", Service)
+		if err != nil || errs != "" {
+			return fmt.Errorf("it logged errors: %s (%v)", tail(errs), err)
+		}
+		for _, line := range strings.Split(text, "\n") {
+			if l := strings.TrimSpace(line); strings.HasPrefix(l, "Status:") || strings.HasPrefix(l, "Memory:") || strings.HasPrefix(l, "CPU:") {
+				m.Note("%s", l)
+			}
+		}
+		return nil
+	},
+}
+
+var security = Check{
+	Name:  "security",
+	About: "what systemd-analyze security says of the unit",
+	Needs: packaged,
+	Run: func(m *Machine) error {
+		text, err := m.Sh("systemd-analyze security --no-pager %s", Service)
+		if text == "" {
+			return err
+		}
+		_ = os.WriteFile("out/security.txt", []byte(text+"\n"), 0o644)
+		lines := strings.Split(text, "\n")
+		m.Note("%s", strings.TrimSpace(strings.TrimLeft(lines[len(lines)-1], "→ ")))
+		return nil
+	},
+}

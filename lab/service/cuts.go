@@ -1,0 +1,258 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"freezeframe/lab/service/checks"
+	"freezeframe/lab/vm/machine"
+	"freezeframe/lab/vm/wire"
+)
+
+const aboutCuts = "the power goes at random moments under load: every boot comes up, reports the end, lacks 5 s at most, and has every segment that was synced"
+
+// mostMissing is how much recording a power cut may cost.
+const mostMissing = 5 * time.Second
+
+// closedFor is how long a segment must not have grown to count as closed.
+const closedFor = 10 * time.Second
+
+// word is what the machine says of itself, a line of JSON each: while it is
+// loaded, and once after it booted again.
+type word struct {
+	Now    time.Time        `json:"now"` // by the machine's clock
+	Oldest time.Time        `json:"oldest"`
+	Newest time.Time        `json:"newest"`
+	Closed map[string]int64 `json:"closed"` // size of each segment that is written no more
+	// Ends is how many unclean ends were reported so far, Last when the newest was.
+	Ends int       `json:"ends"`
+	Last time.Time `json:"last"`
+	Up   bool      `json:"up"` // the first word of a boot: the service runs, and has reported
+
+	heard time.Time // by the host's clock
+}
+
+// load brings the service up, says what it is like, and gives the disk and the
+// CPUs something to do until the power goes.
+func load(m *checks.Machine, first bool) error {
+	if first {
+		if err := m.All("dpkg --force-unsafe-io --install " + m.Deb); err != nil {
+			return err
+		}
+	}
+	if err := m.Until(60*time.Second, m.Active); err != nil {
+		return err
+	}
+	if err := m.Samples(); err != nil {
+		return err
+	}
+	w := word{Up: true}
+	if !first {
+		// Its report takes a moment: recording comes first.
+		if err := m.Until(60*time.Second, func() error {
+			ends, err := m.UncleanEnds()
+			if err != nil {
+				return err
+			}
+			w.Ends = len(ends)
+			for _, r := range ends {
+				if r.Stall.End.After(w.Last) {
+					w.Last = r.Stall.End
+				}
+			}
+			if w.Ends == 0 {
+				return errors.New("no report of an unclean end")
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
+	say := func() error {
+		s, err := m.Status()
+		if err != nil {
+			return err
+		}
+		w.Oldest, w.Newest = s.Box.Oldest, s.Box.Newest
+		if w.Closed, err = closed(); err != nil {
+			return err
+		}
+		w.Now = time.Now()
+		line, err := json.Marshal(w)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Println(string(line))
+		w.Up = false
+		return err
+	}
+	if err := m.Until(60*time.Second, say); err != nil {
+		return err
+	}
+	fmt.Println(wire.Ask + "armed")
+	for _, line := range []string{
+		"while :; do dd if=/dev/urandom of=/var/tmp/load bs=64k count=64 conv=fsync 2>/dev/null; sync; done",
+		"while :; do find /usr -name nothing-of-the-kind; done",
+	} {
+		go m.Sh("%s", line) // until the power goes
+	}
+	for {
+		time.Sleep(700 * time.Millisecond)
+		if err := m.Until(60*time.Second, say); err != nil {
+			return err
+		}
+	}
+}
+
+// closed returns the segments that have not grown for a while.
+func closed() (map[string]int64, error) {
+	const dir = "/var/lib/freezeframe/box"
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	sizes := map[string]int64{}
+	for _, f := range files {
+		if info, err := f.Info(); err == nil && info.Mode().IsRegular() && info.Size() > 4096 && time.Since(info.ModTime()) > closedFor {
+			sizes[f.Name()] = info.Size()
+		}
+	}
+	return sizes, nil
+}
+
+// hearing collects the machine's words.
+type hearing struct {
+	mu    sync.Mutex
+	line  []byte
+	words []word
+}
+
+func (h *hearing) Write(p []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, part := range bytes.SplitAfter(p, []byte("\n")) {
+		h.line = append(h.line, part...)
+		if !bytes.HasSuffix(h.line, []byte("\n")) {
+			continue
+		}
+		w := word{heard: time.Now()}
+		if err := json.Unmarshal(h.line, &w); err == nil {
+			h.words = append(h.words, w)
+		} else {
+			fmt.Printf("  it says: %s", h.line)
+		}
+		h.line = h.line[:0]
+	}
+	return len(p), nil
+}
+
+// all returns what was heard; call it when the machine is gone.
+func (h *hearing) all() []word {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.words
+}
+
+// cut is the moment of a power cut by the machine's own clock, which the words
+// compare with the host's: the one that took least to arrive does so best.
+func cut(words []word, at time.Time) time.Time {
+	best := words[0].Now.Sub(words[0].heard)
+	for _, w := range words {
+		best = max(best, w.Now.Sub(w.heard))
+	}
+	return at.Add(best)
+}
+
+// lost says what a boot lacks of what was there before the cut.
+func lost(before []word, cutAt time.Time, after word) (missing time.Duration, faults []string) {
+	was := before[len(before)-1]
+	missing = cutAt.Sub(after.Last)
+	if missing > mostMissing {
+		faults = append(faults, fmt.Sprintf("%.1f s of recording are missing", missing.Seconds()))
+	}
+	if after.Last.Before(was.Newest.Add(-time.Second)) {
+		faults = append(faults, fmt.Sprintf("a reading of %s was on the disk, the end is reported at %s", was.Newest.Format("15:04:05.0"), after.Last.Format("15:04:05.0")))
+	}
+	if after.Ends != was.Ends+1 {
+		faults = append(faults, fmt.Sprintf("%d unclean ends are reported, before %d", after.Ends, was.Ends))
+	}
+	if after.Oldest.After(was.Oldest) {
+		faults = append(faults, fmt.Sprintf("the oldest reading is of %s, before of %s", after.Oldest, was.Oldest))
+	}
+	for name, size := range was.Closed {
+		if now, ok := after.Closed[name]; !ok || now < size {
+			faults = append(faults, fmt.Sprintf("segment %s had %d bytes, and has %d", name, size, now))
+		}
+	}
+	return missing, faults
+}
+
+// powerCuts boots a machine whose disk stays again and again, each time until
+// its power goes.
+func powerCuts(ctx context.Context, m *machine.Machine, job machine.Job, n, slow int, random *rand.Rand) (ok bool, err error) {
+	dir, err := machine.Scratch()
+	if err != nil {
+		return false, err
+	}
+	defer os.RemoveAll(dir)
+	once := *m
+	once.Disk = filepath.Join(dir, "root.img")
+	if err := m.CopyRoot(ctx, once.Disk); err != nil {
+		return false, err
+	}
+	ok = true
+	var before []word
+	var cutAt time.Time
+	for i := range n + 1 {
+		said := &hearing{}
+		flags := ""
+		if i == 0 {
+			flags = " -first"
+		}
+		job.Command = fmt.Sprintf("exec %s inside load -slow %d%s", selfName, slow, flags)
+		job.Stdout, job.Console = said, filepath.Join(job.Results, fmt.Sprintf("console-%d.log", i))
+		wait := time.Duration(0) // the last boot is only looked at
+		if i < n {
+			wait = 15*time.Second + time.Duration(random.Int64N(int64(30*time.Second)))
+		}
+		job.Ask = func(h *machine.Host, words []string) error {
+			if len(words) != 1 || words[0] != "armed" {
+				return h.Do(words)
+			}
+			h.CutAfter(wait)
+			return nil
+		}
+		res, err := once.Run(ctx, job)
+		if err != nil {
+			return false, fmt.Errorf("boot %d: %w", i, err)
+		}
+		words := said.all()
+		if res.Cut.IsZero() || len(words) == 0 {
+			return false, fmt.Errorf("boot %d: it did not come up to be cut (it ended with %d)", i, res.Code)
+		}
+		if i > 0 {
+			missing, faults := lost(before, cutAt, words[0])
+			verdict := "ok"
+			if len(faults) > 0 {
+				verdict, ok = "FAILED: "+strings.Join(faults, "; "), false
+			}
+			was := before[len(before)-1]
+			fmt.Printf("power-cut %-2d  %.1f s missing (last asked, its disk was %.1f s behind), %d segments kept, up again after %.0f s  %s\n",
+				i, missing.Seconds(), was.Now.Sub(was.Newest).Seconds(), len(was.Closed), res.Boot.Seconds(), verdict)
+		}
+		before, cutAt = words, cut(words, res.Cut)
+		if ctx.Err() != nil {
+			return false, ctx.Err()
+		}
+	}
+	return ok, nil
+}
