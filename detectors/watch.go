@@ -391,7 +391,8 @@ func (w *Watch) loop(ctx context.Context) {
 	defer close(w.done)
 	timer := time.NewTimer(time.Hour)
 	timer.Stop()
-	ticking, wasOpen := false, false
+	var due freezeframe.Instant // when the timer fires; 0: it does not
+	wasOpen := false
 	for {
 		select {
 		case <-ctx.Done():
@@ -402,7 +403,7 @@ func (w *Watch) loop(ctx context.Context) {
 		case f := <-w.asks:
 			f()
 		case <-timer.C:
-			ticking = false
+			due = 0
 		}
 		now := kernel.Now()
 		open, ended := w.tracker.Step(now)
@@ -422,9 +423,11 @@ func (w *Watch) loop(ctx context.Context) {
 		}
 		wasOpen = open
 		w.settle(now)
-		if next := w.next(now, open); next > 0 && !ticking {
+		// A stall that begins while one before waits for the time after it wants
+		// to be looked at long before that.
+		if next := w.next(now, open); next > 0 && (due == 0 || now.Add(next) < due) {
+			due = now.Add(next)
 			timer.Reset(next)
-			ticking = true
 		}
 	}
 }

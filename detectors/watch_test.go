@@ -1,11 +1,14 @@
 package detectors
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"freezeframe"
+	"freezeframe/internal/kernel"
 	"freezeframe/recorder"
 )
 
@@ -57,4 +60,44 @@ func TestRefusedRequestIsNotSeen(t *testing.T) {
 			t.Errorf("the event tells the secret: %+v", e)
 		}
 	}
+}
+
+// A stall that begins while the one before waits for the time after it is looked
+// at at once, and told when it is over: not when that other one is due.
+func TestStallBehindAnotherIsNotLate(t *testing.T) {
+	ring := recorder.NewRing(recorder.MinBytes)
+	focus := &freezeframe.Focus{}
+	verdicts := make(chan freezeframe.Stall, 4)
+	w := &Watch{
+		opts:  Options{OnVerdict: func(i Incident) { verdicts <- i.Window.Stall() }},
+		focus: focus, ring: ring, sampler: recorder.NewSampler(ring, freezeframe.Host{Focus: focus}, nil),
+		late: make(chan freezeframe.Lateness, 16), asks: make(chan func()), out: make(chan Incident, maxKept), done: make(chan struct{}),
+		chase: newChase(focus, ring.Texts(), ring.Texts().String, ring.AddEvent),
+	}
+	w.tracker = Tracker{Quiet: 100 * time.Millisecond}
+	now := kernel.Now()
+	w.pending = []freezeframe.Stall{{Span: freezeframe.Span{Start: now.Add(-time.Second), End: now}}} // due in ten seconds
+	ctx, cancel := context.WithCancel(t.Context())
+	go w.loop(ctx)
+	wait := func(began freezeframe.Instant) {
+		w.report(freezeframe.Lateness{Probe: "answer", Target: "a", Began: began, Done: began.Add(300 * time.Millisecond),
+			Seen: began.Add(300 * time.Millisecond), Floor: 100 * time.Millisecond, Quality: 0.9})
+	}
+	w.report(freezeframe.Lateness{Probe: "answer", Target: "b", Began: now, Done: now.Add(time.Millisecond), Seen: now.Add(time.Millisecond),
+		Floor: time.Hour, Quality: 0.9}) // nothing: the loop now sleeps for the stall that is due
+	time.Sleep(400 * time.Millisecond)
+	for range 2 {
+		began := kernel.Now().Add(-300 * time.Millisecond)
+		wait(began)
+		select {
+		case s := <-verdicts:
+			if s.Start != began {
+				t.Errorf("the stall began at %d, not %d", s.Start, began)
+			}
+		case <-time.After(5 * time.Second):
+			t.Fatal("no verdict in five seconds")
+		}
+	}
+	cancel()
+	<-w.done
 }
