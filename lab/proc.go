@@ -259,7 +259,7 @@ func (l *Lab) start(c Cmd) (*Proc, error) {
 	if c.Quiet {
 		return p, nil
 	}
-	line, err := p.line(20 * time.Second)
+	line, err := p.line(time.Minute)
 	if err != nil {
 		return nil, fmt.Errorf("%s did not start: %w", c.Name, err)
 	}
