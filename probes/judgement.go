@@ -272,17 +272,18 @@ type service struct {
 	dropped freezeframe.Instant // when drops were last reported
 
 	usual    [waitKinds]baseline
-	answered freezeframe.Instant // the last answer on any connection
-	sends    bool                // it has answered at all
-	named    freezeframe.Instant // when Run was last told whose it is
-	turn     uint32              // counts readings of connections
-	readings uint32              // those that count
-	slow     uint32              // of those, the ones in which an answer was slow
-	waiting  [waitKinds]uint16   // waits reported now
-	learnt   freezeframe.Instant // when a slow answer was last learned from
-	slowNow  uint16              // missing answers older than slow, in this reading
-	overdue  uint16              // and those older than half the floor
-	losing   uint16              // connections that lose packets, in this reading
+	lessons  [waitAnswer + 1][8]lesson // of the last seconds, not learned yet
+	answered freezeframe.Instant       // the last answer on any connection
+	sends    bool                      // it has answered at all
+	named    freezeframe.Instant       // when Run was last told whose it is
+	turn     uint32                    // counts readings of connections
+	readings uint32                    // those that count
+	slow     uint32                    // of those, the ones in which an answer was slow
+	waiting  [waitKinds]uint16         // waits reported now
+	learnt   freezeframe.Instant       // when a slow answer was last learned from
+	slowNow  uint16                    // missing answers older than slow, in this reading
+	overdue  uint16                    // and those older than half the floor
+	losing   uint16                    // connections that lose packets, in this reading
 	// losingUsual is how many there are on average: the clients of a public
 	// service come and go without a word.
 	losingUsual float32

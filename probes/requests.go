@@ -141,10 +141,48 @@ func (p *requests) observeServices(t *freezeframe.Table) {
 					learnt = min(n, 1) // a second of a stall is one lesson, not fifty
 				}
 			}
-			p.learnMany(s, kind, learnt, [4]uint64{c.get(row, at+sP50), c.get(row, at+sP90), c.get(row, at+sP99), c.get(row, at+sMax)}, now)
+			l := lesson{at: now, n: learnt, quantiles: [4]uint64{c.get(row, at+sP50), c.get(row, at+sP90), c.get(row, at+sP99), c.get(row, at+sMax)}}
+			if s.usual[kind].total < enough {
+				p.learnMany(s, kind, l.n, l.quantiles, now) // of what nothing is known, all is news
+				continue
+			}
+			p.lessons(s, kind, l, now)
 		}
 	}
 	p.listeners.expire(now)
+}
+
+// lesson is what was counted of a kind of wait in a second.
+type lesson struct {
+	at        freezeframe.Instant
+	n         uint64
+	quantiles [4]uint64 // p50, p90, p99 and the longest, ns
+}
+
+// afterwards is how long a second is not learned from: a stall that grows over
+// seconds would make itself usual before it is one.
+const afterwards = 5 * time.Second
+
+// lessons learns from the seconds that are over for long enough, and keeps the
+// last one. Of those in which something stalled each is one lesson, so that what
+// stays slow is usual in the end.
+func (p *requests) lessons(s *service, kind int, last lesson, now freezeframe.Instant) {
+	line := &s.lessons[kind]
+	oldest := 0
+	for i := range line {
+		l := &line[i]
+		if l.at != 0 && now.Sub(l.at) >= afterwards {
+			if s.stalledAt.Add(time.Second) >= l.at && s.stalledAt != 0 {
+				l.n = min(l.n, 1)
+			}
+			p.learnMany(s, kind, l.n, l.quantiles, now)
+			l.at = 0
+		}
+		if l.at < line[oldest].at {
+			oldest = i
+		}
+	}
+	line[oldest] = last
 }
 
 // slowShare is how many of the answers of a second were slow, at least, by their

@@ -406,3 +406,36 @@ func TestObserveRequestsWithoutAllocating(t *testing.T) {
 		t.Errorf("%v allocations a reading", n)
 	}
 }
+
+// A stall that grows over seconds does not make itself usual before it is one;
+// what stays as slow without being one does.
+func TestExactStallThatGrows(t *testing.T) {
+	grow := func(w *exactWorld) {
+		w.quick(40, 5*time.Millisecond)
+		w.step(6 * time.Second)
+		for _, d := range []time.Duration{20, 40, 80} {
+			w.quick(40, d*time.Millisecond)
+			w.step(time.Second)
+		}
+	}
+	slow := func(w *exactWorld) float32 {
+		w.reports = nil
+		for cookie := uint64(10); cookie < 30; cookie++ {
+			w.end(w.wait(cookie, waitAnswer, w.now.Add(-180*time.Millisecond), map[string]uint64{"answered_at": uint64(w.now.Add(-20 * time.Millisecond))}),
+				bpf.ToldDone, w.now.Add(-5*time.Millisecond))
+		}
+		w.step(50 * time.Millisecond)
+		return w.best(waitAnswer)
+	}
+	w := newExactWorld(t)
+	grow(w)
+	if q := slow(w); q < 0.5 {
+		t.Errorf("while it grows: quality %v", q)
+	}
+	w = newExactWorld(t)
+	grow(w)
+	w.step(afterwards + 2*time.Second)
+	if q := slow(w); q >= 0.5 {
+		t.Errorf("when it has been so for long: quality %v", q)
+	}
+}
