@@ -411,16 +411,16 @@ func TestObserveRequestsWithoutAllocating(t *testing.T) {
 // what stays as slow without being one does.
 func TestExactStallThatGrows(t *testing.T) {
 	grow := func(w *exactWorld) {
-		w.quick(40, 5*time.Millisecond)
+		w.quick(200, 5*time.Millisecond)
 		w.step(6 * time.Second)
-		for _, d := range []time.Duration{20, 40, 80} {
+		for _, d := range []time.Duration{20, 45, 80} {
 			w.second["answer_p99_ns"], w.second["answer_max_ns"] = uint64(d*time.Millisecond), uint64(d*time.Millisecond)
 			w.step(time.Second)
 		}
 	}
 	slow := func(w *exactWorld) float32 {
 		w.reports = nil
-		for cookie := uint64(10); cookie < 30; cookie++ {
+		for cookie := uint64(10); cookie < 90; cookie++ {
 			w.end(w.wait(cookie, waitAnswer, w.now.Add(-180*time.Millisecond), map[string]uint64{"answered_at": uint64(w.now.Add(-20 * time.Millisecond))}),
 				bpf.ToldDone, w.now.Add(-5*time.Millisecond))
 		}
@@ -434,7 +434,7 @@ func TestExactStallThatGrows(t *testing.T) {
 	}
 	w = newExactWorld(t)
 	grow(w)
-	w.step(afterwards + 2*time.Second)
+	w.step(afterwards + 10*time.Second)
 	if q := slow(w); q >= 0.5 {
 		t.Errorf("when it has been so for long: quality %v", q)
 	}
