@@ -682,7 +682,8 @@ static __always_inline void by(struct state *st)
 	bpf_get_current_comm(st->comm, sizeof(st->comm));
 }
 
-/* touch is the first that a process does with a connection. */
+/* touch is the first that a process does with a connection; that it was accepted
+ * may have been noticed before. */
 static __always_inline void touch(struct sock *sk, struct state *st, bool reads)
 {
 	__u64 now = bpf_ktime_get_ns();
@@ -707,7 +708,7 @@ static __always_inline void touch(struct sock *sk, struct state *st, bool reads)
 	}
 known:
 	/* It was waited for when data was there, or when the server speaks first. */
-	if (st->opened && (st->began || !reads)) {
+	if (!st->accepted && st->opened && (st->began || !reads)) {
 		count(history_of(st->service), ACCEPT, now - st->opened, now, 1);
 		over(sk, st, ACCEPT | DONE << 8, st->opened, now);
 		if (st->began) {
@@ -716,7 +717,8 @@ known:
 			st->tell = 0;
 		}
 	}
-	st->accepted = now;
+	if (!st->accepted)
+		st->accepted = now;
 }
 
 /* closing ends what is waited for on a connection. */
@@ -814,7 +816,7 @@ static __always_inline int data_read(struct sock *sk, int ret, int flags)
 			st->began = 0; /* answered before the sender was back from sending */
 		return 0;
 	}
-	if (!st->accepted)
+	if (!st->accepted || !st->thread)
 		touch(sk, st, true);
 	if (ret <= 0 || flags & MSG_ERRQUEUE) {
 		/* There was nothing; or the other end is done. */
@@ -866,7 +868,7 @@ static __always_inline int data_sent(struct sock *sk, struct state *st)
 	__u64 now, thread;
 
 	if (st->kind == SERVER) {
-		if (!st->accepted)
+		if (!st->accepted || !st->thread)
 			touch(sk, st, false);
 		if (!st->began)
 			return 0;
