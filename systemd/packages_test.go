@@ -26,14 +26,16 @@ func run(t *testing.T, dir string, env []string, name string, args ...string) st
 	return string(out)
 }
 
-// checkout copies what git knows of the repository, and the page if it is built.
+// checkout copies what git knows of the repository, and the page if it is built,
+// with the licence of what is in it.
 func checkout(t *testing.T) string {
 	t.Helper()
 	to := filepath.Join(t.TempDir(), "a path of another length")
 	if err := os.Mkdir(to, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	run(t, "..", nil, "sh", "-c", `git -c safe.directory='*' ls-files -z -co --exclude-standard | xargs -0 cp --no-dereference --parents -t "$0" && cp -r reports/page/dist "$0/reports/page"`, to)
+	run(t, "..", nil, "sh", "-c", `git -c safe.directory='*' ls-files -z -co --exclude-standard | xargs -0 cp --no-dereference --parents -t "$0" && cp -r reports/page/dist "$0/reports/page" &&
+		{ [ ! -e reports/page/node_modules/uplot/LICENSE ] || cp --parents reports/page/node_modules/uplot/LICENSE "$0"; }`, to)
 	return to
 }
 
