@@ -110,8 +110,6 @@ type loaded struct {
 	demand   func(bool) error // starts and stops what runs only while a stall is open
 	shed     string           // why it was taken out again; "" while it runs
 	gone     atomic.Bool      // as shed, for readers on the lanes
-	last     Cost
-	lastAt   time.Time
 }
 
 // loading is what a family's load function is given.

@@ -213,19 +213,6 @@ func (h *host) forget() {
 // over waits for the report of a wait's end.
 func (h *host) over(probe string) freezeframe.Lateness { return h.until(probe, true) }
 
-// all returns every report of a probe, whatever it is worth.
-func (h *host) all(probe string) []freezeframe.Lateness {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	var out []freezeframe.Lateness
-	for _, l := range h.late {
-		if l.Probe == probe && l.Target == h.address {
-			out = append(out, l)
-		}
-	}
-	return out
-}
-
 // within tells whether what was told is what the client saw, of several tries
 // the best: the machine of a test has other work.
 const within = 2 * time.Millisecond

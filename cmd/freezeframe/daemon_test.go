@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -230,7 +231,7 @@ func TestDaemonFromStartToStop(t *testing.T) {
 	d.until("a ping of the watchdog", func() bool { return d.saw(0, "WATCHDOG=1") })
 	d.until("the status", func() bool { return d.saw(0, "STATUS=Recording") })
 
-	c := http.Client{Transport: &http.Transport{Dial: func(string, string) (net.Conn, error) { return net.Dial("unix", metrics) }}}
+	c := http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", metrics) }}}
 	answer, err := c.Get("http://x/metrics")
 	if err != nil {
 		t.Fatal(err)

@@ -89,7 +89,6 @@ type daemon struct {
 	recent    []reports.Incident // the newest first
 	last      *freezeframe.Report
 	metrics   *metricsServer
-	served    error // why metrics are not
 
 	covering sync.Mutex
 	covered  struct {
@@ -227,9 +226,11 @@ func (d *daemon) unreported() *freezeframe.Stall {
 
 // listen gives the control socket: that of the service manager, or our own.
 func (d *daemon) listen(c config.Config) (net.Listener, error) {
-	for _, f := range activation.Files(true) {
-		l, err := net.FileListener(f)
-		_ = f.Close() // the listener has its own
+	if passed := activation.Files(true); len(passed) > 0 {
+		l, err := net.FileListener(passed[0])
+		for _, f := range passed {
+			_ = f.Close() // the listener has its own; more than one is nothing to us
+		}
 		if err != nil {
 			return nil, fmt.Errorf("take the socket from the service manager: %w", err)
 		}

@@ -3,6 +3,7 @@ package daemon
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -147,7 +148,7 @@ func TestMetricsOnAUnixSocket(t *testing.T) {
 	if _, err := serveMetrics(path, nil, zerolog.Nop()); err == nil || !strings.Contains(err.Error(), "listens there already") {
 		t.Errorf("a socket in use: %v", err)
 	}
-	c := http.Client{Transport: &http.Transport{Dial: func(string, string) (net.Conn, error) { return net.Dial("unix", path) }}}
+	c := http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", path) }}}
 	answer, err := c.Get("http://x/metrics")
 	if err != nil {
 		t.Fatal(err)

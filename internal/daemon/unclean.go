@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -236,9 +235,4 @@ func plain(d time.Duration) string {
 		return strconv.Itoa(int(d.Minutes())) + " min"
 	}
 	return strconv.Itoa(int(d.Hours())) + " h"
-}
-
-// targetOf names what ended, for log lines.
-func targetOf(u *recorder.Unclean) string {
-	return cmp.Or(map[bool]string{true: "freezeframe was killed here"}[u.SameBoot], "the machine stopped here")
 }
