@@ -158,7 +158,12 @@ type Focus struct {
 	victims atomic.Pointer[[]int32]
 	holders atomic.Pointer[[]int32]
 	merged  atomic.Pointer[[]int32]
+	wake    atomic.Pointer[func()]
 }
+
+// Wakes has wake called whenever the time in which something is suspected gets
+// longer, on the thread of whoever suspects: it must not block nor allocate.
+func (f *Focus) Wakes(wake func()) { f.wake.Store(&wake) }
 
 // Stalled tells whether a stall is open or suspected at the moment now.
 func (f *Focus) Stalled(now Instant) bool {
@@ -169,7 +174,13 @@ func (f *Focus) Stalled(now Instant) bool {
 func (f *Focus) Suspect(until Instant) {
 	for {
 		old := f.until.Load()
-		if int64(until) <= old || f.until.CompareAndSwap(old, int64(until)) {
+		if int64(until) <= old {
+			return
+		}
+		if f.until.CompareAndSwap(old, int64(until)) {
+			if wake := f.wake.Load(); wake != nil {
+				(*wake)()
+			}
 			return
 		}
 	}
@@ -234,9 +245,10 @@ type Collector interface {
 }
 
 // Rester is a Collector that has nothing to read at times. After each reading
-// it is asked for how long, in whole ticks, and the next one is put off by as
-// much, if that is longer than its period. A lane that has nothing to do does
-// not wake up, which is most of what a reading costs.
+// it is asked how often that is worth while now, in whole ticks; when that is
+// longer than its period, the next reading is at the next such moment, or when
+// something begins to stall. A lane that has nothing to do does not wake up,
+// which is most of what a reading costs.
 type Rester interface {
 	Rest() time.Duration
 }

@@ -8,12 +8,15 @@ import (
 
 const (
 	// costEvery is how often the programs' cost is measured, and costOver for
-	// how long: counting makes every run some 40 ns dearer.
-	costEvery = 30 * time.Second
+	// how long: counting makes every run some 40 ns dearer, and to switch it on
+	// the kernel changes its own code, which takes both CPUs of a virtual machine
+	// for milliseconds.
+	costEvery = 2 * time.Minute
 	costOver  = 250 * time.Millisecond
-	// costTimes is in how many measurements in a row the budget must be passed
-	// before a family is shed: one burst is no reason to go blind.
+	// costTimes is in how many measurements in a row, costAgain apart, the budget
+	// must be passed before a family is shed: one burst is no reason to go blind.
 	costTimes = 2
+	costAgain = 20 * time.Second
 )
 
 // Guard measures now and then what all programs cost together, and takes out
@@ -23,7 +26,7 @@ func (p *Programs) Guard(ctx context.Context, budget float64) {
 	if p == nil || budget <= 0 || !p.any() {
 		return
 	}
-	timer := time.NewTicker(costEvery)
+	timer := time.NewTimer(costAgain)
 	defer timer.Stop()
 	g := guard{budget: budget}
 	for {
@@ -38,6 +41,11 @@ func (p *Programs) Guard(ctx context.Context, budget float64) {
 		}
 		if name, why := g.judge(costs); name != "" {
 			p.Shed(name, why)
+		}
+		if g.over > 0 {
+			timer.Reset(costAgain)
+		} else {
+			timer.Reset(costEvery)
 		}
 	}
 }

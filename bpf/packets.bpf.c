@@ -35,6 +35,15 @@ struct {
 	__type(value, struct happened);
 } packets SEC(".maps");
 
+/* How many packets were sent again, by any socket. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} again SEC(".maps");
+
 /* What each of the kernel's reasons is to us; 0: nothing. */
 volatile const __u8 meaning[REASONS] = {};
 
@@ -162,7 +171,11 @@ SEC("tp_btf/tcp_retransmit_skb")
 int BPF_PROG(sent_again, struct sock *sk, struct sk_buff *skb)
 {
 	struct between b = {};
+	__u32 zero = 0;
+	__u64 *n = bpf_map_lookup_elem(&again, &zero);
 
+	if (n)
+		__sync_fetch_and_add(n, 1);
 	b.what = sk->__sk_common.skc_state == 2 ? SYN_RETRANSMIT : RETRANSMIT;
 	b.protocol = 6;
 	of_socket(&b, sk);

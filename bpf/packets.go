@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync/atomic"
 	"unsafe"
 
 	"github.com/cilium/ebpf/btf"
@@ -94,7 +95,10 @@ func lower(s string) string {
 }
 
 // Packets reads what packets.bpf.c counts. It is for one goroutine.
-type Packets struct{ table *batch }
+type Packets struct {
+	table *batch
+	again slots[uint64]
+}
 
 func loadPacketsFamily(l *loading) error {
 	spec, err := loadPackets()
@@ -117,8 +121,22 @@ func loadPacketsFamily(l *loading) error {
 	if err != nil {
 		return err
 	}
-	l.Packets = &Packets{table: newBatch(maps["packets"])}
+	p := &Packets{table: newBatch(maps["packets"])}
+	if p.again, err = mapSlots[uint64](maps["again"]); err != nil {
+		return err
+	}
+	l.closing(&p.again)
+	l.Packets = p
 	return nil
+}
+
+// SentAgain is how many TCP segments were sent again since the program runs, by
+// any socket. Asking costs no system call; nil and a closed one say 0.
+func (p *Packets) SentAgain() uint64 {
+	if p == nil || len(p.again.values) == 0 {
+		return 0
+	}
+	return atomic.LoadUint64(&p.again.values[0])
 }
 
 // dropReasons returns what each number of this kernel's reasons is to us.

@@ -16,6 +16,7 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	packetsMapAgain          = "again"
 	packetsMapPackets        = "packets"
 	packetsProgBufferLimit   = "buffer_limit"
 	packetsProgDropped       = "dropped"
@@ -78,6 +79,7 @@ type packetsProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type packetsMapSpecs struct {
+	Again   *ebpf.MapSpec `ebpf:"again"`
 	Packets *ebpf.MapSpec `ebpf:"packets"`
 }
 
@@ -108,11 +110,13 @@ func (o *packetsObjects) Close() error {
 //
 // It can be passed to loadPacketsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type packetsMaps struct {
+	Again   *ebpf.Map `ebpf:"again"`
 	Packets *ebpf.Map `ebpf:"packets"`
 }
 
 func (m *packetsMaps) Close() error {
 	return _PacketsClose(
+		m.Again,
 		m.Packets,
 	)
 }

@@ -57,7 +57,6 @@ const (
 	// A thousand cgroups take 15 ms to read; that is then spread over more than
 	// a second: a two-hundredth of a CPU.
 	cgroupsShare  = 200
-	cgroupsTick   = 250 * time.Millisecond
 	limitsRefresh = 5 * time.Second
 )
 
@@ -185,8 +184,8 @@ type cgroups struct {
 	published atomic.Pointer[[]*cgroup]
 	using     atomic.Pointer[[]*cgroup] // by the sampling path, at this moment
 	walker    *cgroupWalker
-	stop      chan struct{}
-	done      chan struct{}
+	rounds    rounds
+	open      bool
 }
 
 // cgroup is one row.
@@ -256,18 +255,17 @@ func (c *cgroups) Open(h freezeframe.Host) error {
 		return err
 	}
 	c.walker.walk()
-	c.stop, c.done = make(chan struct{}), make(chan struct{})
-	go c.walker.run(c.stop, c.done)
+	c.rounds.start(c.walker.round)
+	c.open = true
 	return nil
 }
 
 func (c *cgroups) Close() error {
-	if c.stop == nil {
+	if !c.open {
 		return nil
 	}
-	close(c.stop)
-	<-c.done
-	c.stop = nil
+	c.open = false
+	c.rounds.stop()
 	c.published.Store(nil)
 	c.walker.closeAll()
 	return nil
@@ -297,6 +295,9 @@ func (c *cgroups) Collect(t *freezeframe.Table) error {
 		return nil
 	}
 	began := kernel.Now()
+	if c.focus.Stalled(began) {
+		c.rounds.soon()
+	}
 	all := c.every.due(began)
 	hot := 0
 	for _, g := range *list {
@@ -451,26 +452,20 @@ func (w *cgroupWalker) findTrees() error {
 	return nil
 }
 
-func (w *cgroupWalker) run(stop, done chan struct{}) {
-	defer close(done)
-	tick := time.NewTicker(cgroupsTick)
-	defer tick.Stop()
-	for {
-		select {
-		case <-stop:
-			return
-		case <-tick.C:
-		}
-		if w.host.Focus.Stalled(kernel.Now()) {
-			w.watch()
-		}
-		if kernel.Now() >= w.next {
-			if w.walks%30 == 0 {
-				_ = w.findTrees() // when that fails the old ones stand
-			}
-			w.walk()
-		}
+// round refreshes what is known of those that hold somebody in focus, and now
+// and then of all.
+func (w *cgroupWalker) round() {
+	now := kernel.Now()
+	if w.host.Focus.Stalled(now) {
+		w.watch()
 	}
+	if now < w.next {
+		return
+	}
+	if w.walks%30 == 0 {
+		_ = w.findTrees() // when that fails the old ones stand
+	}
+	w.walk()
 }
 
 // walk goes through every tree once.

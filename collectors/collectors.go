@@ -77,7 +77,7 @@ func plain(p *bpf.Programs, names *kernelNames) []freezeframe.Collector {
 	processes.iterator, processes.names = p.Tasks, names
 	// What asks the kernel about sockets shares the answers.
 	shared := socketsUser{shared: newSockets()}
-	shared.shared.requests = p.Requests
+	shared.shared.requests, shared.shared.packets = p.Requests, p.Packets
 	return []freezeframe.Collector{
 		// The machine as a whole, one kernel source each.
 		&stat{},

@@ -64,6 +64,7 @@ const (
 	waitingCeiling = 15 * time.Minute
 
 	dumpEvery = 250 * time.Millisecond
+	dumpCalm  = 5 * time.Second // where BPF tells of requests and nothing is lost: a dump goes through the whole hash table
 
 	// synTimeout is the kernel's first for a connection request (TCP_TIMEOUT_INIT).
 	synTimeout = time.Second
@@ -80,15 +81,18 @@ const (
 // and was not read or not answered yet, and what was sent and not acknowledged.
 // While nothing is wrong a reading holds only the connections on which someone
 // may be waiting; every fifth reading looks at all, those between only at the
-// few that were busiest. Where BPF tells of requests those between are left out
-// while nothing is wrong: what is lost on the way takes longer.
+// few that were busiest. Where BPF tells of requests, and of packets that are
+// sent again, one in 5 s is enough while there are none.
 type connections struct {
 	socketsUser
 	texts freezeframe.Texts
 	focus *freezeframe.Focus
 
 	dump    pace
+	dumped  freezeframe.Instant // when the last one was made
 	stalled bool
+	again   uint64              // packets sent again, by any socket, so far
+	againAt freezeframe.Instant // when there were more; 0: never
 	socket  kernel.InetSocket
 	name    []byte
 	times   timesTable
@@ -164,10 +168,32 @@ func (c *connections) Open(h freezeframe.Host) error {
 	c.name = make([]byte, 0, 64)
 	c.rows = make([]connection, 0, 512)
 	c.ids = make([]kernel.InetID, 0, pollMost)
-	c.dump, c.busies = pace{}, 0
+	c.dump, c.dumped, c.busies = pace{}, 0, 0
+	c.again, c.againAt = c.shared.packets.SentAgain(), 0
 	c.times.init()
 	c.reverse.init()
 	return c.open(h)
+}
+
+// Rest is between two looks at whether packets are sent again, while BPF tells
+// of that and of requests, and nothing is wrong.
+func (c *connections) Rest() time.Duration {
+	return min(c.shared.rest(c.stalled), dumpEvery)
+}
+
+// lossyFor is how long after a packet was sent again the connections are looked
+// at often: until it would have been sent again once more, usually.
+const lossyFor = 2 * time.Second
+
+// lossy tells whether packets were sent again lately.
+func (c *connections) lossy(now freezeframe.Instant) bool {
+	if c.shared.packets == nil {
+		return true // that cannot be told
+	}
+	if n := c.shared.packets.SentAgain(); n != c.again {
+		c.again, c.againAt = n, now
+	}
+	return c.againAt != 0 && now.Sub(c.againAt) < lossyFor
 }
 
 func (c *connections) Collect(t *freezeframe.Table) error {
@@ -178,13 +204,19 @@ func (c *connections) Collect(t *freezeframe.Table) error {
 		c.dump.next = 0 // at once
 	}
 	c.stalled = stalled
+	calm := c.shared.exact() && !c.lossy(t.At) // nobody needs to know at once who waits
 	if stalled {
-		share, every = stalledShare, stalledEvery
-		watched = c.focus.PIDs()
+		c.shared.rounds.soon()
+		share, watched = stalledShare, c.focus.PIDs()
+		if !calm {
+			every = stalledEvery
+		}
 	}
+	// A little early counts, as for a pace.
+	resting := calm && !stalled && t.At.Sub(c.dumped) < dumpCalm-dumpEvery/2
 	c.rows, c.half = c.rows[:0], 0
 	var failed error
-	if began := kernel.Now(); c.dump.due(began) {
+	if began := kernel.Now(); !resting && c.dump.due(began) {
 		c.busies, c.waiting = 0, 0
 		c.times.turn()
 		c.reverse.reset()
@@ -211,6 +243,7 @@ func (c *connections) Collect(t *freezeframe.Table) error {
 			every = stalledEvery // more than can be asked for by name
 		}
 		c.dump.done(began, every, share)
+		c.dumped = began
 	} else if stalled || !c.shared.exact() {
 		c.poll(watched)
 	}

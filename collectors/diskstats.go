@@ -40,7 +40,7 @@ type diskstats struct {
 func (c *diskstats) Source() freezeframe.Source {
 	s := freezeframe.Source{
 		Name: "diskstats", From: "/proc/diskstats", Key: "text",
-		Every: 50 * time.Millisecond, Lane: freezeframe.Fast,
+		Every: 100 * time.Millisecond, Stalled: 50 * time.Millisecond, Lane: freezeframe.Fast,
 		Columns: counters("dev", "reads", "reads_merged", "read_bytes", "read_us",
 			"writes", "writes_merged", "write_bytes", "write_us", "in_flight", "io_us", "weighted_us",
 			"discards", "discard_us", "flushes", "flush_us"),

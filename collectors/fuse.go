@@ -39,6 +39,7 @@ type fuse struct {
 	needs  []freezeframe.Need
 	path   []byte
 	small  []byte
+	mounts int                 // of FUSE, at the last reading
 	asked  freezeframe.Instant // when the daemons were last searched for
 	wait   time.Duration       // until that may be done again
 }
@@ -100,6 +101,14 @@ func (c *fuse) Close() error {
 	return c.file.Close()
 }
 
+// Rest is long while there is no FUSE mount.
+func (c *fuse) Rest() time.Duration {
+	if c.mounts == 0 {
+		return time.Second
+	}
+	return 0
+}
+
 func (c *fuse) Collect(t *freezeframe.Table) (err error) {
 	if !c.lives || c.Changed() {
 		if c.raw, err = c.lines(); err != nil {
@@ -137,6 +146,7 @@ func (c *fuse) Collect(t *freezeframe.Table) (err error) {
 		row[fuseComm] = c.texts.Intern(daemon.comm)
 		row[fusePIDSure] = sure
 	}
+	c.mounts = len(t.Keys)
 	return nil
 }
 

@@ -51,7 +51,7 @@ type interruptTime struct {
 func (c *interruptTime) Source() freezeframe.Source {
 	return freezeframe.Source{
 		Name: "interrupt_time", From: "BPF: irq_handler_entry, irq_handler_exit, softirq_entry, softirq_exit, while a stall is open", Key: "interrupt",
-		Every: 250 * time.Millisecond, Stalled: 50 * time.Millisecond, Lane: freezeframe.Fast,
+		Every: 200 * time.Millisecond, Stalled: 50 * time.Millisecond, Lane: freezeframe.Fast,
 		Columns: []freezeframe.Column{
 			interruptTimeCPU:     {Name: "cpu", Kind: freezeframe.Gauge},
 			interruptTimeNumber:  {Name: "number", Kind: freezeframe.Gauge}, // of the interrupt, as in /proc/interrupts; of a softirq, its vector

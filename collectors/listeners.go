@@ -29,7 +29,6 @@ const (
 	calmShare, stalledShare = 50, 10
 
 	elsewhereEvery = 250 * time.Millisecond // other namespaces, and Unix sockets
-	ownersEvery    = time.Second            // all of them, where BPF tells of requests: for who listens, and for drops
 	stalledEvery   = 50 * time.Millisecond
 )
 
@@ -97,10 +96,13 @@ func (c *listeners) Open(h freezeframe.Host) error {
 	return nil
 }
 
+// Rest is long while BPF tells of requests and nothing is wrong.
+func (c *listeners) Rest() time.Duration { return c.shared.rest(c.stalled) }
+
 func (c *listeners) Collect(t *freezeframe.Table) error {
 	share, own, elsewhere := time.Duration(calmShare), stalledEvery, elsewhereEvery
 	if c.shared.exact() {
-		own, elsewhere = ownersEvery, ownersEvery
+		own, elsewhere = time.Second, time.Second
 	}
 	stalled := c.focus.Stalled(t.At)
 	if stalled && !c.stalled {

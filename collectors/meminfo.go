@@ -37,7 +37,7 @@ type meminfo struct {
 func (c *meminfo) Source() freezeframe.Source {
 	s := freezeframe.Source{
 		Name: "meminfo", From: "/proc/meminfo",
-		Every: 250 * time.Millisecond, Stalled: 50 * time.Millisecond, Lane: freezeframe.Fast,
+		Every: 200 * time.Millisecond, Stalled: 50 * time.Millisecond, Lane: freezeframe.Fast,
 	}
 	for _, m := range meminfoColumns {
 		s.Columns = append(s.Columns, freezeframe.Column{Name: m.column, Kind: freezeframe.Gauge})

@@ -16,7 +16,6 @@ import (
 )
 
 const (
-	ownersTick   = 250 * time.Millisecond
 	maxHolders   = 32      // processes named for one descriptor
 	maxOwned     = 1 << 16 // sockets remembered
 	wantedSlots  = 64
@@ -70,8 +69,8 @@ type owners struct {
 
 	mu   sync.Mutex // of users and stop: Open and Close only
 	user int
-	stop chan struct{}
-	done chan struct{}
+
+	rounds rounds
 
 	// The rest belongs to the goroutine.
 	dir, fds  kernel.Dir
@@ -81,7 +80,8 @@ type owners struct {
 	walked    freezeframe.Instant
 	walkTook  time.Duration       // of a CPU
 	asked     freezeframe.Instant // when the watched processes may be walked again
-	ticks     int
+	listings  int
+	listed    freezeframe.Instant
 	link      []byte
 	small     []byte
 }
@@ -89,7 +89,7 @@ type owners struct {
 type processNS struct {
 	inode uint32
 	looks uint8 // how often it was looked at while young
-	seen  int   // ticks of the last listing that had it
+	seen  int   // the last listing that had it
 }
 
 // start begins the walking for one more user.
@@ -100,7 +100,7 @@ func (o *owners) start(h freezeframe.Host) {
 	if o.user > 1 {
 		return
 	}
-	o.proc, o.focus, o.ticks = h.Proc, h.Focus, 0
+	o.proc, o.focus, o.listings, o.listed = h.Proc, h.Focus, 0, 0
 	o.link, o.small = make([]byte, 256), make([]byte, 4096)
 	o.processes = make(map[int32]*processNS)
 	o.hopeless = make(map[uint32]freezeframe.Instant)
@@ -111,8 +111,7 @@ func (o *owners) start(h freezeframe.Host) {
 	runtime.LockOSThread() // it measures its CPU time
 	o.walk()
 	runtime.UnlockOSThread()
-	o.stop, o.done = make(chan struct{}), make(chan struct{})
-	go o.run(o.stop, o.done)
+	o.rounds.start(o.round)
 }
 
 // end stops the walking when its last user is gone.
@@ -126,8 +125,7 @@ func (o *owners) end() {
 	if o.user > 0 {
 		return
 	}
-	close(o.stop)
-	<-o.done
+	o.rounds.stop()
 }
 
 // of returns who holds a socket, nil while that is not known; then it is
@@ -143,6 +141,7 @@ func (o *owners) of(inode, listener uint32) *owner {
 		slot := &o.wanted[(inode+i)%wantedSlots]
 		if v := slot.Load(); v == 0 || uint32(v>>32) == inode {
 			slot.Store(uint64(inode)<<32 | uint64(listener))
+			o.rounds.soon()
 			break
 		}
 	}
@@ -152,27 +151,14 @@ func (o *owners) of(inode, listener uint32) *owner {
 // peek is of without the search.
 func (o *owners) peek(inode uint32) *owner { return (*o.known.Load())[inode] }
 
-func (o *owners) run(stop, done chan struct{}) {
-	defer close(done)
-	runtime.LockOSThread() // so that its CPU time can be told
+// round finds who holds what somebody wants to know of.
+func (o *owners) round() {
+	runtime.LockOSThread() // it measures its CPU time
 	defer runtime.UnlockOSThread()
-	tick := time.NewTicker(ownersTick)
-	defer tick.Stop()
-	for {
-		select {
-		case <-stop:
-			return
-		case <-tick.C:
-			o.tick()
-		}
-	}
-}
-
-func (o *owners) tick() {
-	o.ticks++
 	now := kernel.Now()
-	if o.ticks%4 == 0 {
+	if now.Sub(o.listed) >= roundCalm-roundSoon/2 {
 		o.list()
+		o.listed = now
 	}
 	o.hopeAgain(now)
 	var missing, hidden []uint32
@@ -459,6 +445,7 @@ func (o *owners) list() {
 	if o.dir.Open(kernel.AtCWD, append([]byte(o.proc), 0)) != nil {
 		return
 	}
+	o.listings++
 	var servers map[int32]bool
 	newcomers := 0
 	var children []int32
@@ -473,7 +460,7 @@ func (o *owners) list() {
 			p = &processNS{}
 			o.processes[pid] = p
 			// At the first listing everything is new, and walk follows.
-			if newcomers++; o.ticks > 0 && newcomers <= maxNewcomers {
+			if newcomers++; o.listings > 1 && newcomers <= maxNewcomers {
 				if servers == nil {
 					servers = o.servers()
 				}
@@ -482,9 +469,9 @@ func (o *owners) list() {
 				}
 			}
 		}
-		p.seen = o.ticks
+		p.seen = o.listings
 		// A process enters its namespace soon after it is born, or hardly ever.
-		if o.namespaces != nil && (p.looks < 6 || o.ticks%120 == 0) {
+		if o.namespaces != nil && (p.looks < 6 || o.listings%30 == 0) {
 			p.looks++
 			var err error
 			p.inode, err = kernel.NetnsInode(filepath.Join(o.proc, strconv.Itoa(int(pid)), "ns", "net"))
@@ -497,7 +484,7 @@ func (o *owners) list() {
 
 	spaces := make(map[uint32]int32)
 	for pid, p := range o.processes {
-		if p.seen != o.ticks {
+		if p.seen != o.listings {
 			delete(o.processes, pid)
 			if servers == nil {
 				servers = o.servers()

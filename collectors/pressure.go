@@ -41,7 +41,7 @@ const (
 func (c *pressure) Source() freezeframe.Source {
 	return freezeframe.Source{
 		Name: "pressure", From: "/proc/pressure/{cpu,memory,io,irq}", Key: "text",
-		Every: 50 * time.Millisecond, Lane: freezeframe.Fast,
+		Every: 100 * time.Millisecond, Stalled: 50 * time.Millisecond, Lane: freezeframe.Fast,
 		Columns: counters("some_us", "full_us"),
 		Needs:   c.needs,
 	}

@@ -104,7 +104,7 @@ type requests struct {
 func (c *requests) Source() freezeframe.Source {
 	return freezeframe.Source{
 		Name: "requests", From: "BPF: sk_data_ready, sock_recv_length, sock_send_length, inet_sock_set_state", Key: "wait",
-		Every: stalledEvery, Lane: freezeframe.Fast,
+		Every: 100 * time.Millisecond, Stalled: stalledEvery, Lane: freezeframe.Fast,
 		Columns: []freezeframe.Column{
 			requestsKind:     {Name: "kind", Kind: freezeframe.Gauge},  // bpf.WaitAccept, WaitReceive, WaitAnswer, WaitReply
 			requestsState:    {Name: "state", Kind: freezeframe.Gauge}, // bpf.ToldInFlight, ToldDone, ToldClosed …

@@ -29,10 +29,21 @@ type sockets struct {
 	users  int
 	// requests tells of waits at services to the moment; nil: these tables do.
 	requests *bpf.Requests
+	// packets tells when something is lost on the way; nil: these tables do.
+	packets *bpf.Packets
 }
 
 // exact tells whether BPF tells of requests.
 func (s *sockets) exact() bool { return !s.requests.Gone() }
+
+// rest is how often the tables are worth reading while nothing is wrong and BPF
+// tells of requests: for who listens, and for drops.
+func (s *sockets) rest(stalled bool) time.Duration {
+	if stalled || !s.exact() {
+		return 0
+	}
+	return time.Second
+}
 
 // netspace is a network namespace.
 type netspace struct {

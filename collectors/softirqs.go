@@ -23,7 +23,7 @@ type softirqs struct {
 func (c *softirqs) Source() freezeframe.Source {
 	return freezeframe.Source{
 		Name: "softirqs", From: "/proc/softirqs", Key: "cpu",
-		Every: 250 * time.Millisecond, Stalled: 50 * time.Millisecond, Lane: freezeframe.Fast,
+		Every: 200 * time.Millisecond, Stalled: 50 * time.Millisecond, Lane: freezeframe.Fast,
 		Columns: counters(softirqNames[:]...),
 	}
 }

@@ -29,7 +29,7 @@ type softnet struct{ file }
 func (c *softnet) Source() freezeframe.Source {
 	return freezeframe.Source{
 		Name: "softnet", From: "/proc/net/softnet_stat", Key: "cpu",
-		Every: 50 * time.Millisecond, Lane: freezeframe.Fast,
+		Every: 100 * time.Millisecond, Stalled: 50 * time.Millisecond, Lane: freezeframe.Fast,
 		Columns: append(counters("processed", "dropped", "time_squeeze"), gauges("backlog")...),
 	}
 }

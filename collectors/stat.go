@@ -32,7 +32,7 @@ type stat struct{ file }
 func (c *stat) Source() freezeframe.Source {
 	return freezeframe.Source{
 		Name: "stat", From: "/proc/stat", Key: "cpu",
-		Every: 50 * time.Millisecond, Lane: freezeframe.Fast,
+		Every: 100 * time.Millisecond, Stalled: 50 * time.Millisecond, Lane: freezeframe.Fast,
 		Columns: append(counters("user_us", "nice_us", "system_us", "idle_us", "iowait_us",
 			"irq_us", "softirq_us", "steal_us", "guest_us", "ctxt", "processes", "intr"),
 			gauges("procs_running", "procs_blocked")...),

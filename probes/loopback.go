@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	loopbackEvery   = 200 * time.Millisecond
-	loopbackConnect = 5 // every fifth time over a fresh connection
+	loopbackEvery   = 250 * time.Millisecond
+	loopbackConnect = 4 // every fourth time over a fresh connection
 	loopbackFloor   = 100 * time.Millisecond
 )
 

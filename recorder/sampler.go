@@ -18,6 +18,9 @@ import (
 const (
 	// Tick is the grid on which readings begin.
 	Tick = 50 * time.Millisecond
+	// CalmTick is how often the fast lane wakes up while nothing is suspected;
+	// whatever is wakes it at once.
+	CalmTick = 2 * Tick
 	// stuckAfter is how late a lane is before another one has its thread looked
 	// at.
 	stuckAfter = 100 * time.Millisecond
@@ -57,6 +60,7 @@ type Sampler struct {
 
 	started  atomic.Bool
 	stopping atomic.Bool
+	calm     atomic.Bool // nothing is suspected, as far as the lanes know
 	opened   sync.WaitGroup
 	ended    sync.WaitGroup
 	wake     chan struct{} // for the inspector
@@ -147,12 +151,27 @@ func NewSampler(ring *Ring, host freezeframe.Host, cs []freezeframe.Collector, o
 			}
 		}
 		l := &s.lanes[min(src.Lane, freezeframe.Slow)]
-		// Sources of the same period begin on different ticks.
-		r.phase = time.Duration(len(l.readers)*7) * Tick
+		if l.name == freezeframe.Fast {
+			// It wakes up on every tick: sources of the same period begin on
+			// different ones. The others sleep from one that has something to
+			// read to the next, and a wake-up costs more than most readings.
+			r.phase = time.Duration(len(l.readers)*7) * CalmTick
+		}
 		l.readers = append(l.readers, r)
+	}
+	if s.focus != nil {
+		s.focus.Wakes(s.suspected)
 	}
 	ring.taken(s)
 	return s
+}
+
+// suspected has the lanes read at the full rate at once: the fast one wakes the
+// others.
+func (s *Sampler) suspected() {
+	if s.calm.Load() && s.calm.Swap(false) {
+		kernel.Wake(&s.lanes[freezeframe.Fast].word)
+	}
 }
 
 // Start opens the collectors and begins to read. It waits until they are open,
@@ -279,7 +298,7 @@ func (l *lane) run() {
 	begin := (kernel.Now()/freezeframe.Instant(Tick) + 1) * freezeframe.Instant(Tick)
 	for _, r := range l.readers {
 		if r.open && r.src.Every > 0 {
-			r.due = begin.Add(r.phase % r.src.Every)
+			r.due = r.after(begin-1, min(r.src.Every, time.Second))
 		}
 	}
 	l.sampler.opened.Done()
@@ -355,19 +374,32 @@ func (l *lane) tick(now freezeframe.Instant) freezeframe.Instant {
 	}
 	// The lane that watches has a tick even when it has nothing to read.
 	if l.name == freezeframe.Fast {
-		next = min(next, (now/freezeframe.Instant(Tick)+1)*freezeframe.Instant(Tick))
+		tick := freezeframe.Instant(Tick)
+		if !l.stalled {
+			tick = freezeframe.Instant(CalmTick)
+		}
+		next = min(next, (now/tick+1)*tick)
+		s.calm.Store(!l.stalled && !s.focus.Stalled(now))
 	}
 	return min(next, now.Add(10*time.Second))
 }
 
-// hurry brings forward what is read more often during a stall.
+// hurry brings forward what is read more often during a stall, or was put off.
 func (l *lane) hurry(now freezeframe.Instant) {
 	grid := now / freezeframe.Instant(Tick) * freezeframe.Instant(Tick)
 	for _, r := range l.readers {
-		if p := r.src.Stalled; r.open && r.failures == 0 && p > 0 && p < r.src.Every {
-			r.due = min(r.due, grid.Add(r.phase%p))
+		if p := r.period(true); r.open && r.failures == 0 && p > 0 && r.due.Sub(now) > p {
+			r.due = r.after(grid-1, p)
 		}
 	}
+}
+
+// after returns the first moment after at in which a source that is read once
+// in every is due: on one grid for all, so that those of a lane still meet
+// after a stall, in which they are read more often.
+func (r *reader) after(at freezeframe.Instant, every time.Duration) freezeframe.Instant {
+	phase, step := freezeframe.Instant(r.phase%every), freezeframe.Instant(every)
+	return ((at-phase)/step+1)*step + phase
 }
 
 // period returns the time between two readings now.
@@ -408,7 +440,7 @@ func (l *lane) read(r *reader) {
 	if late > period {
 		l.lateN.Add(uint64(late / period))
 	}
-	r.due = r.due.Add(period * (1 + late/period))
+	r.due = r.after(begin, period)
 	if err != nil {
 		l.failed(r, err, end)
 		return

@@ -182,8 +182,8 @@ func (r *resting) Rest() time.Duration {
 	return 8 * Tick
 }
 
-// A collector that rests is read later, in whole ticks, and again at its own
-// period when it has rested.
+// A collector that rests is read at the next moment of its longer period, the
+// same for all that rest so long, and again at its own when it has rested.
 func TestSamplerLetsRest(t *testing.T) {
 	r := &resting{fake: fakeSource("resting", freezeframe.Tasks, Tick, 0)}
 	r.collect = func(n int, table *freezeframe.Table) error {
@@ -195,9 +195,9 @@ func TestSamplerLetsRest(t *testing.T) {
 	start(t, NewRing(1<<20), &freezeframe.Focus{}, []freezeframe.Collector{r})
 	eventually(t, "four readings", func() bool { return r.n.Load() > 4 })
 	// A late reading leaves ticks out, so that more may have passed, not fewer.
-	for i, least := range []time.Duration{8 * Tick, Tick, 8 * Tick} {
-		if d := r.dues[i+1].Sub(r.dues[i]); d < least || d%Tick != 0 {
-			t.Errorf("reading %d was due %v after the one before, want %v", i+1, d, least)
+	for i, period := range []time.Duration{8 * Tick, Tick, 8 * Tick} {
+		if due := r.dues[i+1]; due <= r.dues[i] || time.Duration(due)%period != 0 {
+			t.Errorf("reading %d was due at %v, want a multiple of %v after %v", i+1, due, period, r.dues[i])
 		}
 	}
 }
