@@ -27,7 +27,7 @@ import (
 
 // running is a daemon as a process, with a service manager that only listens.
 type running struct {
-	t       *testing.T
+	t       testing.TB
 	dir     string
 	config  string
 	command *exec.Cmd
@@ -57,7 +57,7 @@ func (s *syncBuffer) String() string {
 }
 
 // startDaemon starts one in dir; what it needs beside is in more.
-func startDaemon(t *testing.T, dir, configuration string, more ...string) *running {
+func startDaemon(t testing.TB, dir, configuration string, more ...string) *running {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {

@@ -123,7 +123,7 @@ func (a *app) diagnoseLeft(parent context.Context, q control.DiagnoseRequest, as
 	defer stop()
 	l, err := openLeft(a.config.Daemon.StateDir)
 	if err != nil {
-		return 0, fmt.Errorf("%w; %w; freezeframe diagnose --live watches without it", none, err)
+		return 0, fmt.Errorf("%w; %v; freezeframe diagnose --live watches without it", none, err)
 	}
 	if err := a.makeOutput(); err != nil {
 		return 0, err
