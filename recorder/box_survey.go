@@ -195,9 +195,19 @@ func (p *Passage) add(next *Passage) {
 
 // glanced is what a segment says beside its readings.
 type glanced struct {
-	head
+	surveyHead
 	events []freezeframe.Event // of the kinds that a survey wants
 	open   *freezeframe.Stall
+}
+
+// surveyHead is what is wanted of a head.
+type surveyHead struct {
+	Clock   freezeframe.Clock
+	Tool    string
+	Sources []struct{ Name string }
+	Needs   []freezeframe.Need
+	Stalls  []freezeframe.Stall
+	Segment *segmentHead
 }
 
 // glance reads a segment without its readings, which are nearly all of it. Of
@@ -217,9 +227,11 @@ func (b *Box) glance(s *segment, p *packer) (*glanced, error) {
 		span := rec.readings()
 		s.start, s.end = rec.Clock.Wall(span.Start).UnixMilli(), rec.Clock.Wall(span.End).UnixMilli()
 	}
-	g := &glanced{head: head{Clock: rec.Clock, Tool: rec.Tool, Sources: rec.Sources, Needs: rec.Needs, Segment: rec.segment}}
+	g := &glanced{surveyHead: surveyHead{Clock: rec.Clock, Tool: rec.Tool, Needs: rec.Needs, Stalls: rec.Stalls, Segment: rec.segment}} // with the stall that was open
+	for i := range rec.Sources {
+		g.Sources = append(g.Sources, struct{ Name string }{rec.Sources[i].Name})
+	}
 	g.events = slices.DeleteFunc(rec.Events, func(e freezeframe.Event) bool { return !slices.Contains(surveyed[:], e.Kind) })
-	g.Stalls = rec.Stalls // with the one that was open
 	return g, err
 }
 
@@ -272,7 +284,7 @@ func glanceFile(path string, p *packer) (*glanced, error) {
 		}
 		at += sectionSize + size
 	}
-	if err := p.decodeJSON(heads.payload, heads.plain, &g.head); err != nil {
+	if err := p.decodeJSON(heads.payload, heads.plain, &g.surveyHead); err != nil {
 		return nil, err
 	}
 	if g.open != nil {
@@ -310,17 +322,20 @@ func (g *glanced) read(tag string, s packedSection, p *packer) error {
 	if err != nil {
 		return err
 	}
-	// An hour has thousands of events, and hardly ever one of these.
-	if !slices.ContainsFunc(surveyed[:], func(kind string) bool { return bytes.Contains(plain, []byte(`"`+kind+`"`)) }) {
-		return nil
-	}
-	var events []freezeframe.Event
-	if err := json.Unmarshal(plain, &events); err != nil {
-		return damaged("%v", err)
-	}
-	for _, e := range events {
-		if slices.Contains(surveyed[:], e.Kind) {
-			g.events = append(g.events, e)
+	// An hour has thousands of events, and a few of these. Within a text of JSON
+	// no quote stands bare, so that this is the beginning of an event.
+	for _, kind := range surveyed {
+		begin := []byte(`{"Kind":"` + kind + `",`)
+		for rest := plain; ; {
+			i := bytes.Index(rest, begin)
+			if i < 0 {
+				break
+			}
+			var e freezeframe.Event
+			if err := json.NewDecoder(bytes.NewReader(rest[i:])).Decode(&e); err != nil {
+				return damaged("%v", err)
+			}
+			g.events, rest = append(g.events, e), rest[i+len(begin):]
 		}
 	}
 	return nil
