@@ -108,7 +108,12 @@ func (f fakeDaemon) Capture(_ context.Context, q control.CaptureRequest) (contro
 	return control.Document{Body: file, Notes: []string{fmt.Sprintf("asked for %s; nothing before \x1b[2J", q.Last)}}, err
 }
 
-func (f fakeDaemon) Reload(context.Context) error { return nil }
+func (f fakeDaemon) Reload(context.Context) error {
+	if _, err := os.Stat(filepath.Join(f.dir, "badconfig")); err == nil {
+		return errors.New("the configuration before it stays: unknown key")
+	}
+	return nil
+}
 
 type torn struct{ io.Reader }
 

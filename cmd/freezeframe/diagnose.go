@@ -65,7 +65,7 @@ output.`,
 			}
 			for _, watching := range []string{"live", "for", "http", "tcp"} {
 				live = live || c.Flags().Changed(watching)
-				for _, recorded := range []string{"last", "since", "until"} {
+				for _, recorded := range []string{"last", "since", "until", "rejudge"} {
 					if err := excluding(c, watching, recorded); err != nil {
 						return err
 					}

@@ -34,6 +34,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			// Never the daemon of this machine.
 			env.Setenv("FREEZEFRAME_DAEMON_SOCKET", filepath.Join(env.WorkDir, "control.sock"))
+			env.Setenv("FREEZEFRAME_DAEMON_STATE_DIR", filepath.Join(env.WorkDir, "state"))
 			return fixtures(env.WorkDir)
 		},
 		Condition: func(cond string) (bool, error) {
