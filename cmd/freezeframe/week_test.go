@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -20,6 +19,7 @@ import (
 	"freezeframe/internal/archive"
 	"freezeframe/internal/kernel"
 	"freezeframe/internal/schedules"
+	"freezeframe/internal/stranger"
 	"freezeframe/recorder"
 	"freezeframe/reports"
 )
@@ -342,14 +342,11 @@ func TestDiagnoseOfThePast(t *testing.T) {
 
 // Whoever may not read what a daemon has left is told what to do.
 func TestDiagnoseOfThePastIsNotForAll(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("becoming another user needs root")
-	}
-	s := newStranger(t)
-	if err := os.MkdirAll(filepath.Join(s.dir, "state"), 0o700); err != nil {
+	c := stranger.Copy(t, "freezeframe", 0o755)
+	if err := os.MkdirAll(filepath.Join(c.Dir, "state"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if out, errs, code := s.run(nil, "diagnose", "--since", "1h"); code != exitFailure || out != "" || !strings.Contains(errs, "may not be read by this user: ask as root; freezeframe diagnose --live watches without it") {
+	if out, errs, code := asStranger(t, c, nil, "diagnose", "--since", "1h"); code != exitFailure || out != "" || !strings.Contains(errs, "may not be read by this user: ask as root; freezeframe diagnose --live watches without it") {
 		t.Errorf("exit %d: %s%s", code, out, errs)
 	}
 }
@@ -357,16 +354,9 @@ func TestDiagnoseOfThePastIsNotForAll(t *testing.T) {
 // A stall that was open when the daemon was killed, and of whose unclean end the
 // report is lost, is judged from the black box.
 func TestDiagnoseOfAKilledDaemon(t *testing.T) {
-	answer := make(chan struct{})
-	defer close(answer)
-	address := deafService(t, answer)
 	dir := t.TempDir()
-	d := startDaemon(t, dir, "probes: {http: ['http://"+address+"/']}\n")
-	d.ready()
-	d.until("a stall", func() bool { return strings.Contains(d.stderr.String(), "a stall has begun") })
-	time.Sleep(3 * time.Second) // what was recorded reaches the disk every half second
-	d.signal(syscall.SIGKILL)
-	<-d.ended
+	d, address := stalledDaemon(t, dir)
+	d.kill()
 	got, out, errs, code := asks(t, dir, "--since", "10m", "--json")
 	if code != 0 || len(got.Reports) == 0 {
 		t.Fatalf("exit %d: %s%s", code, out, errs)

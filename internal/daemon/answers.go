@@ -132,11 +132,9 @@ func incidents(a *archive.Archive, entries []archive.Entry) []reports.Incident {
 		series[all[i].Fingerprint] = &all[i]
 	}
 	out := []reports.Incident{}
-	for _, e := range entries {
-		i := reports.Incident{
-			ID: e.ID, Fingerprint: e.Fingerprint, Start: e.Start, End: e.End, DurationMs: e.DurationMs, Ongoing: e.Ongoing,
-			Cause: string(e.Cause), ExplainedPct: e.Explained, Culprit: e.Who, Summary: e.Headline, Count: 1,
-		}
+	for i := range entries {
+		e := &entries[i]
+		i := incidentOf(e)
 		if s := series[e.Fingerprint]; s != nil {
 			i.Count, i.Pattern = s.Count, s.Pattern
 		}
@@ -145,14 +143,18 @@ func incidents(a *archive.Archive, entries []archive.Entry) []reports.Incident {
 	return out
 }
 
-// incidentOf is a report as a line of a list.
-func incidentOf(r *freezeframe.Report) reports.Incident {
-	c := &r.Causes[0]
-	i := reports.Incident{
-		ID: r.ID, Fingerprint: r.Fingerprint, Start: r.Stall.Start, End: r.Stall.End, DurationMs: r.Stall.DurationMs,
-		Ongoing: r.Stall.Ongoing, Cause: string(c.ID), ExplainedPct: c.ExplainedPct, Culprit: reports.Who(&c.Culprit),
-		Summary: reports.Headline(r), Count: 1,
+// incidentOf is an entry of the index as a line of a list.
+func incidentOf(e *archive.Entry) reports.Incident {
+	return reports.Incident{
+		ID: e.ID, Fingerprint: e.Fingerprint, Start: e.Start, End: e.End, DurationMs: e.DurationMs, Ongoing: e.Ongoing,
+		Cause: string(e.Cause), ExplainedPct: e.Explained, Culprit: e.Who, Summary: e.Headline, Count: 1,
 	}
+}
+
+// listedNow is a report that has just been made as a line of a list.
+func listedNow(r *freezeframe.Report) reports.Incident {
+	e := archive.EntryOf(r)
+	i := incidentOf(&e)
 	if r.Recurrence != nil {
 		i.Count, i.Pattern = r.Recurrence.Count, r.Recurrence.Pattern
 	}

@@ -303,7 +303,7 @@ func (d *daemon) told(r *freezeframe.Report) {
 	d.counts.mu.Unlock()
 	d.mu.Lock()
 	d.last = r
-	d.recent = append([]reports.Incident{incidentOf(r)}, d.recent...)
+	d.recent = append([]reports.Incident{listedNow(r)}, d.recent...)
 	d.recent = d.recent[:min(len(d.recent), maxRecent)]
 	d.mu.Unlock()
 	d.log.Warn().Str("report", r.ID).Str("cause", string(c.ID)).Float64("stalled_ms", r.Stall.DurationMs).Msg(reports.Line(r))
