@@ -149,11 +149,15 @@ func TestMetricsOnAUnixSocket(t *testing.T) {
 		t.Errorf("a socket in use: %v", err)
 	}
 	c := http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", path) }}}
-	answer, err := c.Get("http://x/metrics")
-	if err != nil {
-		t.Fatal(err)
+	answered := func() {
+		t.Helper()
+		answer, err := c.Get("http://x/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer.Body.Close()
 	}
-	answer.Body.Close()
+	answered()
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o660 {
 		t.Errorf("who may ask: %v %v", info.Mode(), err)
 	}
@@ -165,7 +169,9 @@ func TestMetricsOnAUnixSocket(t *testing.T) {
 	}
 	l.SetUnlinkOnClose(false)
 	l.Close()
-	serve(t, path).close()
+	m = serve(t, path)
+	answered()
+	m.close()
 	// A file that is no socket is not ours to remove.
 	if err := os.WriteFile(path, []byte("mine"), 0o600); err != nil {
 		t.Fatal(err)
