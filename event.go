@@ -20,6 +20,12 @@ const (
 	// EventStopped is a time in which freezeframe itself was stopped by a
 	// signal: what was late of its own then says nothing about the machine.
 	EventStopped = "stopped"
+	// EventStall is a stall that was noticed and is over, told when its report is
+	// made: attributes stall, the pieces of its JSON.
+	EventStall = "stall"
+	// EventWatching says, now and then, what was looked at: attribute probes, the
+	// names of those that ran, with blanks between.
+	EventWatching = "watching"
 )
 
 // Event is something that happened at a moment (End 0) or over a span.

@@ -30,6 +30,17 @@ type Coverage struct {
 	Services []string       `json:"services"` // listeners seen
 	NotSeen  []NotSeen      `json:"not_seen"`
 	Recorder RecorderReport `json:"recorder"`
+	// Gaps are the times of the span that were not recorded, in order; of what
+	// is told as it is watched there are none.
+	Gaps []Gap `json:"gaps,omitempty"`
+}
+
+// Gap is a time of which the recording holds nothing, or not all.
+type Gap struct {
+	Start time.Time `json:"start"`
+	End   time.Time `json:"end"`
+	Why   string    `json:"why"`
+	Part  bool      `json:"part,omitempty"` // something is recorded of it
 }
 
 // NotSeen is a Need in a report.

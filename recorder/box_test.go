@@ -1021,6 +1021,9 @@ func FuzzBox(f *testing.F) {
 			}
 			b.haste = true
 			before, _ := b.Pin(begin, m.wall()) // what is damaged is told: that is what the other segments are checked for
+			if s, err := b.Survey(begin, m.wall()); err != nil || len(s.Passages) == 0 {
+				t.Fatalf("the survey: %v, %+v", err, s)
+			}
 			th := &thinner{box: b}
 			for th.step() {
 			}

@@ -369,8 +369,15 @@ func timeline(w freezeframe.Window) []freezeframe.TimelineItem {
 	}
 	byKind := make(map[string][]freezeframe.Event)
 	for _, e := range w.Events("", freezeframe.Whole) {
-		if e.Kind == freezeframe.EventEnds {
+		switch e.Kind {
+		case freezeframe.EventEnds:
 			continue // the ledger's material; what it found stands in the chains
+		case freezeframe.EventWatching:
+			continue // the recorder's own
+		case freezeframe.EventStall:
+			if e.At == stall.Start {
+				continue // this one
+			}
 		}
 		byKind[e.Kind] = append(byKind[e.Kind], e)
 	}
@@ -409,7 +416,7 @@ func nearest(events []freezeframe.Event, s freezeframe.Span) []freezeframe.Event
 
 func eventText(e *freezeframe.Event) string {
 	switch e.Kind {
-	case freezeframe.EventKernelLog:
+	case freezeframe.EventKernelLog, freezeframe.EventStall:
 		return e.Text
 	case freezeframe.EventMissed:
 		text := "freezeframe itself read " + cmp.Or(e.Attr("source"), "a source") + " late"

@@ -68,6 +68,15 @@ func ListText(w io.Writer, l Listing, o TextOptions) error {
 	return err
 }
 
+// HowLong says how long an incident lasted.
+func HowLong(it *Incident) string {
+	long := duration(fromMs(it.DurationMs))
+	if it.Ongoing {
+		long += ", not over"
+	}
+	return long
+}
+
 func (p *printer) incidents(list []Incident) {
 	cause := len("CAUSE")
 	for i := range list {
@@ -76,10 +85,7 @@ func (p *printer) incidents(list []Incident) {
 	p.line(p.paint(dim, fmt.Sprintf("%-19s  %-14s  %-*s  %-9s  %s", "WHEN", "HOW LONG", cause, "CAUSE", "HOW OFTEN", "ID")))
 	for i := range list {
 		it := &list[i]
-		long := duration(fromMs(it.DurationMs))
-		if it.Ongoing {
-			long += ", not over"
-		}
+		long := HowLong(it)
 		often := "once"
 		if it.Count > 1 {
 			often = fmt.Sprintf("%d times", it.Count)

@@ -41,9 +41,7 @@ func DiagnosisText(w io.Writer, d freezeframe.Diagnosis, o TextOptions) error {
 	from := p.clock(d.Observed.Start, "2006-01-02 15:04:05")
 	switch len(d.Reports) {
 	case 0:
-		p.head(green, fmt.Sprintf("Nothing stalled in the %s watched from %s.", duration(watched), from))
-		p.para("", "That is all this says: none of the following was late in that time.")
-		p.coverage(d.Coverage)
+		p.nothing(&d, watched, from)
 	case 1:
 	default:
 		p.head(red, fmt.Sprintf("%d stalls in the %s watched from %s, the longest first.", len(d.Reports), duration(watched), from))
@@ -60,10 +58,59 @@ func DiagnosisText(w io.Writer, d freezeframe.Diagnosis, o TextOptions) error {
 		}
 		p.report(&list[i])
 	}
+	p.gaps(d.Coverage.Gaps)
 	p.notSeen(d.Coverage.NotSeen)
 	p.recorder(d.Coverage.Recorder)
 	_, err := w.Write(p.b.Bytes())
 	return err
+}
+
+// nothing says that nothing stalled, and of which time that is said.
+func (p *printer) nothing(d *freezeframe.Diagnosis, watched time.Duration, from string) {
+	var missing time.Duration
+	for i := range d.Coverage.Gaps {
+		if g := &d.Coverage.Gaps[i]; !g.Part {
+			missing += g.End.Sub(g.Start)
+		}
+	}
+	switch {
+	case missing == 0:
+		p.head(green, fmt.Sprintf("Nothing stalled in the %s watched from %s.", duration(watched), from))
+	case missing >= watched:
+		p.head(bold, fmt.Sprintf("Nothing is recorded of the %s from %s: nothing can be said of it.", duration(watched), from))
+		return
+	default:
+		p.head(green, fmt.Sprintf("Nothing stalled in the %s that are recorded of the %s from %s.", duration(watched-missing), duration(watched), from))
+	}
+	p.para("", "That is all this says: none of the following was late in that time.")
+	p.coverage(d.Coverage)
+}
+
+// gaps says what was not recorded, the longest ones where there are many.
+func (p *printer) gaps(all []freezeframe.Gap) {
+	const most = 12
+	if len(all) == 0 {
+		return
+	}
+	p.section("What was not recorded")
+	shown := all
+	if len(all) > most {
+		shown = slices.Clone(all)
+		slices.SortStableFunc(shown, func(a, b freezeframe.Gap) int { return cmp.Compare(b.End.Sub(b.Start), a.End.Sub(a.Start)) })
+		shown = shown[:most]
+		slices.SortStableFunc(shown, func(a, b freezeframe.Gap) int { return a.Start.Compare(b.Start) })
+	}
+	for i := range shown {
+		g := &shown[i]
+		part := ""
+		if g.Part {
+			part = ", in part"
+		}
+		p.para("  • ", fmt.Sprintf("from %s on, %s%s: %s", p.clock(g.Start, "2006-01-02 15:04:05"), duration(g.End.Sub(g.Start)), part, g.Why))
+	}
+	if left := len(all) - len(shown); left > 0 {
+		p.line(fmt.Sprintf("  and %d shorter ones", left))
+	}
 }
 
 const (

@@ -13,7 +13,6 @@ import (
 	"os/user"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -21,6 +20,7 @@ import (
 
 	"freezeframe"
 	"freezeframe/internal/control"
+	"freezeframe/internal/stranger"
 	"freezeframe/reports"
 )
 
@@ -108,7 +108,12 @@ func (f fakeDaemon) Capture(_ context.Context, q control.CaptureRequest) (contro
 	return control.Document{Body: file, Notes: []string{fmt.Sprintf("asked for %s; nothing before \x1b[2J", q.Last)}}, err
 }
 
-func (f fakeDaemon) Reload(context.Context) error { return nil }
+func (f fakeDaemon) Reload(context.Context) error {
+	if _, err := os.Stat(filepath.Join(f.dir, "badconfig")); err == nil {
+		return errors.New("the configuration before it stays: unknown key")
+	}
+	return nil
+}
 
 type torn struct{ io.Reader }
 
@@ -182,43 +187,28 @@ func daemon(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// asStranger runs the command as a user who is neither root nor in the group, in
+// the directory of its copy.
+func asStranger(t *testing.T, c stranger.Copied, groups []uint32, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	cmd := c.Command(groups, args...)
+	cmd.Dir = c.Dir
+	cmd.Env = append(os.Environ(), "FREEZEFRAME_DAEMON_SOCKET="+filepath.Join(c.Dir, "control.sock"), "FREEZEFRAME_DAEMON_STATE_DIR="+filepath.Join(c.Dir, "state"))
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	var exit *exec.ExitError
+	if err := cmd.Run(); err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
 // A user who is neither root nor in the group is told what to do by every verb
 // that asks, and those that can do without the daemon do.
 func TestStrangersAreRefused(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("becoming another user needs root")
-	}
-	dir, err := os.MkdirTemp("", "freezeframe-stranger")
-	if err != nil {
+	c := stranger.Copy(t, "freezeframe", 0o777)
+	if err := fixtures(c.Dir); err != nil {
 		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := os.ReadFile(exe)
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(dir, "freezeframe")
-	for _, err := range []error{os.Chmod(dir, 0o777), os.WriteFile(path, b, 0o755), fixtures(dir)} {
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	run := func(groups []uint32, args ...string) (stdout, stderr string, code int) {
-		cmd := exec.Command(path, args...)
-		cmd.Dir = dir
-		cmd.Env = append(os.Environ(), "FREEZEFRAME_DAEMON_SOCKET="+filepath.Join(dir, "control.sock"))
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534, Groups: groups}}
-		var out, errs bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &out, &errs
-		var exit *exec.ExitError
-		if err := cmd.Run(); err != nil && !errors.As(err, &exit) {
-			t.Fatal(err)
-		}
-		return out.String(), errs.String(), cmd.ProcessState.ExitCode()
 	}
 	// adm stands for the group; every Debian has it.
 	adm, err := user.LookupGroup("adm")
@@ -229,7 +219,7 @@ func TestStrangersAreRefused(t *testing.T) {
 	if _, err := fmt.Sscan(adm.Gid, &gid); err != nil {
 		t.Fatal(err)
 	}
-	stop, err := answer(dir, "adm")
+	stop, err := answer(c.Dir, "adm")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -239,15 +229,18 @@ func TestStrangersAreRefused(t *testing.T) {
 		}
 	}()
 	want := `only root and members of the group "adm" may ask the daemon: ask as root, or join it (usermod -aG adm NAME, as root)`
-	for _, args := range [][]string{{"list"}, {"show", "last"}, {"status"}, {"diagnose", "--last"}, {"capture", "--last", "1m", "x.frz"}} {
-		if out, errs, code := run(nil, args...); code != exitFailure || !strings.Contains(errs, want) || out != "" {
+	for _, args := range [][]string{{"list"}, {"show", "last"}, {"status"}, {"diagnose", "--last"}, {"reload"}, {"capture", "--last", "1m", "x.frz"}} {
+		if out, errs, code := asStranger(t, c, nil, args...); code != exitFailure || !strings.Contains(errs, want) || out != "" {
 			t.Errorf("%v: exit %d, %q, %q", args, code, out, errs)
 		}
 	}
-	if out, errs, code := run([]uint32{4242, gid}, "list"); code != 0 || !strings.Contains(out, "fs.frozen") {
+	if out, errs, code := asStranger(t, c, []uint32{4242, gid}, "list"); code != 0 || !strings.Contains(out, "fs.frozen") {
 		t.Errorf("a member: exit %d, %q, %q", code, out, errs)
 	}
-	if out, errs, code := run([]uint32{gid}, "capture", "now.frz"); code != 0 || !strings.Contains(errs, "the last 2m0s") {
+	if out, errs, code := asStranger(t, c, []uint32{gid}, "reload"); code != exitFailure || out != "" || !strings.Contains(errs, "only root") {
+		t.Errorf("a member reloads: exit %d, %q, %q", code, out, errs)
+	}
+	if out, errs, code := asStranger(t, c, []uint32{gid}, "capture", "now.frz"); code != 0 || !strings.Contains(errs, "the last 2m0s") {
 		t.Errorf("a member: exit %d, %q, %q", code, out, errs)
 	}
 }

@@ -27,7 +27,7 @@ import (
 
 // running is a daemon as a process, with a service manager that only listens.
 type running struct {
-	t       *testing.T
+	t       testing.TB
 	dir     string
 	config  string
 	command *exec.Cmd
@@ -57,7 +57,7 @@ func (s *syncBuffer) String() string {
 }
 
 // startDaemon starts one in dir; what it needs beside is in more.
-func startDaemon(t *testing.T, dir, configuration string, more ...string) *running {
+func startDaemon(t testing.TB, dir, configuration string, more ...string) *running {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
@@ -288,13 +288,8 @@ func TestDaemonFromStartToStop(t *testing.T) {
 
 // SIGTERM in the middle of a stall: its report is there, as it stood.
 func TestDaemonFinishesTheOpenReport(t *testing.T) {
-	answer := make(chan struct{})
-	defer close(answer)
-	address := deafService(t, answer)
 	dir := t.TempDir()
-	d := startDaemon(t, dir, "probes: {http: ['http://"+address+"/']}\n")
-	d.ready()
-	d.until("a stall", func() bool { return strings.Contains(d.stderr.String(), "a stall has begun") })
+	d, address := stalledDaemon(t, dir)
 	if err := d.stop(); err != nil {
 		t.Errorf("it ended with %v:\n%s", err, d.stderr.String())
 	}
@@ -307,21 +302,42 @@ func TestDaemonFinishesTheOpenReport(t *testing.T) {
 	if !found {
 		t.Errorf("no report of the stall:\n%s", d.stderr.String())
 	}
+	// The recording knows of it, whatever becomes of the report.
+	if err := os.RemoveAll(filepath.Join(dir, "state", "reports")); err != nil {
+		t.Fatal(err)
+	}
+	got, _, errs, code := asks(t, dir, "--since", "10m", "--json")
+	if code != 0 || !slices.ContainsFunc(got.Reports, func(r freezeframe.Report) bool { return strings.Contains(fmt.Sprint(r.Stall.Symptoms), address) }) {
+		t.Errorf("exit %d, %d reports: %s", code, len(got.Reports), errs)
+	}
+}
+
+// stalledDaemon is one in whose eyes something stalls: the service at address.
+func stalledDaemon(t *testing.T, dir string) (d *running, address string) {
+	t.Helper()
+	answer := make(chan struct{})
+	t.Cleanup(func() { close(answer) })
+	address = deafService(t, answer)
+	d = startDaemon(t, dir, "probes: {http: ['http://"+address+"/']}\n")
+	d.ready()
+	d.until("a stall", func() bool { return strings.Contains(d.stderr.String(), "a stall has begun") })
+	return d, address
+}
+
+// kill ends it without a word, when what was recorded has reached the disk.
+func (d *running) kill() {
+	d.t.Helper()
+	time.Sleep(3 * time.Second) // it does every half second
+	d.signal(syscall.SIGKILL)
+	<-d.ended
+	d.manager.Close()
 }
 
 // SIGKILL: the next start says what was going on, with the stall that was open.
 func TestDaemonWasKilled(t *testing.T) {
-	answer := make(chan struct{})
-	defer close(answer)
-	address := deafService(t, answer)
 	dir := t.TempDir()
-	d := startDaemon(t, dir, "probes: {http: ['http://"+address+"/']}\n")
-	d.ready()
-	d.until("a stall", func() bool { return strings.Contains(d.stderr.String(), "a stall has begun") })
-	time.Sleep(3 * time.Second) // what was recorded reaches the disk every half second
-	d.signal(syscall.SIGKILL)
-	<-d.ended
-	d.manager.Close()
+	d, address := stalledDaemon(t, dir)
+	d.kill()
 
 	next := startDaemon(t, dir, "")
 	next.ready()

@@ -33,7 +33,7 @@ const sinceDefault = time.Hour
 
 func (a *app) diagnose() *cobra.Command {
 	var length time.Duration
-	var asJSON, exitCode, last, live bool
+	var asJSON, exitCode, last, live, rejudge bool
 	var s span
 	c := &cobra.Command{
 		Use:   "diagnose",
@@ -41,7 +41,11 @@ func (a *app) diagnose() *cobra.Command {
 		Long: `Say what stalled, and why.
 
 Where the daemon runs it is asked for what it recorded: in the last incident
-(--last), between two times (--since, --until), or in the last hour.
+(--last), between two times (--since, --until), or in the last hour. Stalls of
+which no report is kept are judged from the recording; with --rejudge all are, by
+the rules of this version. Where nothing stalled it says what was watched then,
+and of which time nothing is recorded. Where no daemon runs, --last, --since and
+--until read what one has left in daemon.state_dir.
 
 Where none runs, and with --live, --for, --http or --tcp, this machine is
 watched for a while. That needs no daemon and no configuration, and sends no
@@ -51,6 +55,7 @@ output.`,
 		Example: `  freezeframe diagnose                       what the daemon recorded in the last hour; without one, watch for 20 seconds
   freezeframe diagnose --last
   freezeframe diagnose --since "yesterday 03:00" --until "yesterday 04:00"
+  freezeframe diagnose --since 7d --rejudge  after an update: all stalls of a week, as its rules see them
   freezeframe diagnose --for 10m --out /var/tmp/freeze
   freezeframe diagnose --http http://127.0.0.1:8080/health --json`,
 		Args: exactly(0, "no argument"),
@@ -60,18 +65,21 @@ output.`,
 			}
 			for _, watching := range []string{"live", "for", "http", "tcp"} {
 				live = live || c.Flags().Changed(watching)
-				for _, recorded := range []string{"last", "since", "until"} {
+				for _, recorded := range []string{"last", "since", "until", "rejudge"} {
 					if err := excluding(c, watching, recorded); err != nil {
 						return err
 					}
 				}
 			}
-			if err := cmp.Or(excluding(c, "last", "since"), excluding(c, "last", "until")); err != nil {
+			if err := cmp.Or(excluding(c, "last", "since"), excluding(c, "last", "until"), excluding(c, "last", "rejudge")); err != nil {
 				return err
+			}
+			if rejudge && !s.given() {
+				return usageError{errors.New("--rejudge needs --since: the stalls since when?")}
 			}
 			var stalls int
 			var err error
-			switch q := (control.DiagnoseRequest{Last: last}); {
+			switch q := (control.DiagnoseRequest{Last: last, Rejudge: rejudge}); {
 			case last:
 				stalls, err = a.diagnoseRecorded(c.Context(), q, asJSON)
 			case s.given():
@@ -94,6 +102,7 @@ output.`,
 	c.Flags().BoolVar(&live, "live", false, "watch now, whether or not the daemon runs")
 	c.Flags().BoolVar(&last, "last", false, "the last incident that the daemon recorded")
 	s.flags(c, "what the daemon recorded is judged")
+	c.Flags().BoolVar(&rejudge, "rejudge", false, "judge the stalls again, by the rules of this version; with --since")
 	c.Flags().BoolVar(&asJSON, "json", false, "print the document as JSON (freezeframe.diagnosis/v1)")
 	c.Flags().BoolVar(&exitCode, "exit-code", false, "exit with 3 when something stalled")
 	c.Flags().String("out", "", "directory that gets the JSON, the HTML and the recording (.frz) of each stall")
@@ -170,7 +179,7 @@ func (a *app) diagnoseAny(parent context.Context, length time.Duration, asJSON b
 		d, err = client.Diagnose(ctx, control.DiagnoseRequest{Since: time.Now().Add(-sinceDefault)})
 		if err == nil {
 			fmt.Fprintln(a.stderr, "freezeframe: this is what the daemon recorded in the last hour; --live watches now")
-			err = a.printRecorded(ctx, client, d, asJSON)
+			err = a.printRecorded(d, asJSON, a.savingKept(ctx, client, false))
 		}
 		return err
 	})
@@ -181,8 +190,8 @@ func (a *app) diagnoseAny(parent context.Context, length time.Duration, asJSON b
 	return a.runDiagnose(parent, length, asJSON)
 }
 
-// diagnoseRecorded asks the daemon, prints the document, and returns how many
-// stalls it holds.
+// diagnoseRecorded asks the daemon, or where none runs looks at what one has
+// left, prints the document, and returns how many stalls it holds.
 func (a *app) diagnoseRecorded(parent context.Context, q control.DiagnoseRequest, asJSON bool) (stalls int, err error) {
 	err = a.asking(parent, func(ctx context.Context, client *control.Client) error {
 		d, err := client.Diagnose(ctx, q)
@@ -190,17 +199,17 @@ func (a *app) diagnoseRecorded(parent context.Context, q control.DiagnoseRequest
 			return err
 		}
 		stalls = len(d.Reports)
-		return a.printRecorded(ctx, client, d, asJSON)
+		return a.printRecorded(d, asJSON, a.savingKept(ctx, client, q.Rejudge))
 	})
 	if errors.Is(err, control.ErrNotRunning) {
-		err = fmt.Errorf("%w; freezeframe diagnose --live watches without it", err)
+		return a.diagnoseLeft(parent, q, asJSON, err)
 	}
 	return stalls, err
 }
 
-// printRecorded prints what the daemon told, then saves what it keeps of each
-// stall, where that was asked for.
-func (a *app) printRecorded(ctx context.Context, client *control.Client, d freezeframe.Diagnosis, asJSON bool) error {
+// printRecorded prints what was told, then saves each report, where that was
+// asked for.
+func (a *app) printRecorded(d freezeframe.Diagnosis, asJSON bool, save func(dir string, r *freezeframe.Report) error) error {
 	if err := a.makeOutput(); err != nil {
 		return err
 	}
@@ -216,38 +225,47 @@ func (a *app) printRecorded(ctx context.Context, client *control.Client, d freez
 	errs := []error{err}
 	for i := range d.Reports {
 		if dir := a.config.Output.Dir; dir != "" {
-			errs = append(errs, a.saveKept(ctx, client, dir, &d.Reports[i]))
+			errs = append(errs, save(dir, &d.Reports[i]))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// saveKept writes the JSON of a report, and the HTML and the recording of it
-// that the daemon keeps.
-func (a *app) saveKept(ctx context.Context, client *control.Client, dir string, r *freezeframe.Report) error {
-	if r.ID == "" || r.ID[0] == '.' || filepath.Base(r.ID) != r.ID {
-		return fmt.Errorf("a report with the id %q was not saved: it is no name of a file", r.ID)
+// savingKept writes the JSON of a report, and the HTML and the recording of it
+// that are kept. The page of one that was judged again is made anew.
+func (a *app) savingKept(ctx context.Context, kept keeper, rejudged bool) func(dir string, r *freezeframe.Report) error {
+	return func(dir string, r *freezeframe.Report) error {
+		if r.ID == "" || r.ID[0] == '.' || filepath.Base(r.ID) != r.ID {
+			return fmt.Errorf("a report with the id %q was not saved: it is no name of a file", r.ID)
+		}
+		base := filepath.Join(dir, r.ID)
+		errs := []error{recorder.SaveFile(base+".json", func(w io.Writer) error { return reports.JSON(w, r) })}
+		if errs[0] == nil {
+			fmt.Fprintf(a.stderr, "saved %s.json\n", base)
+		}
+		frz := a.saveForm(ctx, kept, r.ID, control.FormFRZ, base+".frz")
+		var err error
+		switch {
+		case !rejudged:
+			err = a.saveForm(ctx, kept, r.ID, control.FormHTML, base+".html")
+			if control.Code(err) == control.CodeNotFound {
+				err = a.saveBareHTML(r, base+".html")
+			}
+		case frz == nil:
+			err = a.saveHTMLOf(base+".frz", r, base+".html")
+		default:
+			err = a.saveBareHTML(r, base+".html")
+		}
+		if errors.Is(err, reports.ErrNoPage) {
+			fmt.Fprintf(a.stderr, "no %s.html: %v\n", base, reports.ErrNoPage)
+			err = nil
+		}
+		if control.Code(frz) == control.CodeNotFound {
+			fmt.Fprintf(a.stderr, "no %s.frz: no recording of it is kept\n", base)
+			frz = nil
+		}
+		return errors.Join(append(errs, err, frz)...)
 	}
-	base := filepath.Join(dir, r.ID)
-	errs := []error{recorder.SaveFile(base+".json", func(w io.Writer) error { return reports.JSON(w, r) })}
-	if errs[0] == nil {
-		fmt.Fprintf(a.stderr, "saved %s.json\n", base)
-	}
-	err := a.saveForm(ctx, client, r.ID, control.FormHTML, base+".html")
-	if control.Code(err) == control.CodeNotFound {
-		err = a.saveBareHTML(r, base+".html")
-	}
-	if errors.Is(err, reports.ErrNoPage) {
-		fmt.Fprintf(a.stderr, "no %s.html: %v\n", base, reports.ErrNoPage)
-		err = nil
-	}
-	errs = append(errs, err)
-	err = a.saveForm(ctx, client, r.ID, control.FormFRZ, base+".frz")
-	if control.Code(err) == control.CodeNotFound {
-		fmt.Fprintf(a.stderr, "no %s.frz: no recording of it is kept\n", base)
-		err = nil
-	}
-	return errors.Join(append(errs, err)...)
 }
 
 // runDiagnose watches, prints the document, and returns how many stalls it

@@ -45,6 +45,16 @@ cause it lists all that this version can name.`,
 	}
 }
 
+// completeCause has a shell offer the causes for a flag.
+func (a *app) completeCause(c *cobra.Command, flag string) {
+	complete := func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return causes(explainable()), cobra.ShellCompDirectiveNoFileComp
+	}
+	if err := c.RegisterFlagCompletionFunc(flag, complete); err != nil {
+		panic(err) // there is no such flag
+	}
+}
+
 // explainable is every rule, and the two answers that no rule gives.
 func explainable() []freezeframe.Rule {
 	all := slices.Clone(rules.All())

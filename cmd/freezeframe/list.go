@@ -60,6 +60,7 @@ freezeframe show.`,
 	c.Flags().StringVar(&cause, "cause", "", "only incidents of this cause (freezeframe explain lists them)")
 	c.Flags().IntVar(&limit, "limit", listed, "how many at most (with --json all there are)")
 	c.Flags().BoolVar(&asJSON, "json", false, "print them as JSON (freezeframe.list/v1)")
+	a.completeCause(c, "cause")
 	return a.configured(c)
 }
 

@@ -142,7 +142,7 @@ line or the configuration is wrong.`,
 		return usageError{fmt.Errorf("%w (see %s --help)", err, c.CommandPath())}
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(a.daemon(), a.diagnose(), a.list(), a.show(), a.status(), a.view(), a.capture(), a.check(), a.explain(), a.version(), a.manual())
+	root.AddCommand(a.daemon(), a.diagnose(), a.list(), a.show(), a.status(), a.reload(), a.view(), a.capture(), a.check(), a.explain(), a.version(), a.manual())
 	return root
 }
 
@@ -163,19 +163,24 @@ func (a *app) configured(c *cobra.Command) *cobra.Command {
 	c.Flags().String("log-level", "", "what is logged to standard error: debug, info, warn or error")
 	verb := c.RunE
 	c.RunE = func(c *cobra.Command, args []string) error {
-		a.flags["log.level"] = c.Flags().Lookup("log-level")
-		a.sources = config.Sources{File: a.configFile, Default: config.DefaultFile, Environ: os.Environ(), Flags: a.flags}
-		if c.Flags().Changed("config") {
-			a.sources.Default = ""
-		}
-		var err error
-		if a.config, err = config.Load(a.sources); err != nil {
+		if err := a.load(c); err != nil {
 			return usageError{err}
 		}
 		a.openLog()
 		return verb(c, args)
 	}
 	return c
+}
+
+// load loads the configuration as the flags of a verb say.
+func (a *app) load(c *cobra.Command) (err error) {
+	a.flags["log.level"] = c.Flags().Lookup("log-level")
+	a.sources = config.Sources{File: a.configFile, Default: config.DefaultFile, Environ: os.Environ(), Flags: a.flags}
+	if c.Flags().Changed("config") {
+		a.sources.Default = ""
+	}
+	a.config, err = config.Load(a.sources)
+	return err
 }
 
 // key ties a flag of a verb to a key of the configuration.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -20,6 +19,7 @@ import (
 	"freezeframe"
 	"freezeframe/detectors"
 	"freezeframe/internal/kernel"
+	"freezeframe/internal/stranger"
 	"freezeframe/recorder"
 	"freezeframe/reports"
 )
@@ -34,6 +34,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			// Never the daemon of this machine.
 			env.Setenv("FREEZEFRAME_DAEMON_SOCKET", filepath.Join(env.WorkDir, "control.sock"))
+			env.Setenv("FREEZEFRAME_DAEMON_STATE_DIR", filepath.Join(env.WorkDir, "state"))
 			return fixtures(env.WorkDir)
 		},
 		Condition: func(cond string) (bool, error) {
@@ -228,34 +229,9 @@ func TestFullStandardOutputIsAnError(t *testing.T) {
 
 // The same program as another user runs, and says what it could not see.
 func TestUnprivileged(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("becoming another user needs root; the other tests already run without it")
-	}
-	dir, err := os.MkdirTemp("", "freezeframe-unprivileged")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := os.ReadFile(exe)
-	if err != nil {
-		t.Fatal(err)
-	}
-	// testscript.Main makes a program of this name run the verb.
-	path := filepath.Join(dir, "freezeframe")
-	if err := os.WriteFile(path, b, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	c := stranger.Copy(t, "freezeframe", 0o755) // testscript.Main makes a program of this name run the verb
 	for _, args := range [][]string{{"diagnose", "--for", "1s", "--json"}, {"check"}} {
-		cmd := exec.Command(path, args...)
-		cmd.Dir = "/"
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		cmd := c.Command(nil, args...)
 		var stdout, stderr bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &stdout, &stderr
 		if err := cmd.Run(); err != nil {

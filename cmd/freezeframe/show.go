@@ -22,10 +22,8 @@ func (a *app) show() *cobra.Command {
 it happened. ID is one of freezeframe list, the beginning of one, or "last".`,
 		Example: `  freezeframe show last
   freezeframe show 20260114T0310 --html /tmp/freeze.html`,
-		Args: exactly(1, "one id"),
-		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-			return []string{control.Last}, cobra.ShellCompDirectiveNoFileComp
-		},
+		Args:              exactly(1, "one id"),
+		ValidArgsFunction: a.completeID,
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := excluding(c, "json", "html", "frz"); err != nil {
 				return err
@@ -63,8 +61,13 @@ it happened. ID is one of freezeframe list, the beginning of one, or "last".`,
 	return a.configured(c)
 }
 
+// keeper has the documents of incidents: the daemon, or what one has left.
+type keeper interface {
+	Show(ctx context.Context, q control.ShowRequest, w io.Writer) (notes []string, err error)
+}
+
 // saveForm writes what is kept of an incident in one form.
-func (a *app) saveForm(ctx context.Context, client *control.Client, id, form, path string) error {
+func (a *app) saveForm(ctx context.Context, client keeper, id, form, path string) error {
 	var notes []string
 	var asked error
 	f := &faulty{}

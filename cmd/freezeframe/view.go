@@ -182,6 +182,23 @@ func (a *app) saveBareHTML(r *freezeframe.Report, path string) error {
 	return nil
 }
 
+// saveHTMLOf writes the page of a report with the charts of its recording.
+func (a *app) saveHTMLOf(recording string, r *freezeframe.Report, path string) error {
+	v, _, err := load(recording) // what is damaged in it is missing in the charts
+	if err != nil {
+		return fmt.Errorf("read %s again: %w", recording, err)
+	}
+	if len(v.windows) != 1 {
+		return a.saveBareHTML(r, path)
+	}
+	window := v.windows[0]
+	if err := recorder.SaveFile(path, func(w io.Writer) error { return reports.HTML(w, *r, window, reports.Stacks(window)) }); err != nil {
+		return err
+	}
+	fmt.Fprintf(a.stderr, "saved %s\n", path)
+	return nil
+}
+
 // viewHTML writes one file a stall: the longest has the name that was asked
 // for, the others that name with a number.
 func (a *app) viewHTML(v viewed, path string) error {

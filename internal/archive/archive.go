@@ -365,6 +365,9 @@ func (a *Archive) file(id, ext string) string {
 	return filepath.Join(a.dir, id, id+"."+ext)
 }
 
+// EntryOf is a report as the index would know it, but for its files.
+func EntryOf(r *freezeframe.Report) Entry { return recordOf(r).Entry }
+
 func recordOf(r *freezeframe.Report) *record {
 	c := &r.Causes[0]
 	e := &record{Entry: Entry{

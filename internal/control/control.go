@@ -94,6 +94,9 @@ type DiagnoseRequest struct {
 	Last  bool      `json:"last,omitempty"`
 	Since time.Time `json:"since,omitzero"`
 	Until time.Time `json:"until,omitzero"` // zero: now
+	// Rejudge judges again, by the daemon's rules of today, what it judged in
+	// the span when it happened; not with Last.
+	Rejudge bool `json:"rejudge,omitempty"`
 }
 
 // CaptureRequest asks for the recording of a span: of the last so much, or

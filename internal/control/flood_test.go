@@ -3,11 +3,11 @@ package control
 import (
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"syscall"
 	"testing"
 	"time"
+
+	"freezeframe/internal/stranger"
 )
 
 // flooder makes the test binary connect to a socket as often as it can, until
@@ -35,38 +35,16 @@ func init() {
 // A stranger who does nothing but connect, from eight threads, costs a bounded
 // number of refusals a second, and root gets in.
 func TestRootGetsThroughAFlood(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("becoming another user needs root")
-	}
-	dir, err := os.MkdirTemp("", "freezeframe-flood")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := os.ReadFile(exe)
-	if err != nil {
-		t.Fatal(err)
-	}
-	helper := filepath.Join(dir, "helper")
-	for _, err := range []error{os.Chmod(dir, 0o755), os.WriteFile(helper, b, 0o755)} {
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	path := filepath.Join(dir, "control.sock")
+	c := stranger.Copy(t, "helper", 0o755)
+	path := filepath.Join(c.Dir, "control.sock")
 	l, err := Listen(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	counters := new(Counters)
 	go Serve(t.Context(), l, &fake{}, Options{Counters: counters})
-	cmd := exec.Command(helper)
-	cmd.Dir, cmd.Env = "/", append(os.Environ(), flooder+"="+path)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	cmd := c.Command(nil)
+	cmd.Env = append(os.Environ(), flooder+"="+path)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

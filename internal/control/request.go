@@ -175,6 +175,9 @@ func (q *DiagnoseRequest) check() error {
 	if q.Last == !q.Since.IsZero() || q.Last && !q.Until.IsZero() {
 		return Errorf(CodeBadRequest, "a diagnosis of neither the last incident nor a span of time, or of both")
 	}
+	if q.Last && q.Rejudge {
+		return Errorf(CodeBadRequest, "the last incident judged again: that is for a span of time")
+	}
 	if !q.Until.IsZero() && !q.Since.Before(q.Until) {
 		return spanError(q.Since, q.Until)
 	}

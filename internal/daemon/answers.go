@@ -14,14 +14,13 @@ import (
 	"freezeframe"
 	"freezeframe/internal/archive"
 	"freezeframe/internal/control"
+	"freezeframe/internal/lookback"
 	"freezeframe/recorder"
 	"freezeframe/reports"
 )
 
 const (
 	maxRecent = 20 // incidents that status tells of
-	// maxDiagnosed is how many reports one diagnosis gives, the newest.
-	maxDiagnosed = 200
 	// coverageFresh is how long what is watched counts as known: to find it,
 	// the last seconds are decoded.
 	coverageFresh = 2 * time.Second
@@ -133,11 +132,9 @@ func incidents(a *archive.Archive, entries []archive.Entry) []reports.Incident {
 		series[all[i].Fingerprint] = &all[i]
 	}
 	out := []reports.Incident{}
-	for _, e := range entries {
-		i := reports.Incident{
-			ID: e.ID, Fingerprint: e.Fingerprint, Start: e.Start, End: e.End, DurationMs: e.DurationMs, Ongoing: e.Ongoing,
-			Cause: string(e.Cause), ExplainedPct: e.Explained, Culprit: e.Who, Summary: e.Headline, Count: 1,
-		}
+	for i := range entries {
+		e := &entries[i]
+		i := incidentOf(e)
 		if s := series[e.Fingerprint]; s != nil {
 			i.Count, i.Pattern = s.Count, s.Pattern
 		}
@@ -146,14 +143,18 @@ func incidents(a *archive.Archive, entries []archive.Entry) []reports.Incident {
 	return out
 }
 
-// incidentOf is a report as a line of a list.
-func incidentOf(r *freezeframe.Report) reports.Incident {
-	c := &r.Causes[0]
-	i := reports.Incident{
-		ID: r.ID, Fingerprint: r.Fingerprint, Start: r.Stall.Start, End: r.Stall.End, DurationMs: r.Stall.DurationMs,
-		Ongoing: r.Stall.Ongoing, Cause: string(c.ID), ExplainedPct: c.ExplainedPct, Culprit: reports.Who(&c.Culprit),
-		Summary: reports.Headline(r), Count: 1,
+// incidentOf is an entry of the index as a line of a list.
+func incidentOf(e *archive.Entry) reports.Incident {
+	return reports.Incident{
+		ID: e.ID, Fingerprint: e.Fingerprint, Start: e.Start, End: e.End, DurationMs: e.DurationMs, Ongoing: e.Ongoing,
+		Cause: string(e.Cause), ExplainedPct: e.Explained, Culprit: e.Who, Summary: e.Headline, Count: 1,
 	}
+}
+
+// listedNow is a report that has just been made as a line of a list.
+func listedNow(r *freezeframe.Report) reports.Incident {
+	e := archive.EntryOf(r)
+	i := incidentOf(&e)
 	if r.Recurrence != nil {
 		i.Count, i.Pattern = r.Recurrence.Count, r.Recurrence.Pattern
 	}
@@ -206,17 +207,16 @@ func document(r *freezeframe.Report) (control.Document, error) {
 	return control.Document{Body: io.NopCloser(strings.NewReader(b.String()))}, nil
 }
 
-// Diagnose gives the last incident, or what stalled in a span: what is kept of
-// it, and the stall that is open now, judged as it stands.
+// Diagnose gives the last incident, or what stalled in a span: what is kept and
+// what was recorded of it, and the stall that is open now, judged as it stands.
 func (d answers) Diagnose(ctx context.Context, q control.DiagnoseRequest) (freezeframe.Diagnosis, error) {
-	coverage := d.coverage()
 	now := time.Now().UTC()
 	if q.Last {
 		r, err := d.newest()
 		if err != nil {
 			return freezeframe.Diagnosis{}, err
 		}
-		return reports.Diagnosis(freezeframe.Observed{Start: r.Stall.Start, End: r.Stall.End}, coverage, []freezeframe.Report{*r}), nil
+		return reports.Diagnosis(freezeframe.Observed{Start: r.Stall.Start, End: r.Stall.End}, d.coverage(), []freezeframe.Report{*r}), nil
 	}
 	until := q.Until
 	if until.IsZero() || until.After(now) {
@@ -225,12 +225,7 @@ func (d answers) Diagnose(ctx context.Context, q control.DiagnoseRequest) (freez
 	if !q.Since.Before(until) {
 		return freezeframe.Diagnosis{}, control.Errorf(control.CodeBadRequest, "the span ends (%s) before it begins (%s)", until.Format(time.RFC3339), q.Since.Format(time.RFC3339))
 	}
-	found, missing, err := d.between(ctx, q.Since, until)
-	if err != nil {
-		return freezeframe.Diagnosis{}, err
-	}
-	coverage.NotSeen = append(slices.Clone(coverage.NotSeen), reports.NotSeen(missing)...)
-	return reports.Diagnosis(freezeframe.Observed{Start: q.Since.UTC(), End: until.UTC()}, coverage, found), nil
+	return d.lookBack(ctx, lookback.Question{Since: q.Since, Until: until, Rejudge: q.Rejudge}, now)
 }
 
 // newest returns the last report there is.
@@ -262,44 +257,6 @@ func (d *daemon) newest() (*freezeframe.Report, error) {
 	return &r, nil
 }
 
-// between returns the reports of the stalls in a span, the oldest first, and
-// what is not known of it.
-func (d *daemon) between(ctx context.Context, since, until time.Time) ([]freezeframe.Report, []freezeframe.Need, error) {
-	var missing []freezeframe.Need
-	found := []freezeframe.Report{}
-	a, err := d.kept()
-	if err != nil {
-		return nil, nil, err
-	}
-	list, err := a.List(archive.Query{Since: since, Until: until})
-	if err != nil {
-		return nil, nil, fmt.Errorf("list the reports: %w", err)
-	}
-	if len(list) > maxDiagnosed {
-		missing = append(missing, freezeframe.Need{
-			What: fmt.Sprintf("give %d more reports of this span", len(list)-maxDiagnosed), Lost: "the older stalls of it",
-			Fix: "ask for a shorter span, or use `freezeframe list`",
-		})
-		list = list[:maxDiagnosed]
-	}
-	for _, e := range list {
-		if ctx.Err() != nil {
-			return nil, nil, ctx.Err()
-		}
-		r, err := a.Report(e.ID)
-		if err != nil {
-			missing = append(missing, freezeframe.Need{What: "read the report " + e.ID, Lost: "one stall: " + e.Headline, Err: err.Error()})
-			continue
-		}
-		found = append(found, r)
-	}
-	slices.Reverse(found)
-	if r := d.openReport(); r != nil && r.Stall.Start.Before(until) {
-		found = append(found, *r)
-	}
-	return found, append(missing, d.unrecorded(since, until)...), nil
-}
-
 // openReport is the report of the stall that is open now, as it stands; nil when
 // there is none.
 func (d *daemon) openReport() *freezeframe.Report {
@@ -319,36 +276,6 @@ func (d *daemon) openReport() *freezeframe.Report {
 	}
 	d.judged.at = time.Now()
 	return d.judged.report
-}
-
-// unrecorded says of which parts of a span nothing is on disk.
-func (d *daemon) unrecorded(since, until time.Time) []freezeframe.Need {
-	box := d.store.box.Load()
-	if box == nil {
-		return nil // said among what is not seen
-	}
-	var out []freezeframe.Need
-	st := box.Stats()
-	from := st.Oldest
-	if from.IsZero() {
-		from = d.started
-	}
-	if since.Before(from) {
-		out = append(out, freezeframe.Need{
-			What: "readings before " + from.UTC().Format(time.RFC3339), Lost: "whatever stalled in the span before that, unless its report is kept",
-		})
-	}
-	clock := wallClock()
-	for _, g := range st.Gaps {
-		start, end := clock.Wall(g.Span.Start), clock.Wall(g.Span.End)
-		if g.Span.Length() > 0 && start.Before(until) && end.After(since) {
-			out = append(out, freezeframe.Need{
-				What: fmt.Sprintf("readings of the %s lane from %s to %s", g.Lane, start.Format("15:04:05"), end.Format("15:04:05")),
-				Lost: "what they would show: the disk did not take them in time",
-			})
-		}
-	}
-	return out
 }
 
 // Capture gives a recording: of the memory where it reaches back far enough,

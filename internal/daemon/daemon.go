@@ -102,6 +102,11 @@ type daemon struct {
 		at     time.Time
 	}
 
+	noted struct { // what is watched, in the recording; of pulse
+		of *detectors.Watch
+		at time.Time
+	}
+
 	ending  chan struct{}      // closed when we stop
 	judging sync.WaitGroup     // the report of an unclean end
 	end     context.CancelFunc // of the goroutines
@@ -142,13 +147,7 @@ func Run(ctx context.Context, o Options) error {
 	d.end = end
 	defer end()
 	d.store = newStorage(o.Config, o.Log)
-	d.store.aside = func(work func()) {
-		if w := d.watch.Load(); w != nil {
-			w.Aside(work)
-			return
-		}
-		work()
-	}
+	d.store.aside = d.aside
 	d.store.open, d.store.found, d.store.ready = d.unreported, d.unclean, d.remember
 	storing, stopStoring := context.WithCancel(background)
 	defer stopStoring()
@@ -216,6 +215,15 @@ func (d *daemon) adopt(w *detectors.Watch) {
 	d.store.follow(w.Ring())
 }
 
+// aside does what takes a CPU for long.
+func (d *daemon) aside(work func()) {
+	if w := d.watch.Load(); w != nil {
+		w.Aside(work)
+		return
+	}
+	work()
+}
+
 // unreported is the stall that is open, for the black box.
 func (d *daemon) unreported() *freezeframe.Stall {
 	if w := d.watch.Load(); w != nil {
@@ -276,6 +284,7 @@ func (d *daemon) build(w *detectors.Watch, i detectors.Incident) freezeframe.Rep
 func (d *daemon) keep(w *detectors.Watch, i detectors.Incident) {
 	var r freezeframe.Report
 	w.Aside(func() { r = d.build(w, i) })
+	d.noteStall(w.Ring(), i.Window.Stall(), &r)
 	d.told(&r)
 	if box := d.store.box.Load(); box != nil {
 		box.Keep(i.Recording.Span)
@@ -294,7 +303,7 @@ func (d *daemon) told(r *freezeframe.Report) {
 	d.counts.mu.Unlock()
 	d.mu.Lock()
 	d.last = r
-	d.recent = append([]reports.Incident{incidentOf(r)}, d.recent...)
+	d.recent = append([]reports.Incident{listedNow(r)}, d.recent...)
 	d.recent = d.recent[:min(len(d.recent), maxRecent)]
 	d.mu.Unlock()
 	d.log.Warn().Str("report", r.ID).Str("cause", string(c.ID)).Float64("stalled_ms", r.Stall.DurationMs).Msg(reports.Line(r))
@@ -504,6 +513,7 @@ func (d *daemon) pulse(ctx context.Context) {
 		case ready: // the watchdog begins there
 			d.notify.watchdog()
 			d.counts.pings.Add(1)
+			d.noteWatching()
 		}
 		d.cost.mark()
 		d.notify.setStatus(d.status(ready, why))

@@ -149,11 +149,28 @@ func TestMetricsOnAUnixSocket(t *testing.T) {
 		t.Errorf("a socket in use: %v", err)
 	}
 	c := http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", path) }}}
-	answer, err := c.Get("http://x/metrics")
+	answered := func() {
+		t.Helper()
+		answer, err := c.Get("http://x/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer.Body.Close()
+	}
+	answered()
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o660 {
+		t.Errorf("who may ask: %v %v", info.Mode(), err)
+	}
+	m.close()
+	// One that a daemon left behind is replaced.
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	answer.Body.Close()
+	l.SetUnlinkOnClose(false)
+	l.Close()
+	m = serve(t, path)
+	answered()
 	m.close()
 	// A file that is no socket is not ours to remove.
 	if err := os.WriteFile(path, []byte("mine"), 0o600); err != nil {
@@ -164,6 +181,62 @@ func TestMetricsOnAUnixSocket(t *testing.T) {
 	}
 	if b, err := os.ReadFile(path); err != nil || string(b) != "mine" {
 		t.Errorf("the file: %q %v", b, err)
+	}
+}
+
+// Whoever asks again at once gets the same figures: to find them costs something.
+func TestMetricsAreNotGatheredForEach(t *testing.T) {
+	n := 0.0
+	m := &metricsServer{gather: func() []family { n++; return []family{one(counter, "asked_total", n, "How often.")} }}
+	if first := m.render(); parseMetrics(t, first)["asked_total"] != 1 {
+		t.Fatal(first)
+	}
+	m.at = time.Now().Add(time.Hour) // however slow the machine is
+	if again := m.render(); parseMetrics(t, again)["asked_total"] != 1 {
+		t.Error("gathered anew at once")
+	}
+	m.at = time.Now().Add(-2 * metricsFresh)
+	if later := m.render(); parseMetrics(t, later)["asked_total"] != 2 {
+		t.Error("never gathered anew")
+	}
+}
+
+// listening gives as many connections as are wanted, and counts them.
+type listening struct {
+	net.Listener
+	given int
+}
+
+func (l *listening) Accept() (net.Conn, error) {
+	l.given++
+	c, _ := net.Pipe()
+	return c, nil
+}
+
+// So many are served at a time, and the next when one of them has gone.
+func TestFewClientsOfMetricsAtATime(t *testing.T) {
+	l := &listening{}
+	p := &paced{Listener: l, slots: make(chan struct{}, maxClients)}
+	var taken []net.Conn
+	for range maxClients {
+		c, err := p.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		taken = append(taken, c)
+	}
+	next := make(chan struct{})
+	go func() { defer close(next); _, _ = p.Accept() }()
+	select {
+	case <-next:
+		t.Errorf("%d at a time", l.given)
+	case <-time.After(5 * clientPause):
+	}
+	taken[0].Close()
+	taken[0].Close() // which frees one place, however often
+	<-next
+	if len(p.slots) != maxClients {
+		t.Errorf("%d of %d places are taken", len(p.slots), maxClients)
 	}
 }
 

@@ -242,6 +242,7 @@ func (s *storage) follow(r *recorder.Ring) {
 func (s *storage) record(parent context.Context) {
 	var ring *recorder.Ring
 	for {
+		changed := s.changed() // before what it is opened with is read: a change meanwhile counts
 		if !s.insist(parent, &s.boxFault, "the black box cannot be opened", s.openBox) {
 			return
 		}
@@ -253,7 +254,7 @@ func (s *storage) record(parent context.Context) {
 		}
 		box := s.box.Load()
 		if ring != nil {
-			ring = s.recordInto(parent, box, ring)
+			ring = s.recordInto(parent, box, ring, changed)
 		}
 		if err := box.Close(); err != nil {
 			s.log.Error().Err(err).Msg("the black box could not be closed: the next start will take this end for an unclean one")
@@ -265,10 +266,9 @@ func (s *storage) record(parent context.Context) {
 }
 
 // recordInto runs one black box, and returns the ring for the next.
-func (s *storage) recordInto(parent context.Context, box *recorder.Box, ring *recorder.Ring) *recorder.Ring {
+func (s *storage) recordInto(parent context.Context, box *recorder.Box, ring *recorder.Ring, changed <-chan struct{}) *recorder.Ring {
 	ctx, end := context.WithCancel(parent)
 	defer end()
-	changed := s.changed()
 	next := make(chan *recorder.Ring, 1)
 	go func() {
 		defer end()

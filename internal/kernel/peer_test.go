@@ -8,6 +8,8 @@ import (
 	"slices"
 	"syscall"
 	"testing"
+
+	"freezeframe/internal/stranger"
 )
 
 // peerHelper makes the test binary connect to a socket and wait to be let go.
@@ -26,40 +28,19 @@ func init() {
 	os.Exit(0)
 }
 
-// connectedAs returns what PeerOf says of this test run as another user.
-func connectedAs(t *testing.T, cred *syscall.Credential) Peer {
+// connectedAs returns what PeerOf says of this test when cmd runs it.
+func connectedAs(t *testing.T, dir string, cmd *exec.Cmd) Peer {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "freezeframe-peer")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
 	path := filepath.Join(dir, "socket")
 	l, err := net.Listen("unix", path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	exe, err := os.Executable()
-	if err != nil {
+	if err := os.Chmod(path, 0o666); err != nil {
 		t.Fatal(err)
 	}
-	if cred != nil {
-		// Another user must be able to reach both.
-		b, err := os.ReadFile(exe)
-		if err != nil {
-			t.Fatal(err)
-		}
-		exe = filepath.Join(dir, "helper")
-		for _, err := range []error{os.Chmod(dir, 0o755), os.Chmod(path, 0o666), os.WriteFile(exe, b, 0o755)} {
-			if err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	cmd := exec.Command(exe)
-	cmd.Dir, cmd.Env = "/", append(os.Environ(), peerHelper+"="+path)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
+	cmd.Env = append(os.Environ(), peerHelper+"="+path)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +68,11 @@ func connectedAs(t *testing.T, cred *syscall.Credential) Peer {
 }
 
 func TestPeerOfThisUser(t *testing.T) {
-	p := connectedAs(t, nil)
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := connectedAs(t, t.TempDir(), exec.Command(exe))
 	groups, err := syscall.Getgroups()
 	if err != nil {
 		t.Fatal(err)
@@ -99,15 +84,15 @@ func TestPeerOfThisUser(t *testing.T) {
 
 // More groups than the first buffer takes, and none.
 func TestPeerOfAnotherUsersGroups(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("becoming another user needs root; the other test already runs without it")
-	}
+	c := stranger.Copy(t, "helper", 0o755)
 	for _, n := range []int{0, 1, 32, 33, 500} {
 		groups := make([]uint32, n)
 		for i := range groups {
 			groups[i] = uint32(70000 + i)
 		}
-		p := connectedAs(t, &syscall.Credential{Uid: 65534, Gid: 65533, Groups: groups})
+		cmd := c.Command(groups)
+		cmd.SysProcAttr.Credential.Gid = 65533
+		p := connectedAs(t, c.Dir, cmd)
 		slices.Sort(p.Groups)
 		if p.UID != 65534 || p.GID != 65533 || !slices.Equal(p.Groups, groups) {
 			t.Errorf("%d groups: got %+v", n, p)
