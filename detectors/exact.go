@@ -141,6 +141,10 @@ func (b *book) between(l *layer, th *thread, until freezeframe.Instant, enclosed
 		if y.at <= l.at || x.at >= until {
 			continue
 		}
+		if i == 0 && x.at > l.at && th.exact[0].Start >= l.at {
+			// Before it began: see laySampled.
+			l.lay(min(b.began(th, min(x.at, th.exact[0].Start), l.at), until), freezeframe.Wait{Class: freezeframe.Idle})
+		}
 		b.unknown(l, x.at, enclosed) // before the first sample
 		b.rest(l, th, x, y, min(y.at, until))
 	}
