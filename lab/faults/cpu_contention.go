@@ -37,6 +37,24 @@ var cpuContention = []lab.Fault{
 		Run:       func(s *lab.Scene) { checksums(s, 80) },
 		Miss:      func(s *lab.Scene) { checksums(s, 1) },
 	},
+	{
+		Name:      "cpu.contention/pipelines",
+		Cause:     "cpu.contention",
+		About:     "40 shell pipelines that compress, against a Python event loop",
+		MissAbout: "one of them, at nice 19",
+		Needs:     program("python3", "gzip", "yes"),
+		Run:       func(s *lab.Scene) { pipelines(s, 40, "") },
+		Miss:      func(s *lab.Scene) { pipelines(s, 1, "nice -n 19 ") },
+	},
+}
+
+func pipelines(s *lab.Scene, n int, nice string) {
+	svc := s.Serve(victim.Spec{Kind: victim.Loop, Work: []string{"compute:3ms"}}, lab.Place{})
+	jobs := shells(s, n, func(int) string { return nice + "yes | " + nice + "gzip -9 > /dev/null" })
+	s.BlameGroup(jobs...)
+	s.Blame(lab.Guilty{Swarms: []string{"gzip", "yes"}})
+	s.Watch(svc)
+	s.Break(saying(s, "go", jobs...), killing(s, jobs...))
 }
 
 func contend(s *lab.Scene, nice, threads, processes int, kind string) {
