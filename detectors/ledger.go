@@ -452,7 +452,7 @@ func (l *layer) lay(end freezeframe.Instant, w freezeframe.Wait) {
 	l.at = end
 	if n := len(l.waits); n > 0 {
 		last := &l.waits[n-1]
-		if last.Class == w.Class && last.Wchan == w.Wchan && last.File == w.File && sameParty(last.Woken, w.Woken) && (last.Stack == w.Stack || w.Stack == "" || last.Stack == "") {
+		if last.Class == w.Class && last.Wchan == w.Wchan && last.File == w.File && last.TimedOut == w.TimedOut && sameParty(last.Woken, w.Woken) && (last.Stack == w.Stack || w.Stack == "" || last.Stack == "") {
 			last.End = end
 			if last.Stack == "" {
 				last.Stack, last.Syscall = w.Stack, w.Syscall

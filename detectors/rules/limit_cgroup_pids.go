@@ -37,11 +37,14 @@ func judgeCgroupPIDs(w freezeframe.Window) []freezeframe.Finding {
 		if refusedForks == 0 || limit == 0 {
 			continue
 		}
-		// How many there are is read once a second; what was refused is counted.
-		// Older kernels count it in the cgroup that forked, whoever's limit it was.
+		// How many there are is read once a second; what was refused is counted:
+		// by older kernels in the cgroup that forked, whoever's limit it was, and
+		// by newer ones in all above the one whose limit it was, too.
 		full := fullOfPIDs(&series, key)
-		if !full && slices.ContainsFunc(slices.Collect(maps.Keys(keys)), func(up string) bool {
-			return up != name && strings.HasPrefix(name, strings.TrimSuffix(up, "/")+"/") && fullOfPIDs(&series, keys[up])
+		if !full && slices.ContainsFunc(slices.Collect(maps.Keys(keys)), func(other string) bool {
+			k := keys[other]
+			return descends(name, other) && fullOfPIDs(&series, k) ||
+				descends(other, name) && series.Delta(k, "pids_max_events") > 0 && series.Max(k, "pids_max") > 0
 		}) {
 			continue
 		}
@@ -89,6 +92,11 @@ func judgeCgroupPIDs(w freezeframe.Window) []freezeframe.Finding {
 		out = append(out, f)
 	}
 	return out
+}
+
+// descends tells whether a cgroup is below another one.
+func descends(name, above string) bool {
+	return name != above && strings.HasPrefix(name, strings.TrimSuffix(above, "/")+"/")
 }
 
 // fullOfPIDs tells whether a cgroup was seen at its limit of processes.
