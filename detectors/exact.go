@@ -130,7 +130,14 @@ func (b *book) exactWait(th *thread, e *exact) freezeframe.Wait {
 	}
 	w := b.wait(th, &e.place, false, false)
 	w.Woken = e.woken
-	w.TimedOut = e.timer && w.Class == freezeframe.UserLock
+	if w.Class == freezeframe.UserLock {
+		// Another program shares no lock with this one: it ran when the timer did.
+		stranger := w.Woken != nil && w.Woken.PID != th.pid && b.comm(th.pid) != "" && b.comm(w.Woken.PID) != "" && b.comm(w.Woken.PID) != b.comm(th.pid)
+		if stranger {
+			w.Woken = nil
+		}
+		w.TimedOut = e.timer || stranger
+	}
 	return w
 }
 

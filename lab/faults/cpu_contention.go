@@ -40,10 +40,10 @@ var cpuContention = []lab.Fault{
 	{
 		Name:      "cpu.contention/pipelines",
 		Cause:     "cpu.contention",
-		About:     "40 shell pipelines that compress, against a Python event loop",
+		About:     "20 shell pipelines that compress, against a Python event loop",
 		MissAbout: "one of them, at nice 19",
 		Needs:     program("python3", "gzip", "yes"),
-		Run:       func(s *lab.Scene) { pipelines(s, 40, "") },
+		Run:       func(s *lab.Scene) { pipelines(s, 20, "") },
 		Miss:      func(s *lab.Scene) { pipelines(s, 1, "nice -n 19 ") },
 	},
 }
@@ -107,12 +107,12 @@ func saying(s *lab.Scene, line string, ps ...*lab.Proc) func() {
 	}
 }
 
-// killing ends them at once: a load that starves everybody would also take its
-// time to hear that it should stop.
+// killing ends them at once, with all that a shell has started: a load that
+// starves everybody would also take its time to hear that it should stop.
 func killing(s *lab.Scene, ps ...*lab.Proc) func() {
 	return func() {
 		for _, p := range ps {
-			s.Check(p.Signal(syscall.SIGKILL))
+			s.Check(p.SignalGroup(syscall.SIGKILL))
 		}
 	}
 }

@@ -36,11 +36,11 @@ var cpuForkStorm = []lab.Fault{
 	{
 		Name:      "cpu.fork_storm/make",
 		Cause:     "cpu.fork_storm",
-		About:     "make -j 60 with 50,000 recipes that do next to nothing, against a Go service",
+		About:     "six make -j 20, each with 5,000 recipes that do next to nothing, against a Go service",
 		MissAbout: "make with twenty of them, one after the other",
 		Needs:     program("make"),
-		Run:       func(s *lab.Scene) { forRecipes(s, 50_000, 60) },
-		Miss:      func(s *lab.Scene) { forRecipes(s, 20, 1) },
+		Run:       func(s *lab.Scene) { forRecipes(s, 6, 5000, 20) },
+		Miss:      func(s *lab.Scene) { forRecipes(s, 1, 20, 1) },
 	},
 	{
 		Name:      "cpu.fork_storm/subprocess",
@@ -112,16 +112,16 @@ func forXargs(s *lab.Scene, n int, script string) {
 	s.Break(saying(s, "go", jobs...), killing(s, jobs...))
 }
 
-func forRecipes(s *lab.Scene, n, jobs int) {
+func forRecipes(s *lab.Scene, many, n, jobs int) {
 	svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Work: []string{"compute:3ms"}}, lab.Place{})
 	file := filepath.Join(s.Dir, "Makefile")
 	// With a ";" it takes a shell for each.
 	s.Check(os.WriteFile(file, []byte("all: $(addprefix part,$(shell seq "+strconv.Itoa(n)+"))\npart%:\n\t@:; /bin/true\n"), 0o644))
-	make := s.Start(shell("make -s -j " + strconv.Itoa(jobs) + " -f " + file + "; sleep 60"))
-	s.BlameGroup(make)
+	builds := shells(s, many, func(int) string { return "make -s -j " + strconv.Itoa(jobs) + " -f " + file + "; sleep 60" })
+	s.BlameGroup(builds...)
 	s.Blame(lab.Guilty{Swarms: []string{"sh", "make"}})
 	s.Watch(svc)
-	s.Break(saying(s, "go", make), killing(s, make))
+	s.Break(saying(s, "go", builds...), killing(s, builds...))
 }
 
 func forSubprocess(s *lab.Scene, threads int, pause string) {
