@@ -45,6 +45,9 @@ type Wait struct {
 	Chain []Link
 	// Woken is who ended the wait, where that was seen and was no interrupt.
 	Woken *Party
+	// TimedOut tells of a UserLock that a timer ended: the thread waited for as
+	// long as it wanted to (a sleep of Java's is such a wait).
+	TimedOut bool
 }
 
 // Party is a process, or an address where the process is not on this host.

@@ -28,6 +28,7 @@ type exact struct {
 	place place
 	// woken is who ended it; nil where an interrupt did, or nobody knows.
 	woken *freezeframe.Party
+	timer bool // an interrupt did
 	open  bool // a sample found it asleep; it may have slept on
 }
 
@@ -55,6 +56,7 @@ func (b *book) readWaits(s freezeframe.Series) {
 		e := exact{Span: span, kind: v[2]}
 		if e.kind == bpf.Slept {
 			e.place = b.place(&sample{state: byte(v[5]), syscall: int64(v[6]), file: v[7], stack: v[8], wchan: v[9]})
+			e.timer = v[13] != 0
 			if v[13] == 0 && v[11] != 0 {
 				e.woken = &freezeframe.Party{PID: int(v[10]), TID: int(v[11]), Comm: b.w.Text(v[12]), Why: "woke it"}
 			}
@@ -128,6 +130,14 @@ func (b *book) exactWait(th *thread, e *exact) freezeframe.Wait {
 	}
 	w := b.wait(th, &e.place, false, false)
 	w.Woken = e.woken
+	if w.Class == freezeframe.UserLock {
+		// Another program shares no lock with this one: it ran when the timer did.
+		stranger := w.Woken != nil && w.Woken.PID != th.pid && b.comm(th.pid) != "" && b.comm(w.Woken.PID) != "" && b.comm(w.Woken.PID) != b.comm(th.pid)
+		if stranger {
+			w.Woken = nil
+		}
+		w.TimedOut = e.timer || stranger
+	}
 	return w
 }
 
@@ -140,6 +150,10 @@ func (b *book) between(l *layer, th *thread, until freezeframe.Instant, enclosed
 		x, y := &s[i], &s[i+1]
 		if y.at <= l.at || x.at >= until {
 			continue
+		}
+		if i == 0 && x.at > l.at && th.exact[0].Start >= l.at {
+			// Before it began: see laySampled.
+			l.lay(min(b.began(th, min(x.at, th.exact[0].Start), l.at), until), freezeframe.Wait{Class: freezeframe.Idle})
 		}
 		b.unknown(l, x.at, enclosed) // before the first sample
 		b.rest(l, th, x, y, min(y.at, until))

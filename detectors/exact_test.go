@@ -110,3 +110,33 @@ func TestAnInterruptHoldsNothing(t *testing.T) {
 		t.Errorf("held by %+v", h)
 	}
 }
+
+// A sleep of Java's is a wait in a futex that a timer ends, whoever ran when it
+// did; a wait that another thread ends is not.
+func TestAWaitThatTimesOut(t *testing.T) {
+	for name, x := range map[string]struct {
+		wait windowtest.V
+		want bool
+	}{
+		"a timer":            {windowtest.V{"by_interrupt": 1, "other_pid": 9, "other_tid": 9}, true},
+		"a thread":           {windowtest.V{"other_pid": 7, "other_tid": 8}, false},
+		"a worker alike":     {windowtest.V{"other_pid": 8, "other_tid": 8}, false},
+		"a stranger's CPU":   {windowtest.V{"other_pid": 9, "other_tid": 9}, true},
+		"nobody knows whose": {windowtest.V{"other_pid": 10, "other_tid": 10}, false},
+	} {
+		w := stalled()
+		for pid, comm := range map[int]string{7: "postgres", 8: "postgres", 9: "cron"} {
+			w.Rows("procs", second, windowtest.Task(pid), func(time.Duration) windowtest.V { return windowtest.V{"comm": comm, "ppid": 1, "state": 'S'} })
+		}
+		sampled(w, 7, func(time.Duration) windowtest.V { return windowtest.V{"state": 'S', "wchan": "futex_wait_queue", "syscall": 202} })
+		x.wait["stack"], x.wait["syscall"] = "futex_wait_queue<-futex_wait", 202
+		told(w, 7, 2100*ms, 3900*ms, x.wait)
+		l := Account(w)
+		whole(t, l)
+		for i := range l.Accounts[0].Waits {
+			if y := &l.Accounts[0].Waits[i]; y.Length() > second && (y.TimedOut != x.want || x.want && y.Holder != nil) {
+				t.Errorf("%s: timed out %v, held by %+v", name, y.TimedOut, y.Holder)
+			}
+		}
+	}
+}

@@ -305,7 +305,9 @@ func (b *book) laySampled(l *layer, th *thread) bool {
 	place := func(x *sample) place { return b.place(x) }
 	if s[0].at > span.Start {
 		// First seen inside the span. What it was doing when it was found it
-		// had been doing, unless it was running.
+		// had been doing, unless it was running; but a thread that has not begun
+		// has nothing to wait for.
+		l.lay(b.began(th, s[0].at, span.Start), freezeframe.Wait{Class: freezeframe.Idle})
 		p := place(&s[0])
 		l.lay(s[0].at, b.wait(th, &p, s[0].state == 'R', false))
 	}
@@ -320,6 +322,17 @@ func (b *book) laySampled(l *layer, th *thread) bool {
 		l.lay(span.End, freezeframe.Wait{Class: freezeframe.Idle})
 	}
 	return true
+}
+
+// began returns the last moment before it was first seen at which a thread was
+// missing from a reading that had others of its process, at least start.
+func (b *book) began(th *thread, first, start freezeframe.Instant) freezeframe.Instant {
+	seen := b.seen[th.pid]
+	i, _ := slices.BinarySearch(seen, first)
+	if i > 0 {
+		return max(seen[i-1], start)
+	}
+	return start
 }
 
 // ended returns when a thread that was seen last at a moment was missing from
@@ -439,7 +452,7 @@ func (l *layer) lay(end freezeframe.Instant, w freezeframe.Wait) {
 	l.at = end
 	if n := len(l.waits); n > 0 {
 		last := &l.waits[n-1]
-		if last.Class == w.Class && last.Wchan == w.Wchan && last.File == w.File && sameParty(last.Woken, w.Woken) && (last.Stack == w.Stack || w.Stack == "" || last.Stack == "") {
+		if last.Class == w.Class && last.Wchan == w.Wchan && last.File == w.File && last.TimedOut == w.TimedOut && sameParty(last.Woken, w.Woken) && (last.Stack == w.Stack || w.Stack == "" || last.Stack == "") {
 			last.End = end
 			if last.Stack == "" {
 				last.Stack, last.Syscall = w.Stack, w.Syscall
@@ -682,6 +695,9 @@ var strong = map[freezeframe.Class]float64{
 func share(waits []freezeframe.Wait) float64 {
 	var sum, all float64
 	for i := range waits {
+		if absent(&waits[i]) {
+			continue // it counts by its own life, as the thread of one connection does
+		}
 		d := float64(waits[i].Length())
 		all += d
 		if waits[i].Lock != "" {
@@ -693,7 +709,16 @@ func share(waits []freezeframe.Wait) float64 {
 	if all == 0 {
 		return 0
 	}
-	return sum / all
+	return sum / max(all, float64(leastLife))
+}
+
+// leastLife is the life of a thread from which on all that it did counts.
+const leastLife = 100 * time.Millisecond
+
+// absent tells whether a wait is the time before a thread began, or after its
+// end: it waits for work in no place at all.
+func absent(w *freezeframe.Wait) bool {
+	return w.Class == freezeframe.Idle && w.Wchan == "" && w.Stack == "" && w.Syscall == "" && w.File == ""
 }
 
 // weigh gives the accounts of one symptom their weights: those that were kept

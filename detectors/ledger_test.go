@@ -106,6 +106,44 @@ func TestLedgerOfAThreadThatEnded(t *testing.T) {
 	}
 }
 
+// A connection's own thread that began in the middle of the stall waited for
+// nothing before, whatever it did when it was first seen; and by its own life it
+// counts as those that were there all the time.
+func TestLedgerOfAThreadThatBegan(t *testing.T) {
+	for _, first := range []rune{'R', 'D'} {
+		for _, exact := range []bool{false, true} {
+			w := stalled()
+			stuck := windowtest.V{"state": 'D', "wchan": "percpu_rwsem_wait", "stack": "percpu_rwsem_wait<-vfs_write"}
+			sampled(w, 7, func(time.Duration) windowtest.V { return stuck })
+			sampled(w, 8, func(at time.Duration) windowtest.V {
+				switch {
+				case at < 3500*ms:
+					return nil
+				case at < 3550*ms:
+					return windowtest.V{"state": first, "wchan": "percpu_rwsem_wait", "stack": "percpu_rwsem_wait<-vfs_write", "run_ns": 1, "timeslices": 1}
+				}
+				return stuck
+			})
+			if exact {
+				told(w, 8, 3600*ms, 3900*ms, windowtest.V{"state": 'D', "wchan": "percpu_rwsem_wait", "stack": "percpu_rwsem_wait<-vfs_write"})
+			}
+			l := Account(w)
+			whole(t, l)
+			if len(l.Accounts) != 2 {
+				t.Fatalf("%d accounts", len(l.Accounts))
+			}
+			for i := range l.Accounts {
+				if a := &l.Accounts[i]; a.Victim.TID == 8 {
+					near(t, "idle", classes(a)[freezeframe.Idle], 1450*ms)
+					if a.Weight < 0.8 {
+						t.Errorf("first %c, exact %v: weight %.2f of a thread that was stuck all its life", first, exact, a.Weight)
+					}
+				}
+			}
+		}
+	}
+}
+
 func TestLedgerOfAThreadThatWantedACPU(t *testing.T) {
 	w := stalled()
 	// It gets 20 % of a CPU; the kernel counts the waiting.

@@ -47,6 +47,14 @@ func (s *Scene) Cgroup(controller string) *Cgroup {
 	return c
 }
 
+// Below makes a control group in this one, with the same controllers of version 1.
+func (c *Cgroup) Below(name string) *Cgroup {
+	d := &Cgroup{Dir: filepath.Join(c.Dir, name), Path: c.Path + "/" + name, V2: c.V2, s: c.s}
+	c.s.lab.janitor.later("rmcgroup", d.Dir)
+	c.s.Check(os.Mkdir(d.Dir, 0o755))
+	return d
+}
+
 // HasController says why this machine has no control groups with a controller
 // for the lab; nil when it has. The name is that of version 1.
 func HasController(controller string) error {

@@ -294,6 +294,9 @@ func (p *Proc) Say(line string) error {
 // Signal sends the process, not its group, a signal.
 func (p *Proc) Signal(sig syscall.Signal) error { return unix.Kill(p.PID, sig) }
 
+// SignalGroup sends it to the process and all of its group.
+func (p *Proc) SignalGroup(sig syscall.Signal) error { return unix.Kill(-p.PID, sig) }
+
 // Kill ends the process group and waits until it is gone.
 func (p *Proc) Kill() error { return p.kill() }
 

@@ -157,7 +157,7 @@ func standsAt(m moment) (standing, bool) {
 		case freezeframe.Idle, freezeframe.UserLock, freezeframe.ChildWait, freezeframe.PipeWait:
 			// Whoever owns a lock and waits for something that gives no reason
 			// holds on to it as one that sleeps.
-			if m.wait.Lock != "" && !telling(x) {
+			if (m.wait.Lock != "" || x.TimedOut) && !telling(x) {
 				s.slept += part
 			}
 		}

@@ -239,3 +239,25 @@ func TestSlowIsNotBusy(t *testing.T) {
 		}
 	}
 }
+
+// TestWhoMovesADiskByItsSyncs: the service itself asks for more flushes, as it
+// does all day; but nearly all bytes are of somebody's syncs. One flush at the
+// end of a copy is none of that.
+func TestWhoMovesADiskByItsSyncs(t *testing.T) {
+	for flushes, cause := range map[float64]freezeframe.Cause{12: "io.flush_storm", 0.5: "io.device_saturated"} {
+		w := build(func(w *window) {
+			asleep(w, wait{Class: freezeframe.DeviceWait, Stack: "submit_bio_wait<-blkdev_issue_flush<-ext4_sync_file<-do_fsync", File: "/srv/data"})
+			device(w, "vda", 1<<20, load{busy: 1, queue: 5, done: 60, flushes: 15, flushing: 0.1, bytes: 2e8, inFlight: 5})
+			for pid, x := range map[int]struct {
+				comm           string
+				flushes, bytes float64
+			}{service: {"orders", 30, 1e5}, hog: {"dd", flushes, 2e8}} {
+				w.Rows("block_issuers", 100*ms, freezeframe.Key(1<<52|pid), func(at time.Duration) v {
+					return v{"dev": 1 << 20, "device": "vda", "pid": pid, "comm": x.comm, "flushes": w.Ran(at, 0, x.flushes), "flush_ns": w.Ran(at, 0, 1e8),
+						"writes": w.Ran(at, 1, 200), "write_bytes": w.Ran(at, 0, x.bytes), "device_ns": w.Ran(at, 0, 8e8)}
+				})
+			}
+		})
+		verdict(t, w, cause, process(hog))
+	}
+}

@@ -81,10 +81,13 @@ func crowdedCgroup(users []crowd) (string, float64) {
 	var names []string
 	for _, c := range users {
 		paths := freezeframe.CgroupPaths(c.cgroup, "cpu")
-		if len(paths) < 2 {
+		if len(paths) == 0 {
 			continue
 		}
 		path := cgroupPath(paths[0])
+		if path == "/" {
+			continue // of version 1, which may be mounted beside version 2
+		}
 		if !slices.Contains(names, path) {
 			names = append(names, path)
 		}

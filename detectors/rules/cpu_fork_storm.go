@@ -17,6 +17,11 @@ const (
 	shortStorm = 100
 	shortLife  = 0.02
 	shortCPU   = 0.5
+	// swarmForks is how many are enough where BPF counts them by their parent,
+	// and none of them uses more than briefRun on average: on a machine that is
+	// full of them each start takes long.
+	swarmForks = 40
+	briefRun   = 30 * time.Millisecond
 	// stormTimes is how many times more than before they must be, unless the
 	// children's CPU time is counted.
 	stormTimes = 3
@@ -52,7 +57,7 @@ func judgeForkStorm(w freezeframe.Window) []freezeframe.Finding {
 	s := core(claim)
 	forks := one(w, "stat", s, freezeframe.AllCPUs, "processes")
 	was := one(w, "stat", before(w), freezeframe.AllCPUs, "processes")
-	if forks.rate() < shortStorm {
+	if forks.rate() < swarmForks {
 		return nil
 	}
 	more := was.any && forks.rate() >= stormTimes*was.rate()
@@ -67,7 +72,8 @@ func judgeForkStorm(w freezeframe.Window) []freezeframe.Finding {
 		return min(ratio(float64(g.sum+h.sum)/1e6, s.Length().Seconds()), float64(n))
 	}
 	var living float64
-	for _, c := range crowds(w, s, nil) {
+	users := crowds(w, s, nil)
+	for _, c := range users {
 		living += c.used
 	}
 	lost := max(0, total.busy*float64(n)-living)
@@ -82,18 +88,25 @@ func judgeForkStorm(w freezeframe.Window) []freezeframe.Finding {
 		lost = max(lost, min(ratio(float64(ended)/1e9, s.Length().Seconds()), float64(n)))
 		// Of those who started many that lived briefly, whose used most.
 		for _, b := range bred {
-			if b.forks.sum >= uint64(shortStorm*s.Length().Seconds()/4) && b.life() <= longLife {
+			if b.forks.sum >= uint64(swarmForks*s.Length().Seconds()/4) && b.life() <= longLife {
 				exact = b
 				used = max(used, min(ratio(float64(b.ended.sum)/1e9, s.Length().Seconds()), float64(n)))
 				break
 			}
 		}
 	}
+	// Counted by parent, they need no other measure than the others on the CPUs:
+	// each was brief, and together they used more than anybody who stayed.
+	swarm := exact != nil && exact.ran() <= briefRun && float64(exact.exits.sum) >= swarmForks*s.Length().Seconds()
+	for i := range users {
+		c := &users[i]
+		swarm = swarm && (c.used <= used || c.comm == exact.exec || c.comm == exact.comm)
+	}
 	spent := max(lost, used)
 	// The counter of a parent whose one long-lived child has ended jumps too; of
 	// children that live briefly most CPU time is nobody's.
-	brief := more && spent >= shortCPU*float64(n) && spent <= shortLife*forks.rate() && lost >= spent/2
-	if spent < stormCPU*float64(n) || forks.rate() < stormForks && !brief {
+	brief := more && forks.rate() >= shortStorm && spent >= shortCPU*float64(n) && spent <= shortLife*forks.rate() && lost >= spent/2
+	if spent < stormCPU*float64(n) || forks.rate() < stormForks && !brief && !swarm {
 		return nil
 	}
 	f := freezeframe.Finding{

@@ -190,3 +190,11 @@ func (b *breeder) life() time.Duration {
 	}
 	return time.Duration(b.lived.sum / b.exits.sum)
 }
+
+// ran is the CPU time that its children used on average.
+func (b *breeder) ran() time.Duration {
+	if b.exits.sum == 0 {
+		return 0
+	}
+	return time.Duration(b.ended.sum / b.exits.sum)
+}

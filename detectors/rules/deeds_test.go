@@ -158,6 +158,18 @@ func TestSwarmsHaveParents(t *testing.T) {
 			}
 			breeds(w, hog+50, 1, "go", 5, 0.9, 800*ms)
 		}, "cpu.fork_storm", freezeframe.Culprit{PID: hog, Comm: "xargs", Count: 6}},
+		"few starts on a machine that is full of them": {func(w *window) {
+			runnable(w, "0-1")
+			stat(w, 20, 75, use{user: 1}, use{user: 1})
+			breeds(w, hog, 1, "xargs", 70, 1.2, 700*ms)
+			running(w, hog+5, "rsync", 0.5, 0)
+		}, "cpu.fork_storm", process(hog)},
+		"few starts beside somebody who uses more": {func(w *window) {
+			runnable(w, "0-1")
+			stat(w, 20, 75, use{user: 1}, use{user: 1})
+			breeds(w, hog, 1, "configure", 70, 0.55, 20*ms)
+			running(w, hog+5, "render", 1.4, 0)
+		}, "cpu.contention", process(hog + 5)},
 		"children that live for long are a build": {func(w *window) {
 			runnable(w, "0-1")
 			stat(w, 20, 60, use{user: 1}, use{user: 1})

@@ -2,6 +2,7 @@ package rules
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	"freezeframe"
@@ -22,6 +23,8 @@ const (
 	syncing = 0.4
 	// mainFlusher of a device's flushes is who asks for them.
 	mainFlusher = 0.5
+	// leastFlushes, and as many a second, are more than the end of one copy.
+	leastFlushes = 4
 	// largerLoad is how many times as much somebody else must move to be the
 	// larger load.
 	largerLoad = 4
@@ -90,7 +93,19 @@ func stormOn(w freezeframe.Window, s freezeframe.Span, ms moments, d *disk, all,
 		calm = b.flushes
 	}
 	risen := flushed.flushes >= stormFlushes && flushed.flushes >= stormFlushTimes*calm
-	if !risen && flushed.flushes < stormFlushes && flushed.flushing < flushTime {
+	// Where each flush is told with who asked for it, that decides. A journal
+	// asks for its own, whoever synced: then who was seen in a sync does.
+	issuers := issuersOn(w, around(s), flushed.name)
+	flushes := func(i *issuer) uint64 { return i.flushes }
+	asker := largest(issuers, append(ms.pids(), ourPIDs(w)...), flushes)
+	// A slow disk gets few flushes done, and the victims may ask for more of them;
+	// but who has most of the disk's bytes moved by its own syncs is the reason.
+	synced := asker != nil && float64(asker.flushes) >= max(leastFlushes, leastFlushes*around(s).Length().Seconds()) &&
+		shareOf(issuers, asker, func(i *issuer) uint64 { return i.bytes }) >= mainFlusher
+	if asker != nil && !synced && shareOf(issuers, asker, flushes) < mainFlusher {
+		asker = nil
+	}
+	if !risen && !synced && flushed.flushes < stormFlushes && flushed.flushing < flushTime {
 		return freezeframe.Finding{}, false
 	}
 	ps := processesIn(w, freezeframe.Span{Start: s.Start.Add(-writeBehind), End: s.End.Add(sweepMargin)})
@@ -103,14 +118,6 @@ func stormOn(w freezeframe.Window, s freezeframe.Span, ms moments, d *disk, all,
 		}
 	}
 	best := syncersOn(w, s, ps, victims, d, all, mounted)
-	// Where each flush is told with who asked for it, that decides. A journal
-	// asks for its own, whoever synced: then who was seen in a sync does.
-	issuers := issuersOn(w, around(s), flushed.name)
-	flushes := func(i *issuer) uint64 { return i.flushes }
-	asker := largest(issuers, append(ms.pids(), ourPIDs(w)...), flushes)
-	if asker != nil && shareOf(issuers, asker, flushes) < mainFlusher {
-		asker = nil
-	}
 	if asker != nil && (best == nil || !best.pids[asker.pid]) {
 		best = &syncers{pid: asker.pid, comm: asker.comm, pids: map[int]bool{}}
 		for _, pid := range asker.pids {
@@ -124,11 +131,23 @@ func stormOn(w freezeframe.Window, s freezeframe.Span, ms moments, d *disk, all,
 	// Whoever syncs a little as always is in its sync all the time, too, when
 	// the device is full of somebody else's work.
 	larger := false
-	for _, p := range ps.list {
-		larger = larger || !victims[p.pid] && !p.kernel() && !best.pids[p.pid] && p.moved() > largerLoad*best.moved
+	if bytes := func(i *issuer) uint64 { return i.bytes }; len(issuers) > 0 {
+		// What was moved on this disk is known, and by whom.
+		best.moved = 0
+		for i := range issuers {
+			if x := &issuers[i]; best.pids[x.pid] || x.comm == best.comm {
+				best.moved += x.bytes
+			}
+		}
+		other := largest(issuers, append(slices.Collect(maps.Keys(best.pids)), ms.pids()...), bytes)
+		larger = other != nil && other.comm != best.comm && other.bytes > largerLoad*best.moved
+	} else {
+		for _, p := range ps.list {
+			larger = larger || !victims[p.pid] && !p.kernel() && !best.pids[p.pid] && p.moved() > largerLoad*best.moved
+		}
 	}
 	own := !larger && float64(best.moved) >= leastMover*rest
-	if !own && !(risen && manyFlushes*flushed.flushes >= flushed.done) {
+	if !own && !synced && !(risen && manyFlushes*flushed.flushes >= flushed.done) {
 		return freezeframe.Finding{}, false
 	}
 	f := freezeframe.Finding{Culprit: ps.blame(freezeframe.Party{PID: best.pid, Comm: best.comm}), Confidence: seen, Chain: story(ms)}

@@ -2,6 +2,7 @@ package rules
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -30,9 +31,21 @@ func judgeCgroupPIDs(w freezeframe.Window) []freezeframe.Finding {
 	ps := processesIn(w, s)
 	series := w.Between("cgroups", s)
 	var out []freezeframe.Finding
-	for name, key := range sorted(textKeys(w, &series)) {
+	keys := textKeys(w, &series)
+	for name, key := range sorted(keys) {
 		refusedForks, limit, most := series.Delta(key, "pids_max_events"), series.Max(key, "pids_max"), series.Max(key, "pids")
-		if refusedForks == 0 || limit == 0 || most < limit-limit/50 {
+		if refusedForks == 0 || limit == 0 {
+			continue
+		}
+		// How many there are is read once a second; what was refused is counted:
+		// by older kernels in the cgroup that forked, whoever's limit it was, and
+		// by newer ones in all above the one whose limit it was, too.
+		full := fullOfPIDs(&series, key)
+		if !full && slices.ContainsFunc(slices.Collect(maps.Keys(keys)), func(other string) bool {
+			k := keys[other]
+			return descends(name, other) && fullOfPIDs(&series, k) ||
+				descends(other, name) && series.Delta(k, "pids_max_events") > 0 && series.Max(k, "pids_max") > 0
+		}) {
 			continue
 		}
 		told := logged(w, stall.Length(), "fork rejected by pids controller")
@@ -54,8 +67,11 @@ func judgeCgroupPIDs(w freezeframe.Window) []freezeframe.Finding {
 		}
 		f := freezeframe.Finding{
 			Culprit: freezeframe.Culprit{Kind: freezeframe.CulpritCgroup, Cgroup: cgroupPath(name)}, Explains: claim, Confidence: seen,
-			Summary:  fmt.Sprintf("%s had %d processes and threads, as many as it may; %d more were refused.", cgroupPath(name), most, refusedForks),
-			Evidence: []freezeframe.Evidence{evidence("cgroups", "pids_max_events", "%d forks refused; %d of %d in use", refusedForks, most, limit)},
+			Summary:  fmt.Sprintf("%s had %d processes and threads, as many as it may; %d more were refused.", cgroupPath(name), limit, refusedForks),
+			Evidence: []freezeframe.Evidence{evidence("cgroups", "pids_max_events", "%d forks refused; at most %d of %d seen in use", refusedForks, most, limit)},
+		}
+		if !full {
+			f.Confidence = counted
 		}
 		if told != nil {
 			f.Confidence = proven
@@ -76,4 +92,15 @@ func judgeCgroupPIDs(w freezeframe.Window) []freezeframe.Finding {
 		out = append(out, f)
 	}
 	return out
+}
+
+// descends tells whether a cgroup is below another one.
+func descends(name, above string) bool {
+	return name != above && strings.HasPrefix(name, strings.TrimSuffix(above, "/")+"/")
+}
+
+// fullOfPIDs tells whether a cgroup was seen at its limit of processes.
+func fullOfPIDs(series *freezeframe.Series, key freezeframe.Key) bool {
+	limit := series.Max(key, "pids_max")
+	return limit > 0 && series.Max(key, "pids") >= limit-limit/50
 }

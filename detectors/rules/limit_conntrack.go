@@ -27,7 +27,7 @@ func limitConntrack() freezeframe.Rule {
 			"So that it does not come back: shorter timeouts (nf_conntrack_tcp_timeout_established, _time_wait), `notrack` rules for busy services, a buckets count to match (nf_conntrack_buckets).",
 		},
 		Reads:    []string{sourceLedger, sourceSymptoms, "limits.conntrack_count", "limits.conntrack_max", "limits.conntrack_drop", freezeframe.EventKernelLog, "connections.peer"},
-		Subsumes: []freezeframe.Cause{"net.packet_loss", "dep.remote_unresponsive", "app.worker_pool_exhausted", "net.accept_queue_overflow", "net.syn_flood"},
+		Subsumes: []freezeframe.Cause{"net.firewall_drop", "net.packet_loss", "dep.remote_unresponsive", "app.worker_pool_exhausted", "net.accept_queue_overflow", "net.syn_flood"},
 		Judge:    judgeConntrack,
 	}
 }

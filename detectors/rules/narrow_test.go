@@ -190,3 +190,38 @@ func halfOpen(w *window, from func(i int) string) {
 		})
 	}
 }
+
+// A count of processes that is read once a second may miss that there were as
+// many as may be; what was refused is counted. Whose limit it was the counter of
+// an older kernel does not say.
+func TestRefusedForksWhateverTheLevel(t *testing.T) {
+	scene := func(above int) *window {
+		return build(func(w *window) {
+			w.Suffers(service, "orders", wait{Class: freezeframe.Sleeping})
+			proc(w, service, "orders", func(time.Duration) v { return v{"cgroup": "4:pids:/app/web"} })
+			group(w, "pids:/app/web", map[string]float64{"pids_max_events": 20}, v{"pids": 12, "pids_max": 64})
+			group(w, "pids:/app", map[string]float64{"pids_max_events": 1}, v{"pids": above, "pids_max": 100})
+		})
+	}
+	for above, want := range map[int]string{30: "/app/web", 100: "/app"} {
+		verdict(t, scene(above), "limit.cgroup_pids", freezeframe.Culprit{Kind: freezeframe.CulpritCgroup, Cgroup: want})
+	}
+}
+
+// Many short processes one after the other are one CPU's worth, not one
+// each; and the root of a hierarchy of version 1 beside version 2 is nobody.
+func TestWhoCrowdsTheCPUs(t *testing.T) {
+	const groups = "1:cpu:/;0::/"
+	w := build(func(w *window) {
+		runnable(w, "0-1")
+		stat(w, 20, 20, use{user: 1}, use{user: 1})
+		for i := range 40 {
+			began := stallFrom + time.Duration(i)*50*ms
+			for at := began; at < began+40*ms; at += 20 * ms {
+				w.Row("procs", at, windowtest.Task(hog+10+i), v{"pid": hog + 10 + i, "ppid": hog, "comm": "true", "state": 'R', "cgroup": groups, "utime_us": int((at - began) / time.Microsecond)})
+			}
+		}
+		proc(w, hog, "render", func(at time.Duration) v { return v{"cgroup": groups, "utime_us": w.Ran(at, 0, 9e5), "state": 'R'} })
+	})
+	verdict(t, w, "cpu.contention", process(hog))
+}

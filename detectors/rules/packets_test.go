@@ -38,6 +38,11 @@ func TestPacketsSayWhy(t *testing.T) {
 				return row
 			})
 		}, "net.firewall_drop", culprit(freezeframe.CulpritAddress), ""},
+		"dropped for a full table": {func(w *window) {
+			resending(w)
+			lost(w, 1, "netfilter_drop", "10.0.0.9", 5432, "10.0.0.1", 0, 20)
+			w.Kernel(stallFrom, "nf_conntrack: nf_conntrack: table full, dropping packet")
+		}, "limit.conntrack", culprit(freezeframe.CulpritTable), ""},
 		"lost between others": {func(w *window) {
 			resending(w)
 			lost(w, 1, "netfilter_drop", "10.0.0.8", 5432, "10.0.0.1", 0, 20)

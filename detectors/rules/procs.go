@@ -315,14 +315,15 @@ func crowds(w freezeframe.Window, s freezeframe.Span, skip func(*process) bool) 
 	used := map[int]float64{}
 	comm := map[int]string{}
 	for _, t := range threadsIn(w, s) {
-		used[t.pid] += t.load()
+		used[t.pid] += min(t.load(), ratio(float64(t.run.sum), float64(s.Length())))
 		if t.tid == t.pid || comm[t.pid] == "" {
 			comm[t.pid] = t.comm
 		}
 	}
 	ps := processesIn(w, around(s))
 	for _, p := range ps.list {
-		used[p.pid] = max(used[p.pid], p.cpu.rate()/1e6)
+		// One that came or went used it for a part of the time only.
+		used[p.pid] = max(used[p.pid], min(p.cpu.rate(), ratio(float64(p.cpu.sum), s.Length().Seconds()))/1e6)
 	}
 	for pid := range used {
 		if ps.byPID[pid] == nil {

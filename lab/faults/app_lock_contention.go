@@ -37,6 +37,33 @@ var appLockContention = []lab.Fault{
 		Run:       func(s *lab.Scene) { heldBy(s, "mutexes", fmt.Sprintf("/both/%.3f", s.Length.Seconds())) },
 		Miss:      func(s *lab.Scene) { heldBy(s, "mutexes", "/both/0.005") },
 	},
+	{
+		Name:      "app.lock_contention/java",
+		Cause:     "app.lock_contention",
+		About:     "a thread of a Java service with a pool of 16 threads sleeps holding the ReentrantLock that all its requests need",
+		MissAbout: "it sleeps for 5 ms",
+		Needs:     program("java", "javac"),
+		Run:       func(s *lab.Scene) { lockOfJava(s, s.Length) },
+		Miss:      func(s *lab.Scene) { lockOfJava(s, 5*time.Millisecond) },
+	},
+	{
+		Name:      "app.lock_contention/c-mutex",
+		Cause:     "app.lock_contention",
+		About:     "a thread of a threaded Python service computes in C holding the mutex of the C library that all its requests need",
+		MissAbout: "for 5 ms",
+		AlsoOK:    []string{"app.busy_loop"}, // its holder is one thread at 100 % of a CPU
+		Needs:     program("python3"),
+		Run:       func(s *lab.Scene) { heldBy(s, "mutexes", fmt.Sprintf("/bothdigest/%.3f", s.Length.Seconds())) },
+		Miss:      func(s *lab.Scene) { heldBy(s, "mutexes", "/bothdigest/0.005") },
+	},
+}
+
+// lockOfJava has a thread of a Java service that serves nobody hold the lock.
+func lockOfJava(s *lab.Scene, length time.Duration) {
+	svc := s.Serve(victim.Spec{Kind: victim.Workers, Workers: 16, Work: []string{"lock"}}, lab.Place{})
+	s.BlameGroup(svc.Proc)
+	s.Watch(svc)
+	s.Break(saying(s, fmt.Sprintf("hold %d", length.Milliseconds()), svc.Proc), func() {})
 }
 
 func holdLock(s *lab.Scene, how string, length time.Duration) {

@@ -35,6 +35,15 @@ var appStopped = []lab.Fault{
 		},
 	},
 	{
+		Name:      "app.stopped/upstream",
+		Cause:     "app.stopped",
+		About:     "the upstream that a threaded Python service calls for each request, a Go service, gets SIGSTOP and later SIGCONT",
+		MissAbout: "and SIGCONT after 10 ms",
+		Needs:     program("python3"),
+		Run:       func(s *lab.Scene) { stoppedUpstream(s, s.Length) },
+		Miss:      func(s *lab.Scene) { stoppedUpstream(s, 10*time.Millisecond) },
+	},
+	{
 		Name:      "app.stopped/ptrace",
 		Cause:     "app.stopped",
 		About:     "a debugger attaches to every thread of a Node service and holds them",
@@ -123,4 +132,14 @@ func tracer(args []string) {
 		}
 		fmt.Println("done")
 	})
+}
+
+func stoppedUpstream(s *lab.Scene, length time.Duration) {
+	up := s.Serve(victim.Spec{Name: "inventory", Kind: victim.Go}, lab.Place{})
+	svc := s.Serve(victim.Spec{Kind: victim.Threads, Work: []string{"call:" + up.Address}}, lab.Place{})
+	s.BlameGroup(up.Proc)
+	s.BlameLab()
+	s.Watch(svc)
+	s.Length = length
+	s.Break(func() { s.Check(up.Signal(syscall.SIGSTOP)) }, func() { s.Check(up.Signal(syscall.SIGCONT)) })
 }

@@ -32,6 +32,23 @@ var appWorkerPoolExhausted = []lab.Fault{
 		Miss:      func(s *lab.Scene) { halfRequests(s, 5) },
 		Roles:     map[string]func([]string){"connholder": connHolder},
 	},
+	{
+		Name:      "app.worker_pool_exhausted/java",
+		Cause:     "app.worker_pool_exhausted",
+		About:     "clients that keep their connections and say nothing have all eight threads of a Java service",
+		MissAbout: "they have seven of eight",
+		Needs:     program("java", "javac"),
+		Run:       func(s *lab.Scene) { silentClients(s, 8) },
+		Miss:      func(s *lab.Scene) { silentClients(s, 7) },
+	},
+}
+
+func silentClients(s *lab.Scene, n int) {
+	svc := s.Serve(victim.Spec{Kind: victim.Workers, Workers: 8, Fresh: true}, lab.Place{})
+	client := s.Start(lab.Cmd{Name: "crawler", Role: "connholder", Args: []string{svc.Address, strconv.Itoa(n), "GET / HTTP/1.1\r\nHost:"}})
+	s.BlameGroup(svc.Proc, client)
+	s.Watch(svc)
+	s.Break(saying(s, "go", client), saying(s, "stop", client))
 }
 
 func occupy(s *lab.Scene, workers int) {

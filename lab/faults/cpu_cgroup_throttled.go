@@ -54,6 +54,15 @@ var cpuCgroupThrottled = []lab.Fault{
 		Miss:      func(s *lab.Scene) { heavyRequests(s, 1, 5*time.Millisecond) },
 	},
 	{
+		Name:      "cpu.cgroup_throttled/nested",
+		Cause:     "cpu.cgroup_throttled",
+		About:     "a batch job in a sibling cgroup eats the CPU quota of the cgroup above a Python event loop's own, which has none",
+		MissAbout: "it has a quota of its own, which leaves the service enough",
+		Needs:     needs(root, controllerV1("cpu"), program("python3")),
+		Run:       func(s *lab.Scene) { nestedQuota(s, -1) },
+		Miss:      func(s *lab.Scene) { nestedQuota(s, 5_000) },
+	},
+	{
 		Name:      "cpu.cgroup_throttled/unit-quota",
 		Cause:     "cpu.cgroup_throttled",
 		About:     "an administrator sets CPUQuota=2% on the unit of a Go service",
@@ -98,4 +107,18 @@ func heavyRequests(s *lab.Scene, n int, each time.Duration) {
 		}
 		all.Wait()
 	}, nil)
+}
+
+// nestedQuota gives the batch job so much of the 40 ms of every 100 that the
+// cgroup above it and the service has.
+func nestedQuota(s *lab.Scene, job int) {
+	group := quota(s, 40_000, 100_000)
+	service, batch := group.Below("service"), group.Below("batch")
+	batch.CPUQuota(job, 100_000)
+	svc := s.Serve(victim.Spec{Kind: victim.Loop, Work: []string{"compute:2ms"}}, lab.Place{Cgroups: []string{service.Dir}})
+	hog := s.Start(lab.Cmd{Name: "reindex", Role: "spin", Args: []string{"4"}, Place: lab.Place{Cgroups: []string{batch.Dir}}})
+	s.BlameGroup(hog)
+	s.Blame(lab.Guilty{Cgroups: []string{group.Path}})
+	s.Watch(svc)
+	s.Break(saying(s, "go", hog), killing(s, hog))
 }

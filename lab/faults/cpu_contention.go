@@ -37,6 +37,24 @@ var cpuContention = []lab.Fault{
 		Run:       func(s *lab.Scene) { checksums(s, 80) },
 		Miss:      func(s *lab.Scene) { checksums(s, 1) },
 	},
+	{
+		Name:      "cpu.contention/pipelines",
+		Cause:     "cpu.contention",
+		About:     "20 shell pipelines that compress, against a Python event loop",
+		MissAbout: "one of them, at nice 19",
+		Needs:     program("python3", "gzip", "yes"),
+		Run:       func(s *lab.Scene) { pipelines(s, 20, "") },
+		Miss:      func(s *lab.Scene) { pipelines(s, 1, "nice -n 19 ") },
+	},
+}
+
+func pipelines(s *lab.Scene, n int, nice string) {
+	svc := s.Serve(victim.Spec{Kind: victim.Loop, Work: []string{"compute:3ms"}}, lab.Place{})
+	jobs := shells(s, n, func(int) string { return nice + "yes | " + nice + "gzip -9 > /dev/null" })
+	s.BlameGroup(jobs...)
+	s.Blame(lab.Guilty{Swarms: []string{"gzip", "yes"}})
+	s.Watch(svc)
+	s.Break(saying(s, "go", jobs...), killing(s, jobs...))
 }
 
 func contend(s *lab.Scene, nice, threads, processes int, kind string) {
@@ -89,12 +107,12 @@ func saying(s *lab.Scene, line string, ps ...*lab.Proc) func() {
 	}
 }
 
-// killing ends them at once: a load that starves everybody would also take its
-// time to hear that it should stop.
+// killing ends them at once, with all that a shell has started: a load that
+// starves everybody would also take its time to hear that it should stop.
 func killing(s *lab.Scene, ps ...*lab.Proc) func() {
 	return func() {
 		for _, p := range ps {
-			s.Check(p.Signal(syscall.SIGKILL))
+			s.Check(p.SignalGroup(syscall.SIGKILL))
 		}
 	}
 }

@@ -2,7 +2,9 @@ package faults
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"sync"
 	"syscall"
@@ -30,6 +32,24 @@ var cpuForkStorm = []lab.Fault{
 		Needs:     program("python3", "xargs", "yes"),
 		Run:       func(s *lab.Scene) { forXargs(s, 24, "yes | exec xargs -P 4 -n 1 /bin/true") },
 		Miss:      func(s *lab.Scene) { forXargs(s, 1, "seq 20 | xargs -n 1 /bin/true; sleep 60") },
+	},
+	{
+		Name:      "cpu.fork_storm/make",
+		Cause:     "cpu.fork_storm",
+		About:     "six make -j 20, each with 5,000 recipes that do next to nothing, against a Go service",
+		MissAbout: "make with twenty of them, one after the other",
+		Needs:     program("make"),
+		Run:       func(s *lab.Scene) { forRecipes(s, 6, 5000, 20) },
+		Miss:      func(s *lab.Scene) { forRecipes(s, 1, 20, 1) },
+	},
+	{
+		Name:      "cpu.fork_storm/subprocess",
+		Cause:     "cpu.fork_storm",
+		About:     "a Python script runs a program in each of 60 threads, again and again, against a Node service",
+		MissAbout: "in one thread, ten times a second",
+		Needs:     program("python3", "node"),
+		Run:       func(s *lab.Scene) { forSubprocess(s, 60, "0") },
+		Miss:      func(s *lab.Scene) { forSubprocess(s, 1, "0.1") },
 	},
 }
 
@@ -90,4 +110,36 @@ func forXargs(s *lab.Scene, n int, script string) {
 	s.BlameGroup(jobs...)
 	s.Watch(svc)
 	s.Break(saying(s, "go", jobs...), killing(s, jobs...))
+}
+
+func forRecipes(s *lab.Scene, many, n, jobs int) {
+	svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Work: []string{"compute:3ms"}}, lab.Place{})
+	file := filepath.Join(s.Dir, "Makefile")
+	// With a ";" it takes a shell for each.
+	s.Check(os.WriteFile(file, []byte("all: $(addprefix part,$(shell seq "+strconv.Itoa(n)+"))\npart%:\n\t@:; /bin/true\n"), 0o644))
+	builds := shells(s, many, func(int) string { return "make -s -j " + strconv.Itoa(jobs) + " -f " + file + "; sleep 60" })
+	s.BlameGroup(builds...)
+	s.Blame(lab.Guilty{Swarms: []string{"sh", "make"}})
+	s.Watch(svc)
+	s.Break(saying(s, "go", builds...), killing(s, builds...))
+}
+
+func forSubprocess(s *lab.Scene, threads int, pause string) {
+	svc := serveNode(s, lab.Place{}, "compute:3")
+	python, err := victim.Python()
+	s.Check(err)
+	job := s.Start(lab.Cmd{Path: python, Args: []string{"-c", `
+import subprocess, sys, threading, time
+def run():
+    while True:
+        subprocess.run(["/bin/true"])
+        time.sleep(float(sys.argv[2]))
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(int(sys.argv[1])):
+    threading.Thread(target=run).start()
+`, strconv.Itoa(threads), pause}})
+	s.BlameGroup(job)
+	s.Watch(svc)
+	s.Break(saying(s, "go", job), killing(s, job))
 }

@@ -31,6 +31,29 @@ var fsFrozen = []lab.Fault{
 			s.Break(func() { thaw = s.Freeze(fs.Mount) }, func() { thaw() })
 		},
 	},
+	{
+		Name:      "fs.frozen/behind-a-pipe",
+		Cause:     "fs.frozen",
+		About:     "the filesystem is frozen to which cat writes the log that a threaded Python service puts into a pipe",
+		MissAbout: "frozen for 20 ms",
+		Needs:     needs(root, program("mkfs.ext4", "losetup", "python3", "cat")),
+		Shortest:  900 * time.Millisecond, // the pipe takes 64 KiB first
+		Run:       func(s *lab.Scene) { frozenLogger(s, s.Length) },
+		Miss:      func(s *lab.Scene) { frozenLogger(s, 20*time.Millisecond) },
+	},
+}
+
+func frozenLogger(s *lab.Scene, length time.Duration) {
+	fs := s.LoopFS(32)
+	fifo := s.Fifo("log.fifo")
+	logger := s.Start(shell("exec cat <> " + fifo + " >> " + fs.Path("log")))
+	s.Check(logger.Say("go"))
+	svc := s.Serve(victim.Spec{Kind: victim.Threads, Work: []string{"pipe:" + fifo}}, lab.Place{})
+	s.Blame(lab.Guilty{Mounts: []string{fs.Mount}, Devices: []string{fs.Name}})
+	s.Watch(svc)
+	s.Length = length
+	var thaw func()
+	s.Break(func() { thaw = s.Freeze(fs.Mount) }, func() { thaw() })
 }
 
 func frozen(s *lab.Scene, kind, work string, length time.Duration) {

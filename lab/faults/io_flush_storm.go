@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"freezeframe/lab"
@@ -38,6 +39,54 @@ var ioFlushStorm = []lab.Fault{
 			ddFsync(s, 1, "dd if=/dev/zero of=$f bs=4k count=1 conv=fsync 2>/dev/null; sleep 60")
 		},
 	},
+	{
+		Name:      "io.flush_storm/wal",
+		Cause:     "io.flush_storm",
+		About:     "a Python database writes its log with O_DSYNC from 24 threads, 256 KiB each time, on the disk of a Go service that syncs a record per request; the filesystem has no journal",
+		MissAbout: "8 KiB from one thread ten times a second",
+		Needs:     needs(root, program("mkfs.ext4", "losetup", "python3")),
+		Shortest:  time.Second,
+		Run:       func(s *lab.Scene) { writeAhead(s, 24, 256, "0") },
+		Miss:      func(s *lab.Scene) { writeAhead(s, 1, 8, "0.1") },
+	},
+	{
+		Name:      "io.flush_storm/cp-sync",
+		Cause:     "io.flush_storm",
+		About:     "eight shell loops of cp and sync on the disk of a Go service that syncs a record per request; the filesystem has no journal",
+		MissAbout: "one copies 4 KiB, once",
+		Needs:     needs(root, program("mkfs.ext4", "losetup", "cp", "sync")),
+		Shortest:  time.Second,
+		Run: func(s *lab.Scene) {
+			ddFsync(s, 8, "while :; do cp $f.from $f && sync $f; done")
+		},
+		Miss: func(s *lab.Scene) { ddFsync(s, 1, "head -c 4k $f.from > $f; sync $f; sleep 60") },
+	},
+}
+
+func writeAhead(s *lab.Scene, threads, kib int, pause string) {
+	fs := s.LoopFS(768, "-O", "^has_journal")
+	svc := s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Work: []string{"fsync:" + fs.Path("records")}}, lab.Place{})
+	python, err := victim.Python()
+	s.Check(err)
+	job := s.Start(lab.Cmd{Path: python, Args: []string{"-c", `
+import os, sys, threading, time
+def write(i):
+    fd = os.open("%s.%d" % (sys.argv[1], i), os.O_WRONLY | os.O_CREAT | os.O_DSYNC)
+    block = os.urandom(int(sys.argv[3]) << 10)
+    at = 0
+    while True:
+        os.pwrite(fd, block, at)
+        at = (at + len(block)) % (16 << 20)
+        time.sleep(float(sys.argv[4]))
+print("ready", flush=True)
+sys.stdin.readline()
+for i in range(int(sys.argv[2])):
+    threading.Thread(target=write, args=(i,)).start()
+`, fs.Path("wal"), strconv.Itoa(threads), strconv.Itoa(kib), pause}})
+	s.BlameGroup(job)
+	s.Blame(lab.Guilty{Devices: []string{fs.Name}})
+	s.Watch(svc)
+	s.Break(saying(s, "go", job), killing(s, job))
 }
 
 func flushes(s *lab.Scene, threads, kib string) {
@@ -82,9 +131,15 @@ func syncer(args []string) {
 func ddFsync(s *lab.Scene, n int, script string) {
 	fs := s.LoopFS(768, "-O", "^has_journal")
 	svc := s.Serve(victim.Spec{Kind: victim.Threads, Work: []string{"fsync:" + fs.Path("records")}}, lab.Place{})
-	jobs := shells(s, n, func(i int) string { return fmt.Sprintf("f=%s.%d; %s", fs.Path("part"), i, script) })
+	jobs := shells(s, n, func(i int) string {
+		from := fmt.Sprintf("%s.%d.from", fs.Path("part"), i)
+		if strings.Contains(script, "$f.from") {
+			s.Check(os.WriteFile(from, make([]byte, 4<<20), 0o644))
+		}
+		return fmt.Sprintf("f=%s; %s", strings.TrimSuffix(from, ".from"), script)
+	})
 	s.BlameGroup(jobs...)
-	s.Blame(lab.Guilty{Swarms: []string{"dd"}, Devices: []string{fs.Name}})
+	s.Blame(lab.Guilty{Swarms: []string{"dd", "cp", "sync"}, Devices: []string{fs.Name}})
 	s.Watch(svc)
 	s.Break(saying(s, "go", jobs...), killing(s, jobs...))
 }

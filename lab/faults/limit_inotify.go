@@ -14,7 +14,7 @@ var limitInotify = []lab.Fault{
 	{
 		Name:      "limit.inotify/another-program",
 		Cause:     "limit.inotify",
-		About:     "an indexer takes all inotify instances of its user; a threaded Python service of the same user looks at a directory for changes per request, and tries until it can",
+		About:     "an indexer takes all inotify instances of its user; a threaded Python service of the same user takes one per request, and tries until it can",
 		MissAbout: "it takes 30",
 		Needs:     needs(root, program("python3")),
 		Run:       func(s *lab.Scene) { takeInotify(s, 400) },
@@ -33,7 +33,7 @@ var limitInotify = []lab.Fault{
 }
 
 func watcher(s *lab.Scene, user int) *lab.Service {
-	return s.Serve(victim.Spec{Kind: victim.Threads, Work: []string{"watch:" + s.Dir}}, lab.Place{UID: user})
+	return s.Serve(victim.Spec{Kind: victim.Threads, Work: []string{"watch"}}, lab.Place{UID: user})
 }
 
 func takeInotify(s *lab.Scene, n int) {

@@ -25,6 +25,22 @@ var memTeardown = []lab.Fault{
 		Miss:      func(s *lab.Scene) { killLarge(s, 16) },
 		Roles:     map[string]func([]string){"largeholder": largeHolder},
 	},
+	{
+		Name:      "mem.teardown/unmap",
+		Cause:     "mem.teardown",
+		About:     "a request makes a Python event loop unmap 3 GiB in small pages",
+		MissAbout: "it has 16 MiB",
+		Needs:     needs(program("python3"), memoryAvailable(6<<30)),
+		Run:       func(s *lab.Scene) { unmapLarge(s, 3072) },
+		Miss:      func(s *lab.Scene) { unmapLarge(s, 16) },
+	},
+}
+
+func unmapLarge(s *lab.Scene, mib int) {
+	svc := s.Serve(victim.Spec{Kind: victim.Loop, Live: mib}, lab.Place{})
+	s.BlameGroup(svc.Proc)
+	s.Watch(svc)
+	s.Break(func() { get(s, svc, "/unmap") }, nil)
 }
 
 // memoryAvailable needs so many bytes of memory free, so that nobody else has to

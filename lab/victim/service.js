@@ -2,7 +2,7 @@
 // HOST is an address, or unix:PATH.
 // WORK for every request, in order: compute:MS of CPU, log:BYTES written to
 // stdout, append:FILE, fsync:FILE, pipe:FIFO, call:ADDRESS (GET / of another
-// service, without blocking), lock (one that a thread may hold), till (what
+// service, without blocking), resolve:ADDRESS (a name there), lock (one that a thread may hold), till (what
 // standard input said), heap:MS (so many objects, before it serves).
 // Each line on standard input is something that goes wrong for a while:
 // "sleep 800", "compute 800", "hold 800" (the lock) or "gc", in ms.
@@ -48,6 +48,21 @@ const steps = process.argv.slice(3).map((spec) => {
       return () => new Promise((resolve, reject) => {
         http.get({ host, port, agent }, (res) => res.resume().on("end", resolve)).on("error", reject);
       });
+    }
+    case "resolve": {
+      // Tries again every second, as with "options timeout:1" in resolv.conf.
+      const { Resolver } = require("dns").promises;
+      return async () => {
+        for (;;) {
+          const resolver = new Resolver({ timeout: 1000, tries: 1 });
+          resolver.setServers([arg]);
+          try {
+            return await resolver.resolve4("db.example");
+          } catch (e) {
+            if (e.code !== "ETIMEOUT") throw e;
+          }
+        }
+      };
     }
     case "lock":
       return () => { while (Atomics.load(lock, 0)) Atomics.wait(lock, 0, 1); };

@@ -38,7 +38,8 @@ type Spec struct {
 	//	mapped:N:FILE touch N pages of a mapped file
 	//	refault:KIB   touch and give back memory that stays mapped
 	//	map:N         map and unmap memory N times, trying until it can be (Python)
-	//	watch:DIR     watch a directory for changes, trying until it can be (Python)
+	//	watch         take an inotify instance, trying until it can be (Python)
+	//	lookup:FILE   look up a name by libc, with this resolv.conf (Threads)
 	//	compute:TIME  of CPU                      sleep:TIME
 	//	call:ADDRESS  GET / of another service    dial:ADDRESS the same, new connection
 	//	resolve:ADDRESS look up a name there, trying again every second
