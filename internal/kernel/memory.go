@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"reflect"
+	"runtime"
 	"strconv"
 	"sync/atomic"
 	"unsafe"
@@ -21,6 +23,47 @@ func Memory(n int) ([]byte, error) {
 		return nil, fmt.Errorf("map %d bytes of memory: %w", n, err)
 	}
 	return b, nil
+}
+
+// Slots returns n zero values in memory outside the Go heap, for a fixed table
+// of which most stays empty: only the pages that were written are resident, and
+// neither they nor the empty ones let the heap grow. It is given back when owner,
+// which must be whoever uses the table, is gone. T must hold no pointers, as the
+// garbage collector does not look there; Slots panics otherwise. Where the kernel
+// gives no memory it is the heap's.
+func Slots[T, O any](owner *O, n int) []T {
+	var zero T
+	if t := reflect.TypeFor[T](); pointers(t) {
+		panic(fmt.Sprintf("defect: slots of %s, which holds pointers", t))
+	}
+	b, err := Memory(max(n, 1) * max(int(unsafe.Sizeof(zero)), 1))
+	if err != nil {
+		return make([]T, n)
+	}
+	runtime.AddCleanup(owner, func(b []byte) {
+		_ = unix.Munmap(b) // it is mapped: there is nothing to refuse
+	}, b)
+	return unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(b))), n)
+}
+
+// pointers tells whether values of a type hold any.
+func pointers(t reflect.Type) bool {
+	switch t.Kind() {
+	case reflect.Array:
+		return t.Len() > 0 && pointers(t.Elem())
+	case reflect.Struct:
+		for i := range t.NumField() {
+			if pointers(t.Field(i).Type) {
+				return true
+			}
+		}
+		return false
+	case reflect.Bool, reflect.Float32, reflect.Float64, reflect.Complex64, reflect.Complex128, reflect.Uintptr,
+		reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,
+		reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		return false
+	}
+	return true
 }
 
 // Words views memory whose start is aligned to 8 bytes as atomic words. A rest
