@@ -166,7 +166,11 @@ func (l *loaded) tryLoad(p *Programs, kernel *btf.Spec) (err error) {
 			err = fmt.Errorf("defect in loading: %v", v)
 		}
 	}()
-	return l.family.load(&loading{Programs: p, loaded: l, kernel: kernel})
+	loading := &loading{Programs: p, loaded: l, kernel: kernel}
+	// What a family leaves running may keep loading, which must not keep
+	// megabytes of types with it.
+	defer func() { loading.kernel, loading.more = nil, nil }()
+	return l.family.load(loading)
 }
 
 // collection loads a compiled object into objs (a pointer to a struct of

@@ -15,7 +15,7 @@ import (
 // comes by on his own tick. It is for one goroutine.
 type Ring struct {
 	consumer, producer *uint64
-	data               []byte // twice the buffer, so that no record is cut
+	data               []byte // the buffer and its beginning again, so that no record is cut
 	mask               uint64
 	pages              [2][]byte
 }
@@ -24,6 +24,10 @@ const (
 	ringBusy    = 1 << 31
 	ringDiscard = 1 << 30
 	ringHeader  = 8
+	// longestRecord is how long a record may be, with its header. The kernel maps
+	// the buffer twice in a row; so much of the second time is enough, and what is
+	// mapped twice counts twice as resident.
+	longestRecord = 4096
 )
 
 // NewRing maps the buffer. The map may be closed afterwards.
@@ -34,7 +38,8 @@ func NewRing(m *ebpf.Map) (*Ring, error) {
 	if err != nil {
 		return nil, fmt.Errorf("map the consumer's page of a BPF ring buffer: %w", err)
 	}
-	rest, err := unix.Mmap(m.FD(), int64(page), page+2*size, unix.PROT_READ, unix.MAP_SHARED)
+	again := min((longestRecord+page-1)/page*page, size)
+	rest, err := unix.Mmap(m.FD(), int64(page), page+size+again, unix.PROT_READ, unix.MAP_SHARED)
 	if err != nil {
 		_ = unix.Munmap(consumer)
 		return nil, fmt.Errorf("map the data of a BPF ring buffer: %w", err)

@@ -210,7 +210,7 @@ func (c *census) open(h freezeframe.Host) error {
 	c.mostDescriptors = min(maxDescriptors, kernel.OpenFilesLimit()/4)
 	if c.name == nil {
 		c.name = make([]byte, 0, 64)
-		c.threads = make([]thread, maxThreads)
+		c.threads = kernel.Slots[thread](c, maxThreads)
 		c.freeThreads = make([]int32, 0, maxThreads)
 		c.grow(1024)
 	}
@@ -233,12 +233,16 @@ func (c *census) forget() {
 	c.byTID.clear(2 * maxThreads)
 	c.freeThreads = c.freeThreads[:0]
 	for i := len(c.threads) - 1; i >= 0; i-- {
-		c.threads[i] = thread{}
+		if c.threads[i] != (thread{}) { // what was never used stays untouched
+			c.threads[i] = thread{}
+		}
 		c.freeThreads = append(c.freeThreads, int32(i))
 	}
 	c.free = c.free[:0]
 	for i := len(c.processes) - 1; i >= 0; i-- {
-		c.processes[i] = process{}
+		if c.processes[i] != (process{}) {
+			c.processes[i] = process{}
+		}
 		c.free = append(c.free, int32(i))
 	}
 	c.order = c.order[:0]
@@ -248,7 +252,7 @@ func (c *census) forget() {
 // growThreads makes room for twice as many threads.
 func (c *census) growThreads() {
 	n := len(c.threads)
-	threads, free := make([]thread, 2*n), make([]int32, 0, 2*n)
+	threads, free := kernel.Slots[thread](c, 2*n), make([]int32, 0, 2*n)
 	copy(threads, c.threads)
 	free = append(free, c.freeThreads...)
 	for i := 2*n - 1; i >= n; i-- {
@@ -401,7 +405,7 @@ func (c *census) threadPath(pid, tid int32, file string) []byte {
 
 // grow makes room for n processes.
 func (c *census) grow(n int) {
-	more := make([]process, n)
+	more := kernel.Slots[process](c, n)
 	copy(more, c.processes)
 	free := make([]int32, len(c.free), n)
 	copy(free, c.free)

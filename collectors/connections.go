@@ -474,7 +474,7 @@ type timesEntry struct {
 const timesSize = 1 << 13
 
 func (t *timesTable) init() {
-	*t = timesTable{now: make([]timesEntry, timesSize), spare: make([]timesEntry, timesSize)}
+	*t = timesTable{now: kernel.Slots[timesEntry](t, timesSize), spare: kernel.Slots[timesEntry](t, timesSize)}
 }
 
 // turn begins a dump. When the table is getting full it forgets the sockets
@@ -613,7 +613,7 @@ type tupleEntry struct {
 const tupleSize = 1 << 14
 
 func (t *tupleTable) init() {
-	*t = tupleTable{entries: make([]tupleEntry, tupleSize), seed: rand.Uint64()}
+	*t = tupleTable{entries: kernel.Slots[tupleEntry](t, tupleSize), seed: rand.Uint64()}
 }
 
 func (t *tupleTable) reset() {

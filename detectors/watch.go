@@ -131,6 +131,7 @@ func Start(o Options) (*Watch, error) {
 	// locked.
 	w.bpf = bpf.Load(o.BPF)
 	debug.FreeOSMemory()
+	_ = kernel.ReleaseText() // else up to 3 MB more stay resident
 	w.started = kernel.Now()
 	w.tracker = Tracker{Quiet: o.Quiet, Settled: w.started.Add(settling)}
 	if o.Realtime {

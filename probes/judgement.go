@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"freezeframe"
+	"freezeframe/internal/kernel"
 )
 
 // judgement is what the probes that watch services share: who waits where, what
@@ -39,6 +40,7 @@ func (p *judgement) init(h *hub, owners *serviceOwners, floors [waitKinds]time.D
 	p.hub, p.owners, p.floors = h, owners, floors
 	p.out, p.own = make(chan report, 1024), uint64(os.Getpid())
 	p.held.init()
+	p.listeners.slots, p.conns.slots = kernel.Slots[service](p, maxListeners), kernel.Slots[conn](p, maxConns)
 }
 
 // report is what the sampling thread hands to Run.

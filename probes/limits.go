@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"freezeframe"
+	"freezeframe/internal/kernel"
 )
 
 // limits notices work that the kernel refused at once because a limit was
@@ -283,7 +284,7 @@ func (w *watchedLimits) begin(src *freezeframe.Source, names []string, rows int)
 	w.columns.of(src, names)
 	if w.rows == nil {
 		// Once, at the first reading.
-		w.rows = make([]limitRow, 0, rows)
+		w.rows = kernel.Slots[limitRow](w, rows)[:0]
 		size := 4
 		for size < 2*rows {
 			size *= 2

@@ -23,7 +23,7 @@ const (
 
 // listenerTable holds the services; the first n slots are in use.
 type listenerTable struct {
-	slots   [maxListeners]service
+	slots   []service // maxListeners
 	n       int
 	buckets [2 * maxListeners]int16 // slot + 1
 	swept   freezeframe.Instant
@@ -114,7 +114,7 @@ func (t *listenerTable) expire(now freezeframe.Instant) {
 
 // connTable holds the connections of the last readings.
 type connTable struct {
-	slots   [maxConns]conn
+	slots   []conn // maxConns
 	n       int
 	buckets [2 * maxConns]int16
 }

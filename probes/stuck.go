@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"freezeframe"
+	"freezeframe/internal/kernel"
 )
 
 // stuck watches processes that are at work nearly all the time, and reports
@@ -103,7 +104,9 @@ var (
 )
 
 func newStuck(h *hub) *stuck {
-	return &stuck{hub: h, out: make(chan stuckReport, 256), rows: make([]stuckProcess, 0, maxStuck), index: make([]int16, 2*maxStuck)}
+	p := &stuck{hub: h, out: make(chan stuckReport, 256), index: make([]int16, 2*maxStuck)}
+	p.rows = kernel.Slots[stuckProcess](p, maxStuck)[:0]
+	return p
 }
 
 func (p *stuck) Name() string { return "stuck" }

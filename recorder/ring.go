@@ -276,7 +276,7 @@ func (s *subring) init(lane freezeframe.Lane, texts *Texts, memory []byte, size 
 	// While little happens a chunk would last for minutes, and as much would
 	// be lost with it in a damaged file; but together they must last.
 	s.age = max(minAge, 4*time.Minute/time.Duration(len(s.chunks)))
-	s.slots = make([]textSlot, size/32)
+	s.slots = kernel.Slots[textSlot](s, size/32)
 	s.pending = make([]uint64, 0, len(s.slots))
 }
 

@@ -1,10 +1,13 @@
 package kernel
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
+	"reflect"
+	"runtime"
 	"strconv"
 	"sync/atomic"
 	"unsafe"
@@ -21,6 +24,47 @@ func Memory(n int) ([]byte, error) {
 		return nil, fmt.Errorf("map %d bytes of memory: %w", n, err)
 	}
 	return b, nil
+}
+
+// Slots returns n zero values in memory outside the Go heap, for a fixed table
+// of which most stays empty: only the pages that were written are resident, and
+// neither they nor the empty ones let the heap grow. It is given back when owner,
+// which must be whoever uses the table, is gone. T must hold no pointers, as the
+// garbage collector does not look there; Slots panics otherwise. Where the kernel
+// gives no memory it is the heap's.
+func Slots[T, O any](owner *O, n int) []T {
+	var zero T
+	if t := reflect.TypeFor[T](); pointers(t) {
+		panic(fmt.Sprintf("defect: slots of %s, which holds pointers", t))
+	}
+	b, err := Memory(max(n, 1) * max(int(unsafe.Sizeof(zero)), 1))
+	if err != nil {
+		return make([]T, n)
+	}
+	runtime.AddCleanup(owner, func(b []byte) {
+		_ = unix.Munmap(b) // it is mapped: there is nothing to refuse
+	}, b)
+	return unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(b))), n)
+}
+
+// pointers tells whether values of a type hold any.
+func pointers(t reflect.Type) bool {
+	switch t.Kind() {
+	case reflect.Array:
+		return t.Len() > 0 && pointers(t.Elem())
+	case reflect.Struct:
+		for i := range t.NumField() {
+			if pointers(t.Field(i).Type) {
+				return true
+			}
+		}
+		return false
+	case reflect.Bool, reflect.Float32, reflect.Float64, reflect.Complex64, reflect.Complex128, reflect.Uintptr,
+		reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,
+		reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		return false
+	}
+	return true
 }
 
 // Words views memory whose start is aligned to 8 bytes as atomic words. A rest
@@ -68,6 +112,50 @@ func MlockAll() error {
 		return fmt.Errorf("lock all memory: %w", err)
 	}
 	return nil
+}
+
+// ReleaseText lets go of the pages of the program's file that are mapped and were
+// not changed: those that only starting took do not come back, the others do from
+// the page cache when they are used. It has no effect once memory is locked.
+func ReleaseText() error {
+	b, err := os.ReadFile("/proc/self/smaps")
+	if err != nil {
+		return fmt.Errorf("find the program in memory: %w", err)
+	}
+	exe, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return fmt.Errorf("find the program in memory: %w", err)
+	}
+	for _, m := range programMappings(b, exe) {
+		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, m[0], m[1]-m[0], unix.MADV_DONTNEED); errno != 0 {
+			return fmt.Errorf("let go of the program's pages: %w", errno)
+		}
+	}
+	return nil
+}
+
+// programMappings finds in a process's smaps (Documentation/filesystems/proc.rst)
+// the mappings of a file that cannot be written to and are all as in the file: a
+// changed page, of a program that was relocated, would be lost.
+func programMappings(smaps []byte, path string) (found [][2]uintptr) {
+	var at [2]uintptr
+	ours := false
+	for line := range bytes.Lines(smaps) {
+		f := bytes.Fields(line)
+		if len(f) >= 5 && !bytes.HasSuffix(f[0], []byte(":")) {
+			// address perms offset dev inode [path]
+			from, to, _ := bytes.Cut(f[0], []byte("-"))
+			a, errA := strconv.ParseUint(string(from), 16, 64)
+			z, errZ := strconv.ParseUint(string(to), 16, 64)
+			at = [2]uintptr{uintptr(a), uintptr(z)}
+			ours = errA == nil && errZ == nil && a < z && len(f) == 6 && string(f[5]) == path && bytes.HasPrefix(f[1], []byte("r-"))
+			continue
+		}
+		if ours && len(f) >= 2 && string(f[0]) == "Anonymous:" && string(f[1]) == "0" {
+			found = append(found, at)
+		}
+	}
+	return found
 }
 
 func hasCapability(capability uint) bool {

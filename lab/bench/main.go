@@ -27,6 +27,8 @@ type options struct {
 	processes int
 	many      bool
 	churn     time.Duration
+	forks     int
+	sockets   int
 	only      string
 }
 
@@ -42,8 +44,15 @@ func main() {
 	flag.IntVar(&o.processes, "processes", 300, "how many processes there are beside atop: idle ones are added up to it")
 	flag.BoolVar(&o.many, "many", false, "measure beside atop with 1,100 processes too")
 	flag.DurationVar(&o.churn, "churn", 0, "only watch the memory of a diagnose for so long, while processes come and go")
+	flag.IntVar(&o.forks, "forks", 0, "only watch the memory of a diagnose while so many processes come and go as fast as they can")
+	flag.IntVar(&o.sockets, "sockets", 0, "only watch the memory of a diagnose while so many sockets of loopback connections are opened, held and closed")
 	flag.StringVar(&o.only, "only", "", "only one part: readings, hooks, sampler or process")
 	flag.Parse()
+	if *role == "sockets" {
+		runtime.UnlockOSThread()
+		fatal(holdSockets(o.sockets))
+		return
+	}
 	if *role != "" {
 		fatal(contestant(*role, o.stalled))
 		return
@@ -58,6 +67,10 @@ func main() {
 	go func() { <-stop; os.Exit(130) }()
 
 	fmt.Printf("%s %s, %d CPUs, %d collectors\n", runtime.GOOS, kernelRelease(), runtime.NumCPU(), len(collectors.All(nil)))
+	if o.forks > 0 || o.sockets > 0 {
+		fatal(crowd(o))
+		return
+	}
 	if o.churn > 0 {
 		fatal(churn(o))
 		return
