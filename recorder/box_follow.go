@@ -23,6 +23,11 @@ const (
 	stepped = time.Second
 	// pauseAtMost is the longest pause after failures in a row.
 	pauseAtMost = time.Minute
+	// maxLost is what a power cut may cost, with half a second to spare, on a disk
+	// that takes a flush within half of it; breath is the shortest pause between
+	// two flushes on one that does not.
+	maxLost = 4500 * time.Millisecond
+	breath  = 100 * time.Millisecond
 )
 
 // follower hands what is new in the ring to the disk. It is slower than the
@@ -36,9 +41,10 @@ type follower struct {
 	to       *segmentWriter // nil: the next flush begins one
 	packer   packer
 	buf      []byte
-	next     uint64 // number of the next segment
-	sources  int    // that the open segment's HEAD names
-	failures int    // in a row
+	next     uint64        // number of the next segment
+	sources  int           // that the open segment's HEAD names
+	failures int           // in a row
+	slow     time.Duration // the longest flush of late
 
 	// What is on the disk; a flush that fails leaves it as it was.
 	place  [freezeframe.Lanes]place
@@ -53,11 +59,15 @@ type place struct {
 	last   freezeframe.Instant // reading
 }
 
-// pause returns how long to wait for the next flush.
-func (f *follower) pause(err error) time.Duration {
+// pause returns how long to wait for the next flush after one that took so long.
+// What a power cut costs is the time between two flushes and the whole of the
+// second, which is only on the disk when it ends: the longer they take, the
+// sooner the next one comes.
+func (f *follower) pause(err error, took time.Duration) time.Duration {
 	if err == nil {
 		f.failures = 0
-		return f.box.o.Sync
+		f.slow = max(took, f.slow*3/4)
+		return max(min(f.box.o.Sync-took, maxLost-2*f.slow), min(breath, f.box.o.Sync))
 	}
 	f.failures++
 	return min(f.box.o.Sync<<min(f.failures-1, 10), max(pauseAtMost, f.box.o.Sync))

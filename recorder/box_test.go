@@ -605,7 +605,7 @@ func TestBoxGoesOnAfterTheDiskFailed(t *testing.T) {
 				t.Fatalf("%v: %v", errno, err)
 			}
 			b.fail(err)
-			pauses = append(pauses, f.pause(err))
+			pauses = append(pauses, f.pause(err, 0))
 		}
 		if pauses[0] != 3*time.Second || pauses[7] != time.Minute {
 			t.Errorf("pauses %v", pauses)
@@ -630,6 +630,31 @@ func TestBoxGoesOnAfterTheDiskFailed(t *testing.T) {
 		if n := len(files(t, b.o.Dir)); n > 4 {
 			t.Errorf("%v: %d files", errno, n)
 		}
+	}
+}
+
+// A power cut costs the pause and two flushes: no more than is promised, on a disk
+// that allows it.
+func TestFlushesComeSoonerOnASlowDisk(t *testing.T) {
+	for _, took := range []time.Duration{0, 400 * time.Millisecond, time.Second, 1500 * time.Millisecond, 2200 * time.Millisecond} {
+		f := &follower{box: &Box{o: BoxOptions{Sync: defaultSync}}}
+		if lost := f.pause(nil, took) + 2*took; lost > maxLost || lost < defaultSync {
+			t.Errorf("with flushes of %v a power cut costs %v", took, lost)
+		}
+		// One that is quick again does not make the next one quick.
+		if again := f.pause(nil, 0); again+2*took*3/4 > maxLost {
+			t.Errorf("after a flush of %v the next but one comes after %v", took, again)
+		}
+	}
+	f := &follower{box: &Box{o: BoxOptions{Sync: defaultSync}}}
+	if p := f.pause(nil, time.Minute); p <= 0 || p > time.Second {
+		t.Errorf("a disk that is too slow gets a pause of %v", p)
+	}
+	for range 20 {
+		f.pause(nil, 0)
+	}
+	if p := f.pause(nil, 0); p != defaultSync {
+		t.Errorf("long after, the pause is %v", p)
 	}
 }
 

@@ -33,10 +33,12 @@ type word struct {
 	Oldest time.Time        `json:"oldest"`
 	Newest time.Time        `json:"newest"`
 	Closed map[string]int64 `json:"closed"` // size of each segment that is written no more
-	// Ends is how many unclean ends were reported so far, Last when the newest was.
-	Ends int       `json:"ends"`
-	Last time.Time `json:"last"`
-	Up   bool      `json:"up"` // the first word of a boot: the service runs, and has reported
+	// Ends is how many unclean ends were reported so far, Last when the newest was,
+	// Stall when the stall ended that its report tells of.
+	Ends  int       `json:"ends"`
+	Last  time.Time `json:"last"`
+	Stall time.Time `json:"stall"`
+	Up    bool      `json:"up"` // the first word of a boot: the service runs, and has reported
 
 	heard time.Time // by the host's clock
 }
@@ -65,8 +67,8 @@ func load(m *checks.Machine, first bool) error {
 			}
 			w.Ends = len(ends)
 			for _, r := range ends {
-				if r.Stall.End.After(w.Last) {
-					w.Last = r.Stall.End
+				if at, _ := r.UncleanEnd(); at.After(w.Last) {
+					w.Last, w.Stall = at, r.Stall.End
 				}
 			}
 			if w.Ends == 0 {
@@ -162,6 +164,15 @@ func (h *hearing) all() []word {
 	return h.words
 }
 
+// keepWords leaves them with the results, for whoever wants to know more.
+func keepWords(path string, words []word) error {
+	text, err := json.MarshalIndent(words, "", "\t")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(text, '\n'), 0o644)
+}
+
 // cut is the moment of a power cut by the machine's own clock, which the words
 // compare with the host's: the one that took least to arrive does so best.
 func cut(words []word, at time.Time) time.Time {
@@ -170,6 +181,14 @@ func cut(words []word, at time.Time) time.Time {
 		best = max(best, w.Now.Sub(w.heard))
 	}
 	return at.Add(best)
+}
+
+// behind is the most by which the disk was behind whenever the machine was asked.
+func behind(words []word) (most time.Duration) {
+	for _, w := range words {
+		most = max(most, w.Now.Sub(w.Newest))
+	}
+	return most
 }
 
 // lost says what a boot lacks of what was there before the cut.
@@ -236,6 +255,9 @@ func powerCuts(ctx context.Context, m *machine.Machine, job machine.Job, n, slow
 			return false, fmt.Errorf("boot %d: %w", i, err)
 		}
 		words := said.all()
+		if err := keepWords(filepath.Join(job.Results, fmt.Sprintf("words-%d.json", i)), words); err != nil {
+			return false, err
+		}
 		if res.Cut.IsZero() || len(words) == 0 {
 			return false, fmt.Errorf("boot %d: it did not come up to be cut (it ended with %d)", i, res.Code)
 		}
@@ -246,8 +268,8 @@ func powerCuts(ctx context.Context, m *machine.Machine, job machine.Job, n, slow
 				verdict, ok = "FAILED: "+strings.Join(faults, "; "), false
 			}
 			was := before[len(before)-1]
-			fmt.Printf("power-cut %-2d  %.1f s missing (last asked, its disk was %.1f s behind), %d segments kept, up again after %.0f s  %s\n",
-				i, missing.Seconds(), was.Now.Sub(was.Newest).Seconds(), len(was.Closed), res.Boot.Seconds(), verdict)
+			fmt.Printf("power-cut %-2d  %.1f s missing (its disk was at most %.1f s behind, asked %d times), a stall was over %.1f s before, %d segments kept, up again after %.0f s  %s\n",
+				i, missing.Seconds(), behind(before).Seconds(), len(before), words[0].Last.Sub(words[0].Stall).Seconds(), len(was.Closed), res.Boot.Seconds(), verdict)
 		}
 		before, cutAt = words, cut(words, res.Cut)
 		if ctx.Err() != nil {
