@@ -70,6 +70,17 @@ func MlockAll() error {
 	return nil
 }
 
+// NoHugePages keeps the kernel from backing this process's memory with
+// transparent huge pages, for its children too: where they are always given
+// (Debian's default) a page that is touched takes 2 MB, and what was given back
+// is filled again by khugepaged (Documentation/admin-guide/mm/transhuge.rst).
+func NoHugePages() error {
+	if err := unix.Prctl(unix.PR_SET_THP_DISABLE, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("go without huge pages: %w", err)
+	}
+	return nil
+}
+
 func hasCapability(capability uint) bool {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData

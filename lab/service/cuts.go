@@ -23,6 +23,10 @@ const aboutCuts = "the power goes at random moments under load: every boot comes
 // mostMissing is how much recording a power cut may cost.
 const mostMissing = 5 * time.Second
 
+// tickEvery is how often a machine says what time it is, so that the moment of
+// the cut is known by its own clock, which need not run as fast as the host's.
+const tickEvery = 200 * time.Millisecond
+
 // closedFor is how long a segment must not have grown to count as closed.
 const closedFor = 10 * time.Second
 
@@ -39,6 +43,8 @@ type word struct {
 	Last  time.Time `json:"last"`
 	Stall time.Time `json:"stall"`
 	Up    bool      `json:"up"` // the first word of a boot: the service runs, and has reported
+	// Tick: it only says what time it is, several times a second.
+	Tick bool `json:"tick,omitempty"`
 
 	heard time.Time // by the host's clock
 }
@@ -100,6 +106,16 @@ func load(m *checks.Machine, first bool) error {
 	if err := m.Until(60*time.Second, say); err != nil {
 		return err
 	}
+	go func() {
+		for { // until the power goes
+			line, err := json.Marshal(word{Now: time.Now(), Tick: true})
+			if err != nil {
+				return // the cut's moment cannot be told then
+			}
+			fmt.Println(string(line))
+			time.Sleep(tickEvery)
+		}
+	}()
 	fmt.Println(wire.Ask + "armed")
 	for _, line := range []string{
 		"while :; do dd if=/dev/urandom of=/var/tmp/load bs=64k count=64 conv=fsync 2>/dev/null; sync; done",
@@ -136,6 +152,7 @@ type hearing struct {
 	mu    sync.Mutex
 	line  []byte
 	words []word
+	last  word // a tick, too
 }
 
 func (h *hearing) Write(p []byte) (int, error) {
@@ -148,7 +165,9 @@ func (h *hearing) Write(p []byte) (int, error) {
 		}
 		w := word{heard: time.Now()}
 		if err := json.Unmarshal(h.line, &w); err == nil {
-			h.words = append(h.words, w)
+			if h.last = w; !w.Tick {
+				h.words = append(h.words, w)
+			}
 		} else {
 			fmt.Printf("  it says: %s", h.line)
 		}
@@ -157,11 +176,12 @@ func (h *hearing) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// all returns what was heard; call it when the machine is gone.
-func (h *hearing) all() []word {
+// all returns what was heard, and the last of it; call it when the machine is
+// gone.
+func (h *hearing) all() (words []word, last word) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.words
+	return h.words, h.last
 }
 
 // keepWords leaves them with the results, for whoever wants to know more.
@@ -173,15 +193,9 @@ func keepWords(path string, words []word) error {
 	return os.WriteFile(path, append(text, '\n'), 0o644)
 }
 
-// cut is the moment of a power cut by the machine's own clock, which the words
-// compare with the host's: the one that took least to arrive does so best.
-func cut(words []word, at time.Time) time.Time {
-	best := words[0].Now.Sub(words[0].heard)
-	for _, w := range words {
-		best = max(best, w.Now.Sub(w.heard))
-	}
-	return at.Add(best)
-}
+// cut is the moment of a power cut by the machine's own clock, by what it said
+// last: no more time can have passed there than here.
+func cut(last word, at time.Time) time.Time { return last.Now.Add(at.Sub(last.heard)) }
 
 // behind is the most by which the disk was behind whenever the machine was asked.
 func behind(words []word) (most time.Duration) {
@@ -254,7 +268,7 @@ func powerCuts(ctx context.Context, m *machine.Machine, job machine.Job, n, slow
 		if err != nil {
 			return false, fmt.Errorf("boot %d: %w", i, err)
 		}
-		words := said.all()
+		words, last := said.all()
 		if err := keepWords(filepath.Join(job.Results, fmt.Sprintf("words-%d.json", i)), words); err != nil {
 			return false, err
 		}
@@ -271,7 +285,7 @@ func powerCuts(ctx context.Context, m *machine.Machine, job machine.Job, n, slow
 			fmt.Printf("power-cut %-2d  %.1f s missing (its disk was at most %.1f s behind, asked %d times), a stall was over %.1f s before, %d segments kept, up again after %.0f s  %s\n",
 				i, missing.Seconds(), behind(before).Seconds(), len(before), words[0].Last.Sub(words[0].Stall).Seconds(), len(was.Closed), res.Boot.Seconds(), verdict)
 		}
-		before, cutAt = words, cut(words, res.Cut)
+		before, cutAt = words, cut(last, res.Cut)
 		if ctx.Err() != nil {
 			return false, ctx.Err()
 		}

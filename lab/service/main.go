@@ -57,6 +57,7 @@ func host() (ok bool, err error) {
 	limit := flag.Duration("limit", 40*time.Minute, "how long one boot may last")
 	boot := flag.Duration("boot", 8*time.Minute, "how long the machine may take to start")
 	cpus := flag.Int("cpus", 2, "CPUs")
+	shift := flag.Int("shift", -1, "for the power cuts, let the machine's clock count its instructions, 2^`N` ns each, so that slow emulation costs it no time; 1 CPU")
 	memory := flag.Int("memory", 1536, "memory in MiB")
 	kernel := flag.String("kernel", machine.DefaultKernel, "Debian `package` of the kernel")
 	slow := flag.Int("slow", 6, "by how much longer than on a real machine things may take inside")
@@ -117,6 +118,12 @@ func host() (ok bool, err error) {
 	}
 	if *cuts > 0 && match.MatchString("power-cut") {
 		fmt.Printf("power cuts, seed %d\n", *seed)
+		if *shift >= 0 {
+			m.Steady, m.Shift, m.CPUs = true, *shift, 1
+			if err := m.Check(); err != nil {
+				return false, err
+			}
+		}
 		fine, err := powerCuts(ctx, m, job, *cuts, *slow, rand.New(rand.NewPCG(*seed, 0)))
 		return ok && fine, err
 	}

@@ -30,6 +30,7 @@ func All() []Check {
 	return []Check{
 		install,
 		clean,
+		memory,
 		security,
 		refusal,
 		stopped,
