@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -131,16 +132,24 @@ func load(m *checks.Machine, first bool) error {
 	}
 }
 
+// segments returns the files of the black box in dir, with their sizes.
+func segments(dir string) (map[string]int64, error) {
+	return filesIn(dir, func(fs.FileInfo) bool { return true })
+}
+
 // closed returns the segments that have not grown for a while.
 func closed() (map[string]int64, error) {
-	const dir = "/var/lib/freezeframe/box"
+	return filesIn("/var/lib/freezeframe/box", func(i fs.FileInfo) bool { return i.Size() > 4096 && time.Since(i.ModTime()) > closedFor })
+}
+
+func filesIn(dir string, which func(fs.FileInfo) bool) (map[string]int64, error) {
 	files, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
 	}
 	sizes := map[string]int64{}
 	for _, f := range files {
-		if info, err := f.Info(); err == nil && info.Mode().IsRegular() && info.Size() > 4096 && time.Since(info.ModTime()) > closedFor {
+		if info, err := f.Info(); err == nil && info.Mode().IsRegular() && which(info) {
 			sizes[f.Name()] = info.Size()
 		}
 	}

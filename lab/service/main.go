@@ -51,6 +51,7 @@ func host() (ok bool, err error) {
 	next := flag.String("next", "", "a newer package, for the upgrade")
 	only := flag.String("only", ".", "make only checks whose name matches this expression; install is always made")
 	cuts := flag.Int("cuts", 3, "power cuts at random moments, each with a boot; 0: none")
+	images := flag.Int("images", 0, "look at the disk at so many random moments under load, as the power's end would leave it; 0: none")
 	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "of those moments")
 	list := flag.Bool("list", false, "list the checks")
 	out := flag.String("out", "out/vm-service", "`directory` for the results and the console's logs")
@@ -116,14 +117,22 @@ func host() (ok bool, err error) {
 		ok = res.Code == 0 && !res.TimedOut
 		break
 	}
+	if *shift >= 0 {
+		m.Steady, m.Shift, m.CPUs = true, *shift, 1
+		if err := m.Check(); err != nil {
+			return false, err
+		}
+	}
+	if *images > 0 {
+		fmt.Printf("images of the disk, seed %d\n", *seed)
+		fine, err := diskImages(ctx, m, job, *images, *slow, rand.New(rand.NewPCG(*seed, 1)))
+		if err != nil {
+			return false, err
+		}
+		ok = ok && fine
+	}
 	if *cuts > 0 && match.MatchString("power-cut") {
 		fmt.Printf("power cuts, seed %d\n", *seed)
-		if *shift >= 0 {
-			m.Steady, m.Shift, m.CPUs = true, *shift, 1
-			if err := m.Check(); err != nil {
-				return false, err
-			}
-		}
 		fine, err := powerCuts(ctx, m, job, *cuts, *slow, rand.New(rand.NewPCG(*seed, 0)))
 		return ok && fine, err
 	}

@@ -45,14 +45,20 @@ func (h *Host) Pause(d time.Duration) error {
 // Freeze stops the machine for a time as a host does that has no CPU for it:
 // its clocks run on.
 func (h *Host) Freeze(d time.Duration) error {
+	return h.Frozen(func() error { time.Sleep(d); return nil })
+}
+
+// Frozen does something while the machine is stopped like that: its disk is
+// then what it would be had the power gone.
+func (h *Host) Frozen(do func() error) error {
 	if err := h.process.Signal(syscall.SIGSTOP); err != nil {
 		return fmt.Errorf("stop QEMU: %w", err)
 	}
-	time.Sleep(d)
-	if err := h.process.Signal(syscall.SIGCONT); err != nil {
-		return fmt.Errorf("let QEMU go on: %w", err)
+	err := do()
+	if e := h.process.Signal(syscall.SIGCONT); e != nil {
+		err = errors.Join(err, fmt.Errorf("let QEMU go on: %w", e))
 	}
-	return nil
+	return err
 }
 
 // Do is a Job's Ask for what every machine can do: "pause 2s", "freeze 500ms".
@@ -125,8 +131,13 @@ func (m *Machine) CopyRoot(ctx context.Context, to string) error {
 	if err != nil {
 		return err
 	}
-	if out, err := exec.CommandContext(ctx, "cp", "--sparse=always", "--reflink=auto", root, to).CombinedOutput(); err != nil {
-		return fmt.Errorf("copy the root disk: %w: %s", err, out)
+	return CopyDisk(ctx, root, to)
+}
+
+// CopyDisk copies a disk's file; holes stay.
+func CopyDisk(ctx context.Context, from, to string) error {
+	if out, err := exec.CommandContext(ctx, "cp", "--sparse=always", "--reflink=auto", from, to).CombinedOutput(); err != nil {
+		return fmt.Errorf("copy the disk %s: %w: %s", from, err, out)
 	}
 	return nil
 }
