@@ -58,7 +58,7 @@ func host() (ok bool, err error) {
 	limit := flag.Duration("limit", 40*time.Minute, "how long one boot may last")
 	boot := flag.Duration("boot", 8*time.Minute, "how long the machine may take to start")
 	cpus := flag.Int("cpus", 2, "CPUs")
-	shift := flag.Int("shift", -1, "for the power cuts, let the machine's clock count its instructions, 2^`N` ns each, so that slow emulation costs it no time; 1 CPU")
+	shift := flag.Int("shift", -1, "let the machine's clock count its instructions, 2^`N` ns each, so that slow emulation costs it no time; 1 CPU")
 	memory := flag.Int("memory", 1536, "memory in MiB")
 	kernel := flag.String("kernel", machine.DefaultKernel, "Debian `package` of the kernel")
 	slow := flag.Int("slow", 6, "by how much longer than on a real machine things may take inside")
@@ -89,6 +89,9 @@ func host() (ok bool, err error) {
 		return false, err
 	}
 	m := &machine.Machine{Kernel: *kernel, CPUs: *cpus, Memory: *memory, Boot: *boot, Cache: cache, Log: os.Stderr}
+	if *shift >= 0 {
+		m.Steady, m.Shift, m.CPUs = true, *shift, 1
+	}
 	if err := m.Check(); err != nil {
 		return false, err
 	}
@@ -116,12 +119,6 @@ func host() (ok bool, err error) {
 		}
 		ok = res.Code == 0 && !res.TimedOut
 		break
-	}
-	if *shift >= 0 {
-		m.Steady, m.Shift, m.CPUs = true, *shift, 1
-		if err := m.Check(); err != nil {
-			return false, err
-		}
 	}
 	if *images > 0 {
 		fmt.Printf("images of the disk, seed %d\n", *seed)
