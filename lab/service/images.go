@@ -23,7 +23,7 @@ type image struct {
 	cutAt time.Time // by the machine's clock
 }
 
-// diskImages stops a machine at random moments, copies its disk, and reads the
+// diskImages pauses a machine at random moments, copies its disk, and reads the
 // black box from each copy as the next start would.
 func diskImages(ctx context.Context, m *machine.Machine, job machine.Job, n, slow int, random *rand.Rand) (ok bool, err error) {
 	if os.Geteuid() != 0 {
@@ -53,7 +53,7 @@ func diskImages(ctx context.Context, m *machine.Machine, job machine.Job, n, slo
 			for i := range n {
 				time.Sleep(5*time.Second + time.Duration(random.Int64N(int64(15*time.Second))))
 				c := image{path: filepath.Join(dir, "image")}
-				err := h.Frozen(func() error {
+				err := h.Paused(func() error {
 					at := time.Now()
 					words, last := said.all()
 					c.words, c.cutAt = words, cut(last, at)

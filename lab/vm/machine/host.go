@@ -35,30 +35,29 @@ func (h *Host) CutAfter(d time.Duration) {
 // Pause stops the machine's CPUs and its clocks for a time, as a hypervisor does
 // for a snapshot: inside, no time has passed.
 func (h *Host) Pause(d time.Duration) error {
+	return h.Paused(func() error { time.Sleep(d); return nil })
+}
+
+// Paused does something while the machine is stopped like that: what it has given
+// its disk to write is on it.
+func (h *Host) Paused(do func() error) error {
 	if err := h.monitor.do("stop"); err != nil {
 		return err
 	}
-	time.Sleep(d)
-	return h.monitor.do("cont")
+	return errors.Join(do(), h.monitor.do("cont"))
 }
 
 // Freeze stops the machine for a time as a host does that has no CPU for it:
 // its clocks run on.
 func (h *Host) Freeze(d time.Duration) error {
-	return h.Frozen(func() error { time.Sleep(d); return nil })
-}
-
-// Frozen does something while the machine is stopped like that: its disk is
-// then what it would be had the power gone.
-func (h *Host) Frozen(do func() error) error {
 	if err := h.process.Signal(syscall.SIGSTOP); err != nil {
 		return fmt.Errorf("stop QEMU: %w", err)
 	}
-	err := do()
-	if e := h.process.Signal(syscall.SIGCONT); e != nil {
-		err = errors.Join(err, fmt.Errorf("let QEMU go on: %w", e))
+	time.Sleep(d)
+	if err := h.process.Signal(syscall.SIGCONT); err != nil {
+		return fmt.Errorf("let QEMU go on: %w", err)
 	}
-	return err
+	return nil
 }
 
 // Do is a Job's Ask for what every machine can do: "pause 2s", "freeze 500ms".
