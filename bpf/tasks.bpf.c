@@ -259,10 +259,11 @@ static __always_inline __u64 positive(__s64 n)
 	return n > 0 ? n : 0;
 }
 
-/* A macro, since only a constant index is relocated. */
+/* A macro, since only a constant index is relocated. The older ones are an array
+ * of a typedef, through which those kernels let no program walk by itself. */
 #define pages(mm, kind) \
 	positive(bpf_core_field_exists(((struct mm_struct___before_6_2 *)0)->rss_stat.count) ? \
-		((struct mm_struct___before_6_2 *)mm)->rss_stat.count[kind].counter : (mm)->rss_stat[kind].count)
+		BPF_CORE_READ((struct mm_struct___before_6_2 *)mm, rss_stat.count[kind].counter) : (mm)->rss_stat[kind].count)
 
 static __always_inline void read_process(struct process *g, struct task_struct *p)
 {

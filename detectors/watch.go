@@ -90,6 +90,8 @@ type Watch struct {
 	probing sync.WaitGroup
 	whole   bool // after Stop: no lane was left behind
 
+	monitor int // thread of the Go runtime; 0: it is as it was
+
 	relaxing sync.Mutex // of the next four
 	relaxed  int        // how much work is done aside
 	restore  func() error
@@ -131,7 +133,6 @@ func Start(o Options) (*Watch, error) {
 	// locked.
 	w.bpf = bpf.Load(o.BPF)
 	debug.FreeOSMemory()
-	_ = kernel.ReleaseText() // else up to 3 MB more stay resident
 	w.started = kernel.Now()
 	w.tracker = Tracker{Quiet: o.Quiet, Settled: w.started.Add(settling)}
 	if o.Realtime {
@@ -143,9 +144,11 @@ func Start(o Options) (*Watch, error) {
 			})
 		}
 		w.raised = err == nil
-		if err := kernel.RelaxMonitor(); err != nil {
+		monitor, err := kernel.RelaxMonitor()
+		if err != nil {
 			w.right(freezeframe.Need{What: "let the Go runtime's monitor sleep longer", Lost: "about 1 % of a CPU", Err: err.Error()})
 		}
+		w.monitor = monitor
 		if err := kernel.MlockAll(); err != nil {
 			w.right(freezeframe.Need{
 				What: "keep the recorder in memory", Lost: "readings may come late while memory is short",
@@ -178,6 +181,9 @@ func Start(o Options) (*Watch, error) {
 	}
 	go w.loop(w.ctx)
 	go w.noticeStops(w.ctx)
+	if w.raised && w.monitor != 0 {
+		go w.raiseStarted(w.ctx)
+	}
 	go w.bpf.Guard(w.ctx, o.BPF.Budget)
 	return w, nil
 }
@@ -528,6 +534,33 @@ func (w *Watch) Aside(work func()) {
 		w.hurry()
 	}
 }
+
+// raiseStarted gives our priority to the threads that the runtime's monitor has
+// started: it is an ordinary one itself.
+func (w *Watch) raiseStarted(ctx context.Context) {
+	tick := time.NewTicker(raiseEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		w.relaxing.Lock()
+		var err error
+		if w.restore == nil { // else all but the lanes are ordinary now
+			_, err = kernel.RaiseStarted(w.monitor, RealtimePriority)
+		}
+		w.relaxing.Unlock()
+		if err != nil {
+			w.need(freezeframe.Need{What: "run new threads with real-time priority", Lost: "readings may come late while ordinary processes starve", Err: err.Error()})
+			return
+		}
+	}
+}
+
+// raiseEvery is how long such a thread may run as an ordinary one.
+const raiseEvery = 500 * time.Millisecond
 
 // asideMost is how long a verdict may wait for ordinary threads to get a CPU.
 const asideMost = 2 * time.Second

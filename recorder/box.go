@@ -35,7 +35,7 @@ const (
 	defaultBoxBytes = 1 << 30
 	defaultBoxAge   = 14 * 24 * time.Hour
 	defaultSync     = 3 * time.Second
-	maxSync         = 4 * time.Second // with the time that a flush takes no more than 5 s are lost
+	maxSync         = 4 * time.Second // with the time that a flush takes no more than 5 s are lost: see follower.pause
 	defaultFull     = 15 * time.Minute
 
 	// lastMinutes is how much of the run before is given to whoever judges its
@@ -542,6 +542,7 @@ func (b *Box) Run(ctx context.Context, r *Ring, open func() *freezeframe.Stall) 
 		case <-ctx.Done():
 			last = true
 		}
+		began := b.now()
 		err := f.flush()
 		if err != nil {
 			b.fail(err)
@@ -550,6 +551,6 @@ func (b *Box) Run(ctx context.Context, r *Ring, open func() *freezeframe.Stall) 
 			f.seal()
 			return
 		}
-		timer.Reset(f.pause(err))
+		timer.Reset(f.pause(err, b.now().Sub(began)))
 	}
 }

@@ -23,6 +23,11 @@ const (
 	stepped = time.Second
 	// pauseAtMost is the longest pause after failures in a row.
 	pauseAtMost = time.Minute
+	// maxLost is what a power cut may cost, with half a second to spare, on a disk
+	// that takes a flush within half of that; breath is the shortest pause between
+	// two flushes on one that does not.
+	maxLost = 4500 * time.Millisecond
+	breath  = 100 * time.Millisecond
 )
 
 // follower hands what is new in the ring to the disk. It is slower than the
@@ -36,9 +41,12 @@ type follower struct {
 	to       *segmentWriter // nil: the next flush begins one
 	packer   packer
 	buf      []byte
-	next     uint64 // number of the next segment
-	sources  int    // that the open segment's HEAD names
-	failures int    // in a row
+	next     uint64              // number of the next segment
+	sources  int                 // that the open segment's HEAD names
+	failures int                 // in a row
+	flushed  freezeframe.Instant // the last flush that worked
+	durable  time.Duration       // how long the last flush took until all was on the disk
+	slow     time.Duration       // the longest of these of late
 
 	// What is on the disk; a flush that fails leaves it as it was.
 	place  [freezeframe.Lanes]place
@@ -53,11 +61,15 @@ type place struct {
 	last   freezeframe.Instant // reading
 }
 
-// pause returns how long to wait for the next flush.
-func (f *follower) pause(err error) time.Duration {
+// pause returns how long to wait for the next flush after one that took so long.
+// What a power cut costs is the time between two flushes, and that until what the
+// second one copied is on the disk: the longer they take, the sooner the next
+// one comes.
+func (f *follower) pause(err error, took time.Duration) time.Duration {
 	if err == nil {
 		f.failures = 0
-		return f.box.o.Sync
+		f.slow = max(f.durable, f.slow*3/4)
+		return max(min(f.box.o.Sync, maxLost-f.slow)-took, min(breath, f.box.o.Sync))
 	}
 	f.failures++
 	return min(f.box.o.Sync<<min(f.failures-1, 10), max(pauseAtMost, f.box.o.Sync))
@@ -76,7 +88,7 @@ func (f *follower) flush() error {
 		return err
 	}
 	now := b.now()
-	if f.to != nil && f.due(now) {
+	if f.to != nil && f.stale(now) {
 		f.seal()
 	}
 	if f.to == nil {
@@ -91,6 +103,7 @@ func (f *follower) flush() error {
 		return err
 	}
 	f.place, f.events, f.began = place, events, true
+	f.durable = b.now().Sub(now)
 
 	b.mu.Lock()
 	b.failure, b.synced = nil, now
@@ -100,16 +113,26 @@ func (f *follower) flush() error {
 	b.stats.Gaps = b.stats.Gaps[max(0, len(b.stats.Gaps)-maxBoxGaps):]
 	b.replace(f.to.segment.file, f.to.segment)
 	b.mu.Unlock()
+	// Closed now that what is new is safe, as this takes the disk several times as
+	// long: by the next flush it would be too old.
+	next := now
+	if f.flushed != 0 {
+		next = now.Add(min(now.Sub(f.flushed), segmentAge/2))
+	}
+	if f.flushed = now; next.Sub(f.to.begun) >= segmentAge || f.to.out.n >= segmentBytes {
+		f.seal()
+	}
 	return nil
 }
 
-// due tells whether the open segment is to be closed before more is written.
-func (f *follower) due(now freezeframe.Instant) bool {
+// stale tells whether what is new does not belong into the open segment, whose
+// HEAD has other sources or another wall clock.
+func (f *follower) stale(now freezeframe.Instant) bool {
 	f.ring.mu.Lock()
 	changed := len(f.ring.sources) != f.sources
 	f.ring.mu.Unlock()
 	step := f.box.clock().Wall(now).Sub(f.to.head.Clock.Wall(now))
-	return changed || now.Sub(f.to.begun) >= segmentAge || f.to.out.n >= segmentBytes || step.Abs() >= stepped
+	return changed || step.Abs() >= stepped
 }
 
 // begin makes a segment. It can be read without any other, so the chunks that

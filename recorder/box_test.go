@@ -605,7 +605,7 @@ func TestBoxGoesOnAfterTheDiskFailed(t *testing.T) {
 				t.Fatalf("%v: %v", errno, err)
 			}
 			b.fail(err)
-			pauses = append(pauses, f.pause(err))
+			pauses = append(pauses, f.pause(err, 0))
 		}
 		if pauses[0] != 3*time.Second || pauses[7] != time.Minute {
 			t.Errorf("pauses %v", pauses)
@@ -630,6 +630,39 @@ func TestBoxGoesOnAfterTheDiskFailed(t *testing.T) {
 		if n := len(files(t, b.o.Dir)); n > 4 {
 			t.Errorf("%v: %d files", errno, n)
 		}
+	}
+}
+
+// A power cut costs the pause and two flushes: no more than is promised, on a disk
+// that allows it.
+func TestFlushesComeSoonerOnASlowDisk(t *testing.T) {
+	for _, took := range []time.Duration{0, 400 * time.Millisecond, time.Second, 1500 * time.Millisecond, 2200 * time.Millisecond} {
+		f := &follower{box: &Box{o: BoxOptions{Sync: defaultSync}}, durable: took}
+		if lost := took + f.pause(nil, took) + took; lost > maxLost || lost < defaultSync {
+			t.Errorf("with flushes of %v a power cut costs %v", took, lost)
+		}
+		// One that is quick again does not make the next one quick.
+		f.durable = 0
+		if again := f.pause(nil, 0); again+took*3/4 > maxLost {
+			t.Errorf("after a flush of %v the next but one comes after %v", took, again)
+		}
+		// Closing a segment comes out of the pause.
+		f = &follower{box: &Box{o: BoxOptions{Sync: defaultSync}}, durable: took / 4}
+		if lost := took + f.pause(nil, took) + took/4; lost > max(maxLost, took+breath+took/4) {
+			t.Errorf("after %v, %v of them for the segment's end, a power cut costs %v", took, took*3/4, lost)
+		}
+	}
+	f := &follower{box: &Box{o: BoxOptions{Sync: defaultSync}}}
+	f.durable = time.Minute
+	if p := f.pause(nil, time.Minute); p <= 0 || p > time.Second {
+		t.Errorf("a disk that is too slow gets a pause of %v", p)
+	}
+	f.durable = 0
+	for range 20 {
+		f.pause(nil, 0)
+	}
+	if p := f.pause(nil, 0); p != defaultSync {
+		t.Errorf("long after, the pause is %v", p)
 	}
 }
 

@@ -29,6 +29,12 @@ func takeRights() []freezeframe.Need {
 			Fix: "OOMScoreAdjust=-900 in the unit, or CAP_SYS_RESOURCE", Err: err.Error(),
 		})
 	}
+	if err := kernel.NoHugePages(); err != nil {
+		out = append(out, freezeframe.Need{
+			What: "go without transparent huge pages", Lost: "memory: it may take more than it says in its documentation",
+			Fix: "`echo madvise > /sys/kernel/mm/transparent_hugepage/enabled`", Err: err.Error(),
+		})
+	}
 	// The Go runtime has raised the soft limit to the hard one.
 	if n := kernel.OpenFilesLimit(); n < manyFiles {
 		out = append(out, freezeframe.Need{

@@ -57,14 +57,14 @@ func uncleanEnd(u *recorder.Unclean, m uncleanMeta) (freezeframe.Report, detecto
 	}
 
 	stall, verdict, ledger := judgedAtTheEnd(rec, end, m.Rules)
-	open := len(stall.Symptoms) > 0
+	before := stall
 	target := "machine"
 	if u.SameBoot {
 		target = "freezeframe"
 	}
 	stall.Symptoms = append(slices.Clone(stall.Symptoms), freezeframe.Symptom{
 		Probe: reports.ProbeUnclean, Target: target, Own: true, Count: 1, Quality: 1,
-		Span: freezeframe.Span{Start: max(stall.Start, end.Add(-lastMoments)), End: stall.End},
+		Span: freezeframe.Span{Start: end.Add(-lastMoments), End: end}, // after the stall, where that was over
 	})
 	if words != nil {
 		decide(&verdict, words, stall.Span)
@@ -72,13 +72,13 @@ func uncleanEnd(u *recorder.Unclean, m uncleanMeta) (freezeframe.Report, detecto
 	if len(verdict.Findings) == 0 {
 		verdict.Findings = []freezeframe.Finding{{
 			Cause: freezeframe.CauseUnknown, Culprit: freezeframe.Culprit{Kind: freezeframe.CulpritHost},
-			Summary: uncleanSummary(u, m, open), Evidence: lastFigures(rec, end), Remedy: uncleanRemedy(u),
+			Summary: uncleanSummary(u, m, before, end), Evidence: lastFigures(rec, end), Remedy: uncleanRemedy(u),
 		}}
 		if words != nil {
 			verdict.Findings[0].Evidence = append(evidenceOf(words), verdict.Findings[0].Evidence...)
 		}
 	} else {
-		verdict.Findings[0].Evidence = append(verdict.Findings[0].Evidence, freezeframe.Evidence{Source: "black_box", Text: uncleanSummary(u, m, open)})
+		verdict.Findings[0].Evidence = append(verdict.Findings[0].Evidence, freezeframe.Evidence{Source: "black_box", Text: uncleanSummary(u, m, before, end)})
 	}
 	win := rec.Window(stall)
 	win.SetLedger(ledger)
@@ -95,11 +95,15 @@ func uncleanEnd(u *recorder.Unclean, m uncleanMeta) (freezeframe.Report, detecto
 }
 
 // judgedAtTheEnd returns the stall that was open at the end, judged as far as it
-// was recorded, or the last moments without a verdict.
+// was recorded, or one that was over and not reported yet, or the last moments
+// without a verdict.
 func judgedAtTheEnd(rec *recorder.Recording, end freezeframe.Instant, rules []freezeframe.Rule) (freezeframe.Stall, freezeframe.Verdict, freezeframe.Ledger) {
 	if n := len(rec.Stalls); n > 0 {
 		stall := rec.Stalls[n-1]
 		stall.End = max(stall.End, stall.Start+1)
+		if stall.Ongoing { // it was noted when the disk was last written to
+			stall.End = max(stall.End, end)
+		}
 		rec.Stalls = []freezeframe.Stall{stall}
 		if all := detectors.Rejudge(rec, rules); len(all) == 1 {
 			return stall, all[0].Verdict, all[0].Window.Ledger()
@@ -161,7 +165,9 @@ const (
 	lastLinesBefore = time.Minute
 )
 
-func uncleanSummary(u *recorder.Unclean, m uncleanMeta, open bool) string {
+// uncleanSummary says what is known of the end; before is the stall at it, without
+// symptoms when there was none.
+func uncleanSummary(u *recorder.Unclean, m uncleanMeta, before freezeframe.Stall, end freezeframe.Instant) string {
 	what := "The machine stopped here without being shut down"
 	if u.SameBoot {
 		what = "freezeframe was ended here without being told to stop; the machine ran on"
@@ -175,6 +181,10 @@ func uncleanSummary(u *recorder.Unclean, m uncleanMeta, open bool) string {
 	}
 	if u.Missing >= 100*time.Millisecond {
 		text += fmt.Sprintf(" It ran for %s more, which did not reach the disk.", plain(u.Missing))
+	}
+	open := len(before.Symptoms) > 0 && before.Ongoing
+	if len(before.Symptoms) > 0 && !open {
+		text += fmt.Sprintf(" The stall had been over for %s.", plain(max(end.Sub(before.End), 0)))
 	}
 	switch {
 	case u.SameBoot && !open:

@@ -116,6 +116,36 @@ func TestAStallWasOpen(t *testing.T) {
 	}
 }
 
+// What the stall was at the last flush is not when the run ended.
+func TestTheEndIsThatOfTheRecording(t *testing.T) {
+	for name, c := range map[string]struct {
+		ongoing bool
+		stall   time.Duration // the end of the stall, before the last reading
+		text    string
+	}{
+		"it went on":  {ongoing: true, text: "Whether the stall that was open then is the reason is not known"},
+		"it was over": {stall: 6 * time.Second, text: "The stall had been over for 6.0 s."},
+	} {
+		rec, last := recorded(t)
+		end := rec.Clock.Instant(last)
+		span := freezeframe.Span{Start: end.Add(-8 * time.Second), End: end.Add(-6 * time.Second)}
+		rec.Stalls = []freezeframe.Stall{{Span: span, Ongoing: c.ongoing, Symptoms: []freezeframe.Symptom{{
+			Probe: "answer", Target: "0.0.0.0:80", Span: span, Late: freezeframe.Union(span), Worst: 2 * time.Second, Count: 1, Quality: 1,
+		}}}}
+		r, _ := uncleanEnd(&recorder.Unclean{Last: last, Recording: rec}, metaFor(last))
+		near := func(a, b time.Time) bool { return a.Sub(b).Abs() < time.Millisecond }
+		if !near(r.Stall.End, last.Add(-c.stall)) {
+			t.Errorf("%s: the stall ends %v before the last reading", name, last.Sub(r.Stall.End))
+		}
+		for _, s := range r.Stall.Symptoms {
+			if s.Probe == reports.ProbeUnclean && (!near(s.End, last) || !near(s.Start, last.Add(-time.Second))) {
+				t.Errorf("%s: the end is from %v to %v before the last reading", name, last.Sub(s.Start), last.Sub(s.End))
+			}
+		}
+		wants(t, text(t, r), c.text)
+	}
+}
+
 // The kernel's own last words decide.
 func TestLastWordsDecide(t *testing.T) {
 	rec, last := recorded(t)

@@ -1,7 +1,6 @@
 package kernel
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -114,48 +113,15 @@ func MlockAll() error {
 	return nil
 }
 
-// ReleaseText lets go of the pages of the program's file that are mapped and were
-// not changed: those that only starting took do not come back, the others do from
-// the page cache when they are used. It has no effect once memory is locked.
-func ReleaseText() error {
-	b, err := os.ReadFile("/proc/self/smaps")
-	if err != nil {
-		return fmt.Errorf("find the program in memory: %w", err)
-	}
-	exe, err := os.Readlink("/proc/self/exe")
-	if err != nil {
-		return fmt.Errorf("find the program in memory: %w", err)
-	}
-	for _, m := range programMappings(b, exe) {
-		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, m[0], m[1]-m[0], unix.MADV_DONTNEED); errno != 0 {
-			return fmt.Errorf("let go of the program's pages: %w", errno)
-		}
+// NoHugePages keeps the kernel from backing this process's memory with
+// transparent huge pages, for its children too: where they are always given
+// (Debian's default) a page that is touched takes 2 MB, and what was given back
+// is filled again by khugepaged (Documentation/admin-guide/mm/transhuge.rst).
+func NoHugePages() error {
+	if err := unix.Prctl(unix.PR_SET_THP_DISABLE, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("go without huge pages: %w", err)
 	}
 	return nil
-}
-
-// programMappings finds in a process's smaps (Documentation/filesystems/proc.rst)
-// the mappings of a file that cannot be written to and are all as in the file: a
-// changed page, of a program that was relocated, would be lost.
-func programMappings(smaps []byte, path string) (found [][2]uintptr) {
-	var at [2]uintptr
-	ours := false
-	for line := range bytes.Lines(smaps) {
-		f := bytes.Fields(line)
-		if len(f) >= 5 && !bytes.HasSuffix(f[0], []byte(":")) {
-			// address perms offset dev inode [path]
-			from, to, _ := bytes.Cut(f[0], []byte("-"))
-			a, errA := strconv.ParseUint(string(from), 16, 64)
-			z, errZ := strconv.ParseUint(string(to), 16, 64)
-			at = [2]uintptr{uintptr(a), uintptr(z)}
-			ours = errA == nil && errZ == nil && a < z && len(f) == 6 && string(f[5]) == path && bytes.HasPrefix(f[1], []byte("r-"))
-			continue
-		}
-		if ours && len(f) >= 2 && string(f[0]) == "Anonymous:" && string(f[1]) == "0" {
-			found = append(found, at)
-		}
-	}
-	return found
 }
 
 func hasCapability(capability uint) bool {

@@ -176,6 +176,9 @@ func futexBlock(word *atomic.Uint32, op int, old uint32, ts *unix.Timespec) sysc
 	return errno
 }
 
+// monitorNice is the highest weight of an ordinary thread; no other of ours has it.
+const monitorNice = -20
+
 // monitorSlack is by how much the Go runtime's monitor may oversleep.
 const monitorSlack = 2 * time.Millisecond
 
@@ -184,31 +187,55 @@ const monitorSlack = 2 * time.Millisecond
 // that wake up every 50 ms to run for a millisecond costs as much again as what
 // they do. Timer slack (prctl(2), PR_SET_TIMERSLACK) is ignored for real-time
 // threads, so the monitor becomes an ordinary one of the highest weight.
-func RelaxMonitor() error {
+//
+// The monitor starts threads for others, which inherit its policy and weight:
+// RaiseStarted is to be called again and again with the monitor's id.
+func RelaxMonitor() (monitor int, err error) {
 	entries, err := os.ReadDir("/proc/self/task")
 	if err != nil {
-		return fmt.Errorf("list own threads: %w", err)
+		return 0, fmt.Errorf("list own threads: %w", err)
 	}
 	// The runtime starts its monitor before anything else: of the threads that
 	// are not the first one, it has the lowest id.
-	monitor, first := 0, os.Getpid()
+	first := os.Getpid()
 	for _, e := range entries {
 		if tid, err := strconv.Atoi(e.Name()); err == nil && tid != first && (monitor == 0 || tid < monitor) {
 			monitor = tid
 		}
 	}
 	if monitor == 0 {
-		return errors.New("find the runtime's monitor thread: this process has one thread")
+		return 0, errors.New("find the runtime's monitor thread: this process has one thread")
 	}
 	if err := SetThreadPolicy(monitor, unix.SCHED_NORMAL, 0); err != nil {
-		return err
+		return 0, err
 	}
-	if err := unix.Setpriority(unix.PRIO_PROCESS, monitor, -20); err != nil {
-		return fmt.Errorf("raise the weight of the runtime's monitor thread: %w", err)
+	if err := unix.Setpriority(unix.PRIO_PROCESS, monitor, monitorNice); err != nil {
+		return monitor, fmt.Errorf("raise the weight of the runtime's monitor thread: %w", err)
 	}
 	path := fmt.Sprintf("/proc/%d/timerslack_ns", monitor)
 	if err := os.WriteFile(path, strconv.AppendInt(nil, int64(monitorSlack), 10), 0); err != nil {
-		return fmt.Errorf("set the timer slack of the runtime's monitor thread: %w", err)
+		return monitor, fmt.Errorf("set the timer slack of the runtime's monitor thread: %w", err)
 	}
-	return nil
+	return monitor, nil
+}
+
+// RaiseStarted puts those threads of this process under SCHED_RR that the relaxed
+// monitor has started since, and returns how many. Left as they are they do the
+// work of any goroutine at ordinary priority; a real-time thread of the garbage
+// collector spins until that work pauses, and where there is no other CPU it
+// keeps the one that the work waits for, until the kernel takes it away from
+// real-time threads for the rest of the second (sched(7), sched_rt_runtime_us).
+func RaiseStarted(monitor, priority int) (raised int, err error) {
+	err = eachThread(func(tid int) error {
+		if tid == monitor {
+			return nil
+		}
+		attr, err := unix.SchedGetAttr(tid, 0)
+		if err != nil || attr.Policy != unix.SCHED_NORMAL || attr.Nice != monitorNice {
+			return err
+		}
+		raised++
+		return SetThreadPolicy(tid, unix.SCHED_RR, priority)
+	})
+	return raised, err
 }

@@ -153,3 +153,42 @@ func TestRelaxAndRestore(t *testing.T) {
 		t.Errorf("restored: kept %d, raised %d, ordinary %d", policy(kept), policy(raised), policy(ordinary))
 	}
 }
+
+// What the relaxed monitor started is an ordinary thread of its weight; no other
+// is touched, the monitor itself least of all.
+func TestStartedByTheMonitorIsRaised(t *testing.T) {
+	if !hasCapability(unix.CAP_SYS_NICE) {
+		t.Skip("needs CAP_SYS_NICE")
+	}
+	const priority = 3
+	done := make(chan struct{})
+	defer close(done)
+	thread := func(nice int) int {
+		tids := make(chan int)
+		go func() {
+			runtime.LockOSThread() // and never unlocked: the thread ends with it
+			if err := unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), nice); err != nil {
+				t.Error(err)
+			}
+			tids <- unix.Gettid()
+			<-done
+		}()
+		return <-tids
+	}
+	policy := func(tid int) uint32 {
+		attr, err := unix.SchedGetAttr(tid, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return attr.Policy
+	}
+	monitor, started, ordinary := thread(monitorNice), thread(monitorNice), thread(0)
+	for _, want := range []int{1, 0} {
+		if n, err := RaiseStarted(monitor, priority); err != nil || n != want {
+			t.Errorf("raised %d, want %d: %v", n, want, err)
+		}
+		if policy(monitor) != unix.SCHED_NORMAL || policy(started) != unix.SCHED_RR || policy(ordinary) != unix.SCHED_NORMAL {
+			t.Errorf("the monitor %d, what it started %d, another %d", policy(monitor), policy(started), policy(ordinary))
+		}
+	}
+}

@@ -3,7 +3,6 @@ package kernel
 import (
 	"os"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -91,32 +90,5 @@ func TestSlotsRefusePointers(t *testing.T) {
 			}()
 			f()
 		}()
-	}
-}
-
-// TestProgramMappings has only the unchanged pages of the program found: not
-// its data, not what was relocated, not another file's.
-func TestProgramMappings(t *testing.T) {
-	const smaps = `00400000-00bc1000 r-xp 00000000 fe:00 77                         /usr/bin/freezeframe
-Size:               7940 kB
-Anonymous:             0 kB
-VmFlags: rd ex mr mw me
-00bc1000-0136b000 r--p 007c1000 fe:00 77                         /usr/bin/freezeframe
-Anonymous:             4 kB
-0136b000-01489000 rw-p 00f6b000 fe:00 77                         /usr/bin/freezeframe
-Anonymous:             0 kB
-7f0000000000-7f0000100000 r-xp 00000000 fe:00 78                 /usr/lib/libc.so.6
-Anonymous:             0 kB
-7f0000200000-7f0000300000 r--p 00000000 00:00 0
-Anonymous:             0 kB
-00500000-00600000 r--p 00000000 fe:00 77                         /usr/bin/freezeframe
-Anonymous:             0 kB
-`
-	want := [][2]uintptr{{0x400000, 0xbc1000}, {0x500000, 0x600000}}
-	if have := programMappings([]byte(smaps), "/usr/bin/freezeframe"); !slices.Equal(have, want) {
-		t.Errorf("found %x, want %x", have, want)
-	}
-	if err := ReleaseText(); err != nil {
-		t.Error(err)
 	}
 }

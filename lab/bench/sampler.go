@@ -183,7 +183,9 @@ func contestant(role string, stalled bool) error {
 // the runtime's monitor told to sleep longer. Where that is refused it runs
 // without, as a watch does.
 func runSampler(stalled bool) error {
-	if err := errors.Join(kernel.SetRealtime(detectors.RealtimePriority), kernel.RelaxMonitor(), kernel.MlockAll()); err != nil {
+	realtime := kernel.SetRealtime(detectors.RealtimePriority)
+	_, relaxed := kernel.RelaxMonitor()
+	if err := errors.Join(realtime, relaxed, kernel.MlockAll()); err != nil {
 		fmt.Fprintf(os.Stderr, "bench: the sampler does without: %v\n", err)
 	}
 	ring := recorder.NewRing(64 << 20)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -23,6 +24,10 @@ const aboutCuts = "the power goes at random moments under load: every boot comes
 // mostMissing is how much recording a power cut may cost.
 const mostMissing = 5 * time.Second
 
+// tickEvery is how often a machine says what time it is, so that the moment of
+// the cut is known by its own clock, which need not run as fast as the host's.
+const tickEvery = 200 * time.Millisecond
+
 // closedFor is how long a segment must not have grown to count as closed.
 const closedFor = 10 * time.Second
 
@@ -33,10 +38,14 @@ type word struct {
 	Oldest time.Time        `json:"oldest"`
 	Newest time.Time        `json:"newest"`
 	Closed map[string]int64 `json:"closed"` // size of each segment that is written no more
-	// Ends is how many unclean ends were reported so far, Last when the newest was.
-	Ends int       `json:"ends"`
-	Last time.Time `json:"last"`
-	Up   bool      `json:"up"` // the first word of a boot: the service runs, and has reported
+	// Ends is how many unclean ends were reported so far, Last when the newest was,
+	// Stall when the stall ended that its report tells of.
+	Ends  int       `json:"ends"`
+	Last  time.Time `json:"last"`
+	Stall time.Time `json:"stall"`
+	Up    bool      `json:"up"` // the first word of a boot: the service runs, and has reported
+	// Tick: it only says what time it is, several times a second.
+	Tick bool `json:"tick,omitempty"`
 
 	heard time.Time // by the host's clock
 }
@@ -65,8 +74,8 @@ func load(m *checks.Machine, first bool) error {
 			}
 			w.Ends = len(ends)
 			for _, r := range ends {
-				if r.Stall.End.After(w.Last) {
-					w.Last = r.Stall.End
+				if at, _ := r.UncleanEnd(); at.After(w.Last) {
+					w.Last, w.Stall = at, r.Stall.End
 				}
 			}
 			if w.Ends == 0 {
@@ -98,6 +107,16 @@ func load(m *checks.Machine, first bool) error {
 	if err := m.Until(60*time.Second, say); err != nil {
 		return err
 	}
+	go func() {
+		for { // until the power goes
+			line, err := json.Marshal(word{Now: time.Now(), Tick: true})
+			if err != nil {
+				return // the cut's moment cannot be told then
+			}
+			fmt.Println(string(line))
+			time.Sleep(tickEvery)
+		}
+	}()
 	fmt.Println(wire.Ask + "armed")
 	for _, line := range []string{
 		"while :; do dd if=/dev/urandom of=/var/tmp/load bs=64k count=64 conv=fsync 2>/dev/null; sync; done",
@@ -113,16 +132,24 @@ func load(m *checks.Machine, first bool) error {
 	}
 }
 
+// segments returns the files of the black box in dir, with their sizes.
+func segments(dir string) (map[string]int64, error) {
+	return filesIn(dir, func(fs.FileInfo) bool { return true })
+}
+
 // closed returns the segments that have not grown for a while.
 func closed() (map[string]int64, error) {
-	const dir = "/var/lib/freezeframe/box"
+	return filesIn("/var/lib/freezeframe/box", func(i fs.FileInfo) bool { return i.Size() > 4096 && time.Since(i.ModTime()) > closedFor })
+}
+
+func filesIn(dir string, which func(fs.FileInfo) bool) (map[string]int64, error) {
 	files, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
 	}
 	sizes := map[string]int64{}
 	for _, f := range files {
-		if info, err := f.Info(); err == nil && info.Mode().IsRegular() && info.Size() > 4096 && time.Since(info.ModTime()) > closedFor {
+		if info, err := f.Info(); err == nil && info.Mode().IsRegular() && which(info) {
 			sizes[f.Name()] = info.Size()
 		}
 	}
@@ -134,6 +161,7 @@ type hearing struct {
 	mu    sync.Mutex
 	line  []byte
 	words []word
+	last  word // a tick, too
 }
 
 func (h *hearing) Write(p []byte) (int, error) {
@@ -146,7 +174,9 @@ func (h *hearing) Write(p []byte) (int, error) {
 		}
 		w := word{heard: time.Now()}
 		if err := json.Unmarshal(h.line, &w); err == nil {
-			h.words = append(h.words, w)
+			if h.last = w; !w.Tick {
+				h.words = append(h.words, w)
+			}
 		} else {
 			fmt.Printf("  it says: %s", h.line)
 		}
@@ -155,21 +185,33 @@ func (h *hearing) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// all returns what was heard; call it when the machine is gone.
-func (h *hearing) all() []word {
+// all returns what was heard, and the last of it; call it when the machine is
+// gone.
+func (h *hearing) all() (words []word, last word) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.words
+	return h.words, h.last
 }
 
-// cut is the moment of a power cut by the machine's own clock, which the words
-// compare with the host's: the one that took least to arrive does so best.
-func cut(words []word, at time.Time) time.Time {
-	best := words[0].Now.Sub(words[0].heard)
-	for _, w := range words {
-		best = max(best, w.Now.Sub(w.heard))
+// keepWords leaves them with the results, for whoever wants to know more.
+func keepWords(path string, words []word) error {
+	text, err := json.MarshalIndent(words, "", "\t")
+	if err != nil {
+		return err
 	}
-	return at.Add(best)
+	return os.WriteFile(path, append(text, '\n'), 0o644)
+}
+
+// cut is the moment of a power cut by the machine's own clock, by what it said
+// last: no more time can have passed there than here.
+func cut(last word, at time.Time) time.Time { return last.Now.Add(at.Sub(last.heard)) }
+
+// behind is the most by which the disk was behind whenever the machine was asked.
+func behind(words []word) (most time.Duration) {
+	for _, w := range words {
+		most = max(most, w.Now.Sub(w.Newest))
+	}
+	return most
 }
 
 // lost says what a boot lacks of what was there before the cut.
@@ -235,7 +277,10 @@ func powerCuts(ctx context.Context, m *machine.Machine, job machine.Job, n, slow
 		if err != nil {
 			return false, fmt.Errorf("boot %d: %w", i, err)
 		}
-		words := said.all()
+		words, last := said.all()
+		if err := keepWords(filepath.Join(job.Results, fmt.Sprintf("words-%d.json", i)), words); err != nil {
+			return false, err
+		}
 		if res.Cut.IsZero() || len(words) == 0 {
 			return false, fmt.Errorf("boot %d: it did not come up to be cut (it ended with %d)", i, res.Code)
 		}
@@ -246,10 +291,10 @@ func powerCuts(ctx context.Context, m *machine.Machine, job machine.Job, n, slow
 				verdict, ok = "FAILED: "+strings.Join(faults, "; "), false
 			}
 			was := before[len(before)-1]
-			fmt.Printf("power-cut %-2d  %.1f s missing (last asked, its disk was %.1f s behind), %d segments kept, up again after %.0f s  %s\n",
-				i, missing.Seconds(), was.Now.Sub(was.Newest).Seconds(), len(was.Closed), res.Boot.Seconds(), verdict)
+			fmt.Printf("power-cut %-2d  %.1f s missing (its disk was at most %.1f s behind, asked %d times), a stall was over %.1f s before, %d segments kept, up again after %.0f s  %s\n",
+				i, missing.Seconds(), behind(before).Seconds(), len(before), words[0].Last.Sub(words[0].Stall).Seconds(), len(was.Closed), res.Boot.Seconds(), verdict)
 		}
-		before, cutAt = words, cut(words, res.Cut)
+		before, cutAt = words, cut(last, res.Cut)
 		if ctx.Err() != nil {
 			return false, ctx.Err()
 		}

@@ -11,12 +11,12 @@ func at(s float64) time.Time {
 }
 
 func TestWhatACutCosts(t *testing.T) {
-	// The machine's clock is 2 s ahead; the second word came through at once.
+	// The machine's clock is 2 s ahead by now.
 	words := []word{
 		{Now: at(12), heard: at(10.5)},
 		{Now: at(15), heard: at(13), Oldest: at(1), Newest: at(14), Ends: 2, Closed: map[string]int64{"a": 9000}},
 	}
-	cutAt := cut(words, at(18))
+	cutAt := cut(words[1], at(18))
 	if cutAt != at(20) {
 		t.Errorf("cut at %v of the machine's clock", cutAt)
 	}
@@ -42,12 +42,12 @@ func TestWhatACutCosts(t *testing.T) {
 
 func TestHearing(t *testing.T) {
 	h := &hearing{}
-	for _, p := range []string{"{\"ends\":1", "}\n{\"ends\":", "2}\n{\"ends\":3"} {
+	for _, p := range []string{"{\"ends\":1", "}\n{\"ends\":", "2}\n{\"tick\":true}\n{\"ends\":3"} {
 		if _, err := h.Write([]byte(p)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if words := h.all(); len(words) != 2 || words[0].Ends != 1 || words[1].Ends != 2 {
-		t.Errorf("heard %+v", words)
+	if words, last := h.all(); len(words) != 2 || words[0].Ends != 1 || words[1].Ends != 2 || !last.Tick {
+		t.Errorf("heard %+v, last %+v", words, last)
 	}
 }

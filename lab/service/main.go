@@ -51,12 +51,14 @@ func host() (ok bool, err error) {
 	next := flag.String("next", "", "a newer package, for the upgrade")
 	only := flag.String("only", ".", "make only checks whose name matches this expression; install is always made")
 	cuts := flag.Int("cuts", 3, "power cuts at random moments, each with a boot; 0: none")
+	images := flag.Int("images", 0, "look at the disk at so many random moments under load, as the power's end would leave it; 0: none")
 	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "of those moments")
 	list := flag.Bool("list", false, "list the checks")
 	out := flag.String("out", "out/vm-service", "`directory` for the results and the console's logs")
 	limit := flag.Duration("limit", 40*time.Minute, "how long one boot may last")
 	boot := flag.Duration("boot", 8*time.Minute, "how long the machine may take to start")
 	cpus := flag.Int("cpus", 2, "CPUs")
+	shift := flag.Int("shift", -1, "let the machine's clock count its instructions, 2^`N` ns each, so that slow emulation costs it no time; 1 CPU")
 	memory := flag.Int("memory", 1536, "memory in MiB")
 	kernel := flag.String("kernel", machine.DefaultKernel, "Debian `package` of the kernel")
 	slow := flag.Int("slow", 6, "by how much longer than on a real machine things may take inside")
@@ -87,6 +89,9 @@ func host() (ok bool, err error) {
 		return false, err
 	}
 	m := &machine.Machine{Kernel: *kernel, CPUs: *cpus, Memory: *memory, Boot: *boot, Cache: cache, Log: os.Stderr}
+	if *shift >= 0 {
+		m.Steady, m.Shift, m.CPUs = true, *shift, 1
+	}
 	if err := m.Check(); err != nil {
 		return false, err
 	}
@@ -114,6 +119,14 @@ func host() (ok bool, err error) {
 		}
 		ok = res.Code == 0 && !res.TimedOut
 		break
+	}
+	if *images > 0 {
+		fmt.Printf("images of the disk, seed %d\n", *seed)
+		fine, err := diskImages(ctx, m, job, *images, *slow, rand.New(rand.NewPCG(*seed, 1)))
+		if err != nil {
+			return false, err
+		}
+		ok = ok && fine
 	}
 	if *cuts > 0 && match.MatchString("power-cut") {
 		fmt.Printf("power cuts, seed %d\n", *seed)

@@ -30,6 +30,7 @@ func All() []Check {
 	return []Check{
 		install,
 		clean,
+		memory,
 		security,
 		refusal,
 		stopped,
@@ -198,19 +199,21 @@ type Report struct {
 		Start    time.Time `json:"start"`
 		End      time.Time `json:"end"`
 		Symptoms []struct {
-			Probe string `json:"probe"`
+			Probe string    `json:"probe"`
+			End   time.Time `json:"end"`
 		} `json:"symptoms"`
 	} `json:"stall"`
 }
 
-// Unclean tells whether it is of an end that nobody asked for.
-func (r Report) Unclean() bool {
+// UncleanEnd is when the run ended, of the report of an end that nobody asked
+// for. A stall that it tells of as well may have been over before.
+func (r Report) UncleanEnd() (at time.Time, ok bool) {
 	for _, s := range r.Stall.Symptoms {
 		if s.Probe == "unclean_end" {
-			return true
+			return s.End, true
 		}
 	}
-	return false
+	return time.Time{}, false
 }
 
 // Report fetches one.
@@ -234,7 +237,7 @@ func (m *Machine) UncleanEnds() (ends []Report, err error) {
 		if err != nil {
 			return nil, err
 		}
-		if r.Unclean() {
+		if _, ok := r.UncleanEnd(); ok {
 			ends = append(ends, r)
 		}
 	}

@@ -3,6 +3,7 @@ package checks
 import (
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -59,6 +60,62 @@ var clean = Check{
 		}
 		return nil
 	},
+}
+
+// residentMost is what the recorder may keep resident.
+const residentMost = 64 << 20
+
+var memory = Check{
+	Name:  "memory",
+	About: "after half a minute it keeps no more than 64 MiB resident",
+	Needs: packaged,
+	Run: func(m *Machine) error {
+		time.Sleep(m.Long(5 * time.Second))
+		pid, err := m.Number(Service, "MainPID")
+		if err != nil {
+			return err
+		}
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		if err != nil {
+			return err
+		}
+		resident := 0
+		for _, name := range []string{"VmRSS", "VmHWM", "RssAnon", "RssFile", "VmLck"} {
+			kib, err := kibOf(string(status), name)
+			if err != nil {
+				return err
+			}
+			if name == "VmRSS" {
+				resident = kib << 10
+			}
+			m.Note("%s %.1f MB", name, float64(kib<<10)/1e6)
+		}
+		// What of it is in huge pages, and where most of it is.
+		maps, err := m.Sh(`cat /sys/kernel/mm/transparent_hugepage/enabled /proc/%d/smaps_rollup; cat /proc/%d/smaps; systemctl show --property=MemoryCurrent %s; cat /sys/fs/cgroup/system.slice/%s/memory.stat`, pid, pid, Service, Service)
+		if err != nil {
+			return err
+		}
+		_ = os.WriteFile("out/memory.txt", []byte(maps+"\n"), 0o644) // for whoever reads the results
+		huge, err := kibOf(maps, "AnonHugePages")
+		if err != nil {
+			return err
+		}
+		m.Note("%.1f MB of it in huge pages", float64(huge<<10)/1e6)
+		if resident > residentMost {
+			return fmt.Errorf("%.1f MB are resident", float64(resident)/1e6)
+		}
+		return nil
+	},
+}
+
+// kibOf finds "NAME: N kB" in a text of the kernel's.
+func kibOf(text, name string) (int, error) {
+	for line := range strings.Lines(text) {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == name+":" && f[2] == "kB" {
+			return strconv.Atoi(f[1])
+		}
+	}
+	return 0, fmt.Errorf("no %s in %s", name, tail(text))
 }
 
 var security = Check{

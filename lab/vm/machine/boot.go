@@ -77,7 +77,7 @@ func (m *Machine) Run(ctx context.Context, job Job) (res Result, err error) {
 		p.console = filepath.Join(dir, "console.log")
 	}
 	var more []cpioFile
-	if m.Steady {
+	if m.Steady && m.Disk == "" {
 		list, err := dataExtents(root)
 		if err != nil {
 			return res, fmt.Errorf("find the data in %s: %w", root, err)
@@ -244,8 +244,13 @@ func (m *Machine) args(p parts) []string {
 	}
 	if m.Steady {
 		// Its time is what it executed: 2^shift ns an instruction; waiting for
-		// a timer takes no time at all.
-		args = append(args, "-icount", "shift="+strconv.Itoa(m.Shift)+",sleep=off")
+		// a timer takes no time at all, but where there is a disk of the host's
+		// to wait for: that would seem to take for ever.
+		sleep := "off"
+		if m.Disk != "" {
+			sleep = "on"
+		}
+		args = append(args, "-icount", "shift="+strconv.Itoa(m.Shift)+",sleep="+sleep)
 	}
 	if m.Disk != "" {
 		// What is written is on the host's disk when the guest is told so: QEMU

@@ -35,11 +35,16 @@ func (h *Host) CutAfter(d time.Duration) {
 // Pause stops the machine's CPUs and its clocks for a time, as a hypervisor does
 // for a snapshot: inside, no time has passed.
 func (h *Host) Pause(d time.Duration) error {
+	return h.Paused(func() error { time.Sleep(d); return nil })
+}
+
+// Paused does something while the machine is stopped like that: what it has given
+// its disk to write is on it.
+func (h *Host) Paused(do func() error) error {
 	if err := h.monitor.do("stop"); err != nil {
 		return err
 	}
-	time.Sleep(d)
-	return h.monitor.do("cont")
+	return errors.Join(do(), h.monitor.do("cont"))
 }
 
 // Freeze stops the machine for a time as a host does that has no CPU for it:
@@ -125,8 +130,13 @@ func (m *Machine) CopyRoot(ctx context.Context, to string) error {
 	if err != nil {
 		return err
 	}
-	if out, err := exec.CommandContext(ctx, "cp", "--sparse=always", "--reflink=auto", root, to).CombinedOutput(); err != nil {
-		return fmt.Errorf("copy the root disk: %w: %s", err, out)
+	return CopyDisk(ctx, root, to)
+}
+
+// CopyDisk copies a disk's file; holes stay.
+func CopyDisk(ctx context.Context, from, to string) error {
+	if out, err := exec.CommandContext(ctx, "cp", "--sparse=always", "--reflink=auto", from, to).CombinedOutput(); err != nil {
+		return fmt.Errorf("copy the disk %s: %w: %s", from, err, out)
 	}
 	return nil
 }

@@ -478,6 +478,17 @@ func TestWhatIsAskedOfTheHost(t *testing.T) {
 	}
 }
 
+// A steady clock does not run through the waits for a disk of the host's.
+func TestSteadyClock(t *testing.T) {
+	p := parts{root: "/image", modules: "/m", input: "/i"}
+	for disk, want := range map[string]string{"": "-icount shift=3,sleep=off", "/copy": "-icount shift=3,sleep=on"} {
+		line := strings.Join((&Machine{CPUs: 1, Steady: true, Shift: 3, Disk: disk}).args(p), " ")
+		if !strings.Contains(line, want) {
+			t.Errorf("disk %q: no %q in %s", disk, want, line)
+		}
+	}
+}
+
 func TestDiskThatStays(t *testing.T) {
 	p := parts{root: "/image", modules: "/m", input: "/i"}
 	for disk, want := range map[string]string{"": "file=/image,snapshot=on", "/copy": "file=/copy,cache=directsync"} {
