@@ -128,7 +128,9 @@ func TestAWaitThatTimesOut(t *testing.T) {
 		for pid, comm := range map[int]string{7: "postgres", 8: "postgres", 9: "cron"} {
 			w.Rows("procs", second, windowtest.Task(pid), func(time.Duration) windowtest.V { return windowtest.V{"comm": comm, "ppid": 1, "state": 'S'} })
 		}
-		sampled(w, 7, func(time.Duration) windowtest.V { return windowtest.V{"state": 'S', "wchan": "futex_wait_queue", "syscall": 202} })
+		sampled(w, 7, func(time.Duration) windowtest.V {
+			return windowtest.V{"state": 'S', "wchan": "futex_wait_queue", "syscall": 202}
+		})
 		x.wait["stack"], x.wait["syscall"] = "futex_wait_queue<-futex_wait", 202
 		told(w, 7, 2100*ms, 3900*ms, x.wait)
 		l := Account(w)

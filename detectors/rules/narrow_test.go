@@ -204,7 +204,14 @@ func TestRefusedForksWhateverTheLevel(t *testing.T) {
 		})
 	}
 	for above, want := range map[int]string{30: "/app/web", 100: "/app"} {
-		verdict(t, scene(above), "limit.cgroup_pids", freezeframe.Culprit{Kind: freezeframe.CulpritCgroup, Cgroup: want})
+		w := scene(above)
+		verdict(t, w, "limit.cgroup_pids", freezeframe.Culprit{Kind: freezeframe.CulpritCgroup, Cgroup: want})
+		v := detectors.Judge(w, rules.All())
+		for _, f := range append(v.Findings, v.Symptoms...) {
+			if f.Cause == "limit.cgroup_pids" && f.Culprit.Cgroup != want {
+				t.Errorf("the limit of %s, too", f.Culprit.Cgroup)
+			}
+		}
 	}
 }
 
