@@ -229,6 +229,9 @@ func TestWhoCrowdsTheCPUs(t *testing.T) {
 			}
 		}
 		proc(w, hog, "render", func(at time.Duration) v { return v{"cgroup": groups, "utime_us": w.Ran(at, 0, 9e5), "state": 'R'} })
+		for i, comm := range []string{"encode", "scan"} {
+			proc(w, hog+1+i, comm, func(at time.Duration) v { return v{"cgroup": groups, "utime_us": w.Ran(at, 0, 5e5), "state": 'R'} })
+		}
 	})
 	verdict(t, w, "cpu.contention", process(hog))
 }
