@@ -204,7 +204,14 @@ func TestRefusedForksWhateverTheLevel(t *testing.T) {
 		})
 	}
 	for above, want := range map[int]string{30: "/app/web", 100: "/app"} {
-		verdict(t, scene(above), "limit.cgroup_pids", freezeframe.Culprit{Kind: freezeframe.CulpritCgroup, Cgroup: want})
+		w := scene(above)
+		verdict(t, w, "limit.cgroup_pids", freezeframe.Culprit{Kind: freezeframe.CulpritCgroup, Cgroup: want})
+		v := detectors.Judge(w, rules.All())
+		for _, f := range append(v.Findings, v.Symptoms...) {
+			if f.Cause == "limit.cgroup_pids" && f.Culprit.Cgroup != want {
+				t.Errorf("the limit of %s, too", f.Culprit.Cgroup)
+			}
+		}
 	}
 }
 
@@ -222,6 +229,9 @@ func TestWhoCrowdsTheCPUs(t *testing.T) {
 			}
 		}
 		proc(w, hog, "render", func(at time.Duration) v { return v{"cgroup": groups, "utime_us": w.Ran(at, 0, 9e5), "state": 'R'} })
+		for i, comm := range []string{"encode", "scan"} {
+			proc(w, hog+1+i, comm, func(at time.Duration) v { return v{"cgroup": groups, "utime_us": w.Ran(at, 0, 5e5), "state": 'R'} })
+		}
 	})
 	verdict(t, w, "cpu.contention", process(hog))
 }
