@@ -89,6 +89,9 @@ func (it *item) inFlight(now freezeframe.Instant) bool {
 // merely shorter.
 func (it *item) counts() bool {
 	l := &it.late
+	if l.Edge != 0 && l.Err == "" {
+		return l.Late() >= l.Edge
+	}
 	part := max(l.Floor, timesUsual*l.Usual) / 2
 	if !synthetic(l.Probe) {
 		part = part * 4 / 5
@@ -192,6 +195,9 @@ func (t *Tracker) Step(now freezeframe.Instant) (open bool, ended *freezeframe.S
 		return true, nil
 	}
 	stall := t.stall(now, false)
+	if now.Sub(stall.End) < t.Quiet {
+		return true, nil // it fades
+	}
 	t.open, t.items, t.closed = false, nil, stall.End
 	return false, stall
 }
@@ -208,33 +214,103 @@ func (t *Tracker) Current(now freezeframe.Instant) *freezeframe.Stall {
 	return t.stall(now, ongoing)
 }
 
-// forget drops what was late long ago without opening a stall.
+// forget drops what was late long ago without opening a stall: a stall that
+// grows begins long before it opens, so its service's first waits are kept while
+// others follow.
 func (t *Tracker) forget(now freezeframe.Instant) {
 	t.items = slices.DeleteFunc(t.items, func(it item) bool {
-		return !it.inFlight(now) && now.Sub(it.span(now).End) > t.Quiet
+		end := it.span(now).End
+		if it.inFlight(now) || now.Sub(end) <= t.Quiet {
+			return false
+		}
+		return !it.borders() || now.Sub(end) > growsFor || !t.followed(&it, now)
 	})
 }
 
-// adjoining returns the span of a stall with the single slow requests that
-// adjoin it: beside others that were answered they prove nothing, but a stall
-// that grows begins, and one that fades ends, with them.
-func (t *Tracker) adjoining(stall freezeframe.Span, now freezeframe.Instant) freezeframe.Span {
+// growsFor is how long a service's waits are kept that may be the beginning of a
+// stall.
+const growsFor = 5 * time.Second
+
+// followed tells whether other waits of the same target, one after the other,
+// follow an item up to now.
+func (t *Tracker) followed(it *item, now freezeframe.Instant) bool {
+	for end := it.span(now).End; now.Sub(end) > t.Quiet; {
+		next := end
+		for i := range t.items {
+			o := &t.items[i]
+			if span := o.span(now); o.late.Target == it.late.Target && o.borders() && span.Start <= end.Add(t.Quiet) {
+				next = max(next, span.End)
+			}
+		}
+		if next == end {
+			return false
+		}
+		end = next
+	}
+	return true
+}
+
+// borders tells whether the item is a request that was slow: beside others that
+// were answered it proves nothing, but a stall that grows begins, and one that
+// fades ends, with such.
+func (it *item) borders() bool {
+	switch it.late.Probe {
+	case "accept", "receive", "answer":
+		return it.late.Err == "" && it.late.Quality >= single && it.counts()
+	}
+	return false
+}
+
+// adjoining returns the span of a stall with the single slow requests before and
+// after it: those of any service that adjoin it, and of the services that it is
+// a stall of all that follow each other without as much calm between as a stall
+// is over with.
+func (t *Tracker) adjoining(stall freezeframe.Span, services map[string]bool, now freezeframe.Instant) freezeframe.Span {
 	out := stall
+	for {
+		grown := out
+		for i := range t.items {
+			it := &t.items[i]
+			if !it.borders() {
+				continue
+			}
+			gap, to := t.Quiet, out
+			if !services[it.late.Target] {
+				gap, to = adjoins, stall
+			}
+			if span := it.span(now); span.Start < to.End.Add(gap) && span.End > to.Start.Add(-gap) {
+				grown = hull(grown, span)
+			}
+		}
+		if grown == out {
+			return out
+		}
+		out = grown
+	}
+}
+
+// within returns the span of the requests that were slow while work was refused,
+// of which the moment is known only by the reading; that one itself where there
+// are no two such.
+func (t *Tracker) within(refused freezeframe.Span, services map[string]bool, now freezeframe.Instant) freezeframe.Span {
+	var out freezeframe.Span
+	slow := 0
 	for i := range t.items {
-		it := &t.items[i]
-		if it.late.Probe != "answer" || it.late.Quality < single || it.late.Quality >= minQuality || !it.counts() {
-			continue
+		if it := &t.items[i]; it.borders() && it.span(now).And(refused).Length() > 0 {
+			out = hull(out, it.span(now))
+			services[it.late.Target] = true
+			slow++
 		}
-		if span := it.span(now); span.Start <= stall.End.Add(adjoins) && span.End >= stall.Start.Add(-adjoins) {
-			out = hull(out, span)
-		}
+	}
+	if slow < 2 {
+		return refused
 	}
 	return out
 }
 
 const (
 	edgeOwn   = iota
-	edgeStuck // a process that does not get on: who waits for it is not known
+	edgeStuck // a process that does not get on, or does not read: who waits for it is not known
 	edgeRefused
 	edgeWait
 )
@@ -246,7 +322,7 @@ func (it *item) edge() int {
 		return edgeOwn
 	case it.late.Err != "":
 		return edgeRefused
-	case it.late.Probe == "stuck":
+	case it.late.Probe == "stuck", it.late.OneWay:
 		return edgeStuck
 	}
 	return edgeWait
@@ -267,6 +343,7 @@ func (t *Tracker) stall(now freezeframe.Instant, ongoing bool) *freezeframe.Stal
 		}
 	}
 	felt := best > edgeOwn
+	services := map[string]bool{}
 	for i := range t.items {
 		it := &t.items[i]
 		if !it.counts() {
@@ -275,11 +352,15 @@ func (t *Tracker) stall(now freezeframe.Instant, ongoing bool) *freezeframe.Stal
 		span := it.span(now)
 		if it.edge() >= best && (!felt || it.late.Quality >= minQuality) {
 			s.Span = hull(s.Span, span)
+			services[it.late.Target] = services[it.late.Target] || it.borders()
 		}
 		addSymptom(s, it, span)
 	}
+	if best == edgeRefused {
+		s.Span = t.within(s.Span, services, now)
+	}
 	if felt {
-		s.Span = t.adjoining(s.Span, now)
+		s.Span = t.adjoining(s.Span, services, now)
 		// A thread that only wants to wake up feels what every thread feels,
 		// those of the users' programs among them.
 		for i := range t.items {
