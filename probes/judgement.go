@@ -408,7 +408,7 @@ func (p *judgement) settle(now freezeframe.Instant) {
 			if age >= slow {
 				s.slowNow++
 			}
-			if age >= p.slowAt(s) {
+			if age >= p.floors[waitAnswer]/2 && age >= p.slowAt(s) {
 				s.overdue++
 			}
 		}
@@ -519,7 +519,7 @@ func (p *judgement) end(n *conn, kind int, done, now freezeframe.Instant) {
 				s.alone.add(int64(took))
 				s.aloneAt = done
 			}
-			if took > p.slowAt(s) { // as overdue
+			if took > p.floors[kind]/2 && took > p.slowAt(s) { // as overdue
 				s.slowEnds, s.slowEndsAt = s.slowSince(now)+1, now
 			}
 			s.answered = max(s.answered, done)
@@ -571,7 +571,7 @@ const noticed = 49 * time.Millisecond
 // of a stall of its service, should there be one just then: it was longer than
 // what is ordinary, and not of those that always are.
 func (p *judgement) belongs(n *conn, s *service, kind int, took time.Duration) bool {
-	if edge := p.edge(s, kind); edge == 0 || took < edge || n.waits[kind].calm {
+	if took < noticed || n.waits[kind].calm || !p.exact || kind > waitAnswer || took < p.edge(s, kind) {
 		return false
 	}
 	if kind != waitAnswer {
