@@ -256,7 +256,7 @@ func (t *Tracker) followed(it *item, now freezeframe.Instant) bool {
 func (it *item) borders() bool {
 	switch it.late.Probe {
 	case "accept", "receive", "answer":
-		return it.late.Err == "" && it.late.Quality >= single && it.counts()
+		return it.late.Err == "" && !it.late.OneWay && it.late.Quality >= single && it.counts()
 	}
 	return false
 }

@@ -271,8 +271,7 @@ func TestStallThatGrowsAndFades(t *testing.T) {
 	for began := 1000 * ms; began < 4000*ms; began += 400 * ms {
 		reports = append(reports, edged("accept", began, began+55*ms))
 	}
-	certain := answer(4000*ms, 0, 5000*ms)
-	reports = append(reports, certain)
+	reports = append(reports, inFlight(answer(4000*ms, 0, 0), 4100*ms, 5000*ms)...)
 	for began := 5600 * ms; began < 8000*ms; began += 650 * ms {
 		reports = append(reports, edged("receive", began, began+60*ms))
 	}

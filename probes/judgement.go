@@ -799,7 +799,7 @@ func (p *judgement) worth(n *conn, s *service, kind int, age time.Duration, now 
 		switch {
 		case s == nil:
 			return 0.2
-		case s.usuallySlow(age):
+		case s.usuallySlow(age) && (s.slowOften() || !p.manySlow(s, now) || int64(age) <= farBeyond/2*s.usual[kind].p99()):
 			return 0
 		case n.odd:
 			return 0.2

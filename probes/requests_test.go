@@ -485,7 +485,7 @@ func TestExactEdges(t *testing.T) {
 // Of a service whose answers take long now and then one that takes twice as long
 // is nothing; when half of them do at a time it is no chance.
 func TestExactManySlow(t *testing.T) {
-	for _, many := range []int{1, 10} {
+	for _, many := range []int{1, 16} {
 		w := newExactWorld(t)
 		w.quick(40, 60*time.Millisecond)
 		w.step(12 * time.Second)
