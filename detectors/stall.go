@@ -168,14 +168,14 @@ func (t *Tracker) drop() {
 // has just ended, if one has. Call it a few times a second.
 func (t *Tracker) Step(now freezeframe.Instant) (open bool, ended *freezeframe.Stall) {
 	if !t.open {
-		t.forget(now)
 		for i := range t.items {
 			if t.items[i].opens() {
-				t.open = true
-				break
+				t.open = true // even when we come late to look
+				return true, nil
 			}
 		}
-		return t.open, nil
+		t.forget(now)
+		return false, nil
 	}
 	last := freezeframe.Instant(0)
 	for i := range t.items {
