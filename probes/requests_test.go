@@ -413,7 +413,7 @@ func TestExactStallThatGrows(t *testing.T) {
 	grow := func(w *exactWorld) {
 		w.quick(200, 5*time.Millisecond)
 		w.step(6 * time.Second)
-		for _, d := range []time.Duration{20, 45, 80} {
+		for _, d := range []time.Duration{20, 45, 100} {
 			w.second["answer_p99_ns"], w.second["answer_max_ns"] = uint64(d*time.Millisecond), uint64(d*time.Millisecond)
 			w.step(time.Second)
 		}
