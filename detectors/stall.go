@@ -194,10 +194,10 @@ func (t *Tracker) Step(now freezeframe.Instant) (open bool, ended *freezeframe.S
 	if now.Sub(last) < t.Quiet {
 		return true, nil
 	}
-	stall := t.stall(now, false)
-	if now.Sub(stall.End) < t.Quiet {
+	if now.Sub(t.edges(now).End) < t.Quiet {
 		return true, nil // it fades
 	}
+	stall := t.stall(now, false)
 	t.open, t.items, t.closed = false, nil, stall.End
 	return false, stall
 }
@@ -215,40 +215,24 @@ func (t *Tracker) Current(now freezeframe.Instant) *freezeframe.Stall {
 }
 
 // forget drops what was late long ago without opening a stall: a stall that
-// grows begins long before it opens, so its service's first waits are kept while
-// others follow.
+// grows begins long before it opens, so its service's first waits are kept for a
+// while when others follow.
 func (t *Tracker) forget(now freezeframe.Instant) {
-	t.items = slices.DeleteFunc(t.items, func(it item) bool {
-		end := it.span(now).End
-		if it.inFlight(now) || now.Sub(end) <= t.Quiet {
-			return false
+	recent := map[string]bool{}
+	for i := range t.items {
+		if it := &t.items[i]; it.borders() && (it.inFlight(now) || now.Sub(it.span(now).End) <= t.Quiet) {
+			recent[it.late.Target] = true
 		}
-		return !it.borders() || now.Sub(end) > growsFor || !t.followed(&it, now)
+	}
+	t.items = slices.DeleteFunc(t.items, func(it item) bool {
+		since := now.Sub(it.span(now).End)
+		return !it.inFlight(now) && since > t.Quiet && (since > growsFor || !it.borders() || !recent[it.late.Target])
 	})
 }
 
 // growsFor is how long a service's waits are kept that may be the beginning of a
 // stall.
 const growsFor = 5 * time.Second
-
-// followed tells whether other waits of the same target, one after the other,
-// follow an item up to now.
-func (t *Tracker) followed(it *item, now freezeframe.Instant) bool {
-	for end := it.span(now).End; now.Sub(end) > t.Quiet; {
-		next := end
-		for i := range t.items {
-			o := &t.items[i]
-			if span := o.span(now); o.late.Target == it.late.Target && o.borders() && span.Start <= end.Add(t.Quiet) {
-				next = max(next, span.End)
-			}
-		}
-		if next == end {
-			return false
-		}
-		end = next
-	}
-	return true
-}
 
 // borders tells whether the item is a request that was slow: beside others that
 // were answered it proves nothing, but a stall that grows begins, and one that
@@ -287,6 +271,47 @@ func (t *Tracker) adjoining(stall freezeframe.Span, services map[string]bool, no
 		}
 		out = grown
 	}
+}
+
+// edges returns when the stall began and ended, so far: when people and services
+// felt it; of our own work only the heartbeats may move that, unless nothing else
+// was late.
+func (t *Tracker) edges(now freezeframe.Instant) (out freezeframe.Span) {
+	// The best there is decides: waits of users' work, else work of theirs
+	// that was refused (whose moments are known only by the reading), else a
+	// process that was stuck, else our own.
+	best := edgeOwn
+	for i := range t.items {
+		if t.items[i].opens() {
+			best = max(best, t.items[i].edge())
+		}
+	}
+	felt := best > edgeOwn
+	services := map[string]bool{}
+	for i := range t.items {
+		it := &t.items[i]
+		if it.counts() && it.edge() >= best && (!felt || it.late.Quality >= minQuality) {
+			out = hull(out, it.span(now))
+			services[it.late.Target] = services[it.late.Target] || it.borders()
+		}
+	}
+	if !felt {
+		return out
+	}
+	if best == edgeRefused {
+		out = t.within(out, services, now)
+	}
+	out = t.adjoining(out, services, now)
+	// A thread that only wants to wake up feels what every thread feels,
+	// those of the users' programs among them.
+	for i := range t.items {
+		if it := &t.items[i]; it.counts() && (it.late.Probe == "heartbeat" || it.late.Probe == "heartbeat_rt") {
+			if span := it.span(now); span.And(out).Length() > 0 {
+				out = hull(out, span)
+			}
+		}
+	}
+	return out
 }
 
 // within returns the span of the requests that were slow while work was refused,
@@ -328,47 +353,12 @@ func (it *item) edge() int {
 	return edgeWait
 }
 
-// stall merges the items into symptoms. The edges are those of what people
-// and services felt; of our own work only the heartbeats may move them, unless
-// nothing else was late.
+// stall merges the items into symptoms.
 func (t *Tracker) stall(now freezeframe.Instant, ongoing bool) *freezeframe.Stall {
-	s := &freezeframe.Stall{Ongoing: ongoing}
-	// The best there is decides: waits of users' work, else work of theirs
-	// that was refused (whose moments are known only by the reading), else a
-	// process that was stuck, else our own.
-	best := edgeOwn
+	s := &freezeframe.Stall{Ongoing: ongoing, Span: t.edges(now)}
 	for i := range t.items {
-		if t.items[i].opens() {
-			best = max(best, t.items[i].edge())
-		}
-	}
-	felt := best > edgeOwn
-	services := map[string]bool{}
-	for i := range t.items {
-		it := &t.items[i]
-		if !it.counts() {
-			continue
-		}
-		span := it.span(now)
-		if it.edge() >= best && (!felt || it.late.Quality >= minQuality) {
-			s.Span = hull(s.Span, span)
-			services[it.late.Target] = services[it.late.Target] || it.borders()
-		}
-		addSymptom(s, it, span)
-	}
-	if best == edgeRefused {
-		s.Span = t.within(s.Span, services, now)
-	}
-	if felt {
-		s.Span = t.adjoining(s.Span, services, now)
-		// A thread that only wants to wake up feels what every thread feels,
-		// those of the users' programs among them.
-		for i := range t.items {
-			if it := &t.items[i]; it.counts() && (it.late.Probe == "heartbeat" || it.late.Probe == "heartbeat_rt") {
-				if span := it.span(now); span.And(s.Span).Length() > 0 {
-					s.Span = hull(s.Span, span)
-				}
-			}
+		if it := &t.items[i]; it.counts() {
+			addSymptom(s, it, it.span(now))
 		}
 	}
 	// A symptom that began long before what people felt would only blur it.
