@@ -21,9 +21,16 @@ type Lateness struct {
 	Usual time.Duration
 	// Floor is the lateness below which this probe never opens an incident.
 	Floor time.Duration
+	// Edge is the lateness from which on it belongs to a stall that something
+	// else opened. 0: half of what opens one.
+	Edge time.Duration
 	// Quality is how certain it is that somebody waited, 0 to 1: an answer
 	// that never came before may be long polling.
 	Quality float64
+
+	// OneWay says that nobody waits for an answer to this work, as far as is known:
+	// when the stall began and ended others tell better.
+	OneWay bool
 
 	Err     string   // set when the work failed rather than waited: ENOSPC
 	Victims []Victim // who should have done the work

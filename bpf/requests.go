@@ -250,6 +250,12 @@ func loadRequestsOf(l *loading, older bool) error {
 		return err
 	}
 	l.programs = append(l.programs, r.objects.Walk)
+	// What listens must be known before anything is told of a connection: one that
+	// has no listener then is a client's for good. What begins to listen meanwhile
+	// is found the second time.
+	if err := r.listening(); err != nil {
+		return err
+	}
 	if err := l.trace(r.objects.Arrived, r.objects.Received, r.objects.Sent, r.objects.Probed, r.objects.Copied, r.objects.Departs, r.objects.Changed); err != nil {
 		return err
 	}

@@ -58,6 +58,65 @@ func TestRequestsOfOlderKernels(t *testing.T) {
 	}
 }
 
+// A connection that is busy while the programs are loaded is its service's like
+// any other.
+func TestRequestsOfAConnectionThatIsThereAlready(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("not root: BPF programs cannot be loaded")
+	}
+	types, err := btf.LoadKernelSpec()
+	if err != nil {
+		t.Skipf("this kernel has no BTF: %v", err)
+	}
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		c, err := l.Accept()
+		for buf := make([]byte, 1); err == nil; _, err = c.Write(buf) {
+			_, err = c.Read(buf)
+		}
+	}()
+	c, err := net.Dial("tcp4", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		var err error
+		for buf := make([]byte, 1); err == nil; _, err = c.Read(buf) {
+			_, err = c.Write(buf)
+		}
+	}()
+	defer func() { c.Close(); <-ended }()
+	time.Sleep(20 * time.Millisecond)
+	p := &Programs{}
+	loaded := &loaded{family: requestsFamily}
+	if err := loaded.tryLoad(p, types); err != nil {
+		t.Skip(err)
+	}
+	p.loaded = append(p.loaded, loaded)
+	defer p.Close()
+	time.Sleep(100 * time.Millisecond)
+	for i := range p.Requests.Services() {
+		s := &p.Requests.Services()[i]
+		if s.Used() && int(s.Place.Port) == l.Addr().(*net.TCPAddr).Port && s.Place.Far == 0 {
+			var h History
+			if err := p.Requests.Take(i, &h); err != nil {
+				t.Fatal(err)
+			}
+			if h.Bins[WaitAnswer] == [RequestBins]uint32{} {
+				t.Error("its answers are not counted")
+			}
+			return
+		}
+	}
+	t.Error("its service is not known")
+}
+
 // waitsOfAServer lets a client wait for a server that reads late and answers
 // later, twice, and compares what is told with what the server did.
 func waitsOfAServer(t *testing.T, r *Requests) {

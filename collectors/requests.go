@@ -59,10 +59,12 @@ type served struct {
 // servedSlot is what is kept of a service.
 type servedSlot struct {
 	turn     uint32
-	service  uint64 // text
-	byThread bool   // its threads serve on their own
-	answers  uint64 // so far
-	moved    uint64 // of those, written by another thread than read the request
+	service  uint64               // text
+	byThread bool                 // its threads serve on their own
+	answers  uint64               // so far
+	moved    uint64               // of those, written by another thread than read the request
+	least    [leastSeconds]uint64 // what was too usual to be told in the last seconds, ns
+	second   int
 }
 
 func newServed(r *bpf.Requests) *served { return &served{Requests: r, name: make([]byte, 0, 256)} }
@@ -352,7 +354,7 @@ func (c *services) Collect(t *freezeframe.Table) error {
 		if answers[servicesCount] >= movedEnough {
 			least = min(max(least, answers[servicesP90]), mostTold)
 		}
-		s.Least += least/8 - s.Least/8
+		s.Least += slot.calmest(least)/8 - s.Least/8
 	}
 	return c.Tidy(uint64(kernel.Now()))
 }
@@ -367,6 +369,21 @@ func until0(b []byte) []byte {
 }
 
 const leastTold, mostTold = 20_000_000, 500_000_000 // ns
+
+// leastSeconds is how long a service must have been slow for that to be usual: a
+// stall must not hide its own last waits.
+const leastSeconds = 8
+
+// calmest takes what would be too usual to be told by the last second, and
+// returns it by the calmest of the last seconds.
+func (s *servedSlot) calmest(least uint64) uint64 {
+	s.least[s.second] = least
+	s.second = (s.second + 1) % leastSeconds
+	for _, other := range s.least {
+		least = min(least, max(other, leastTold))
+	}
+	return least
+}
 
 // quantiles writes the columns of a kind of wait.
 func quantiles(bins *[bpf.RequestBins]uint32, row []uint64) {

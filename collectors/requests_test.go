@@ -176,3 +176,22 @@ func TestQuantiles(t *testing.T) {
 		}
 	}
 }
+
+// What is slow for a moment is still told; what is slow for long is only counted.
+func TestCalmestOfTheLastSeconds(t *testing.T) {
+	var s servedSlot
+	for range 20 {
+		s.calmest(leastTold)
+	}
+	for i := range leastSeconds - 1 {
+		if got := s.calmest(400_000_000); got != leastTold {
+			t.Fatalf("after %d slow seconds: %d ns", i+1, got)
+		}
+	}
+	if got := s.calmest(400_000_000); got != 400_000_000 {
+		t.Errorf("after %d slow seconds: %d ns", leastSeconds, got)
+	}
+	if got := s.calmest(leastTold); got != leastTold {
+		t.Errorf("after a quick one: %d ns", got)
+	}
+}

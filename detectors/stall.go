@@ -89,6 +89,9 @@ func (it *item) inFlight(now freezeframe.Instant) bool {
 // merely shorter.
 func (it *item) counts() bool {
 	l := &it.late
+	if l.Edge != 0 && l.Err == "" {
+		return l.Late() >= l.Edge
+	}
 	part := max(l.Floor, timesUsual*l.Usual) / 2
 	if !synthetic(l.Probe) {
 		part = part * 4 / 5
@@ -165,14 +168,14 @@ func (t *Tracker) drop() {
 // has just ended, if one has. Call it a few times a second.
 func (t *Tracker) Step(now freezeframe.Instant) (open bool, ended *freezeframe.Stall) {
 	if !t.open {
-		t.forget(now)
 		for i := range t.items {
 			if t.items[i].opens() {
-				t.open = true
-				break
+				t.open = true // even when we come late to look
+				return true, nil
 			}
 		}
-		return t.open, nil
+		t.forget(now)
+		return false, nil
 	}
 	last := freezeframe.Instant(0)
 	for i := range t.items {
@@ -191,6 +194,9 @@ func (t *Tracker) Step(now freezeframe.Instant) (open bool, ended *freezeframe.S
 	if now.Sub(last) < t.Quiet {
 		return true, nil
 	}
+	if now.Sub(t.edges(now).End) < t.Quiet {
+		return true, nil // it fades
+	}
 	stall := t.stall(now, false)
 	t.open, t.items, t.closed = false, nil, stall.End
 	return false, stall
@@ -208,33 +214,128 @@ func (t *Tracker) Current(now freezeframe.Instant) *freezeframe.Stall {
 	return t.stall(now, ongoing)
 }
 
-// forget drops what was late long ago without opening a stall.
+// forget drops what was late long ago without opening a stall: a stall that
+// grows begins long before it opens, so its service's first waits are kept for a
+// while when others follow.
 func (t *Tracker) forget(now freezeframe.Instant) {
+	recent := map[string]bool{}
+	for i := range t.items {
+		if it := &t.items[i]; it.borders() && (it.inFlight(now) || now.Sub(it.span(now).End) <= t.Quiet) {
+			recent[it.late.Target] = true
+		}
+	}
 	t.items = slices.DeleteFunc(t.items, func(it item) bool {
-		return !it.inFlight(now) && now.Sub(it.span(now).End) > t.Quiet
+		since := now.Sub(it.span(now).End)
+		return !it.inFlight(now) && since > t.Quiet && (since > growsFor || !it.borders() || !recent[it.late.Target])
 	})
 }
 
-// adjoining returns the span of a stall with the single slow requests that
-// adjoin it: beside others that were answered they prove nothing, but a stall
-// that grows begins, and one that fades ends, with them.
-func (t *Tracker) adjoining(stall freezeframe.Span, now freezeframe.Instant) freezeframe.Span {
+// growsFor is how long a service's waits are kept that may be the beginning of a
+// stall.
+const growsFor = 5 * time.Second
+
+// borders tells whether the item is a request that was slow: beside others that
+// were answered it proves nothing, but a stall that grows begins, and one that
+// fades ends, with such.
+func (it *item) borders() bool {
+	switch it.late.Probe {
+	case "accept", "receive", "answer":
+		return it.late.Err == "" && !it.late.OneWay && it.late.Quality >= single && it.counts()
+	}
+	return false
+}
+
+// adjoining returns the span of a stall with the single slow requests before and
+// after it: those of any service that adjoin it, and of the services that it is
+// a stall of all that follow each other without as much calm between as a stall
+// is over with.
+func (t *Tracker) adjoining(stall freezeframe.Span, services map[string]bool, now freezeframe.Instant) freezeframe.Span {
 	out := stall
+	for {
+		grown := out
+		for i := range t.items {
+			it := &t.items[i]
+			if !it.borders() {
+				continue
+			}
+			gap, to := t.Quiet, out
+			if !services[it.late.Target] {
+				gap, to = adjoins, stall
+			}
+			if span := it.span(now); span.Start < to.End.Add(gap) && span.End > to.Start.Add(-gap) {
+				grown = hull(grown, span)
+			}
+		}
+		if grown == out {
+			return out
+		}
+		out = grown
+	}
+}
+
+// edges returns when the stall began and ended, so far: when people and services
+// felt it; of our own work only the heartbeats may move that, unless nothing else
+// was late.
+func (t *Tracker) edges(now freezeframe.Instant) (out freezeframe.Span) {
+	// The best there is decides: waits of users' work, else work of theirs
+	// that was refused (whose moments are known only by the reading), else a
+	// process that was stuck, else our own.
+	best := edgeOwn
+	for i := range t.items {
+		if t.items[i].opens() {
+			best = max(best, t.items[i].edge())
+		}
+	}
+	felt := best > edgeOwn
+	services := map[string]bool{}
 	for i := range t.items {
 		it := &t.items[i]
-		if it.late.Probe != "answer" || it.late.Quality < single || it.late.Quality >= minQuality || !it.counts() {
-			continue
+		if it.counts() && it.edge() >= best && (!felt || it.late.Quality >= minQuality) {
+			out = hull(out, it.span(now))
+			services[it.late.Target] = services[it.late.Target] || it.borders()
 		}
-		if span := it.span(now); span.Start <= stall.End.Add(adjoins) && span.End >= stall.Start.Add(-adjoins) {
-			out = hull(out, span)
+	}
+	if !felt {
+		return out
+	}
+	if best == edgeRefused {
+		out = t.within(out, services, now)
+	}
+	out = t.adjoining(out, services, now)
+	// A thread that only wants to wake up feels what every thread feels,
+	// those of the users' programs among them.
+	for i := range t.items {
+		if it := &t.items[i]; it.counts() && (it.late.Probe == "heartbeat" || it.late.Probe == "heartbeat_rt") {
+			if span := it.span(now); span.And(out).Length() > 0 {
+				out = hull(out, span)
+			}
 		}
+	}
+	return out
+}
+
+// within returns the span of the requests that were slow while work was refused,
+// of which the moment is known only by the reading; that one itself where there
+// are no two such.
+func (t *Tracker) within(refused freezeframe.Span, services map[string]bool, now freezeframe.Instant) freezeframe.Span {
+	var out freezeframe.Span
+	slow := 0
+	for i := range t.items {
+		if it := &t.items[i]; it.borders() && it.span(now).And(refused).Length() > 0 {
+			out = hull(out, it.span(now))
+			services[it.late.Target] = true
+			slow++
+		}
+	}
+	if slow < 2 {
+		return refused
 	}
 	return out
 }
 
 const (
 	edgeOwn   = iota
-	edgeStuck // a process that does not get on: who waits for it is not known
+	edgeStuck // a process that does not get on, or does not read: who waits for it is not known
 	edgeRefused
 	edgeWait
 )
@@ -246,48 +347,18 @@ func (it *item) edge() int {
 		return edgeOwn
 	case it.late.Err != "":
 		return edgeRefused
-	case it.late.Probe == "stuck":
+	case it.late.Probe == "stuck", it.late.OneWay:
 		return edgeStuck
 	}
 	return edgeWait
 }
 
-// stall merges the items into symptoms. The edges are those of what people
-// and services felt; of our own work only the heartbeats may move them, unless
-// nothing else was late.
+// stall merges the items into symptoms.
 func (t *Tracker) stall(now freezeframe.Instant, ongoing bool) *freezeframe.Stall {
-	s := &freezeframe.Stall{Ongoing: ongoing}
-	// The best there is decides: waits of users' work, else work of theirs
-	// that was refused (whose moments are known only by the reading), else a
-	// process that was stuck, else our own.
-	best := edgeOwn
+	s := &freezeframe.Stall{Ongoing: ongoing, Span: t.edges(now)}
 	for i := range t.items {
-		if t.items[i].opens() {
-			best = max(best, t.items[i].edge())
-		}
-	}
-	felt := best > edgeOwn
-	for i := range t.items {
-		it := &t.items[i]
-		if !it.counts() {
-			continue
-		}
-		span := it.span(now)
-		if it.edge() >= best && (!felt || it.late.Quality >= minQuality) {
-			s.Span = hull(s.Span, span)
-		}
-		addSymptom(s, it, span)
-	}
-	if felt {
-		s.Span = t.adjoining(s.Span, now)
-		// A thread that only wants to wake up feels what every thread feels,
-		// those of the users' programs among them.
-		for i := range t.items {
-			if it := &t.items[i]; it.counts() && (it.late.Probe == "heartbeat" || it.late.Probe == "heartbeat_rt") {
-				if span := it.span(now); span.And(s.Span).Length() > 0 {
-					s.Span = hull(s.Span, span)
-				}
-			}
+		if it := &t.items[i]; it.counts() {
+			addSymptom(s, it, it.span(now))
 		}
 	}
 	// A symptom that began long before what people felt would only blur it.

@@ -228,8 +228,8 @@ func TestRefusedWorkDoesNotBlurTheEdgesOfWaits(t *testing.T) {
 }
 
 // One slow request beside others that are answered opens nothing; where it
-// adjoins what everybody felt it belongs to the stall, and the next one does
-// not follow from it.
+// adjoins what everybody felt it belongs to the stall. At the service that
+// stalled the next one follows from it, at another it does not.
 func TestSingleSlowRequestsThatAdjoin(t *testing.T) {
 	lone := func(began, done time.Duration) freezeframe.Lateness {
 		l := answer(began, 0, done)
@@ -239,10 +239,111 @@ func TestSingleSlowRequestsThatAdjoin(t *testing.T) {
 	if stalls, _, _ := run(t, 3*time.Second, lone(800*ms, 1100*ms), lone(1000*ms, 1500*ms)); len(stalls) != 0 {
 		t.Fatalf("opened by single requests: %+v", stalls)
 	}
-	stalls, _, _ := run(t, 5*time.Second,
-		lone(700*ms, 850*ms), lone(860*ms, 980*ms), answer(1000*ms, 0, 1500*ms), lone(1540*ms, 1700*ms), lone(1710*ms, 1900*ms))
-	if len(stalls) != 1 || stalls[0].Span != (freezeframe.Span{Start: at(860 * ms), End: at(1700 * ms)}) {
-		t.Fatalf("%+v, want one stall from 0.86 to 1.7 s", stalls)
+	for target, want := range map[string]freezeframe.Span{
+		"0.0.0.0:80": {Start: at(700 * ms), End: at(1900 * ms)}, "0.0.0.0:81": {Start: at(860 * ms), End: at(1700 * ms)},
+	} {
+		reports := []freezeframe.Lateness{lone(700*ms, 850*ms), lone(860*ms, 980*ms), answer(1000*ms, 0, 1500*ms), lone(1540*ms, 1700*ms), lone(1710*ms, 1900*ms)}
+		for i := range reports {
+			if reports[i].Quality < minQuality {
+				reports[i].Target = target
+			}
+		}
+		if stalls, _, _ := run(t, 5*time.Second, reports...); len(stalls) != 1 || stalls[0].Span != want {
+			t.Errorf("%s: %+v, want one stall %v to %v", target, stalls, want.Start.Sub(at(0)), want.End.Sub(at(0)))
+		}
+	}
+}
+
+// edged is a wait that BPF told of: it belongs to a stall from 50 ms on, though
+// what opens one is far longer.
+func edged(probe string, began, done time.Duration) freezeframe.Lateness {
+	l := answer(began, 0, done)
+	l.Probe, l.Quality, l.Floor, l.Usual, l.Edge = probe, single, 100*ms, 150*ms, 50*ms
+	return l
+}
+
+// A stall grows over seconds before anything opens it, and fades: its edges are
+// the first and the last slow request with no calm between, be they ever so much
+// shorter than what opened it.
+func TestStallThatGrowsAndFades(t *testing.T) {
+	var reports []freezeframe.Lateness
+	reports = append(reports, edged("answer", 0, 60*ms)) // long before
+	for began := 1000 * ms; began < 4000*ms; began += 400 * ms {
+		reports = append(reports, edged("accept", began, began+55*ms))
+	}
+	reports = append(reports, inFlight(answer(4000*ms, 0, 0), 4100*ms, 5000*ms)...)
+	for began := 5600 * ms; began < 8000*ms; began += 650 * ms {
+		reports = append(reports, edged("receive", began, began+60*ms))
+	}
+	late := edged("answer", 9000*ms, 9060*ms) // and long after
+	short := edged("answer", 8100*ms, 8140*ms)
+	stalls, ended, _ := run(t, 11*time.Second, append(reports, short, late)...)
+	want := freezeframe.Span{Start: at(1000 * ms), End: at(7610 * ms)}
+	if len(stalls) != 1 || stalls[0].Span != want {
+		t.Fatalf("%+v, want one stall from 1 s to 7.61 s", stalls)
+	}
+	if d := ended[0] - 7610*ms; d < DefaultQuiet || d > DefaultQuiet+100*ms {
+		t.Errorf("called over %v after its end", d)
+	}
+}
+
+// What grows without end is no beginning of a stall, and what is not certain
+// opens none.
+func TestSlowRequestsWithoutAStallAreForgotten(t *testing.T) {
+	var reports []freezeframe.Lateness
+	for began := time.Duration(0); began < 20*time.Second; began += 400 * ms {
+		reports = append(reports, edged("answer", began, began+60*ms))
+	}
+	tr := Tracker{Quiet: DefaultQuiet}
+	for _, l := range reports {
+		tr.Feed(l)
+		if open, _ := tr.Step(l.Seen); open {
+			t.Fatal("single requests opened a stall")
+		}
+		if most := int(growsFor/(400*ms)) + 3; len(tr.items) > most {
+			t.Fatalf("%d requests kept, want %d at most", len(tr.items), most)
+		}
+	}
+}
+
+// A queue that overflowed since the reading before says nothing of when.
+func TestOverflowIsNoEdge(t *testing.T) {
+	over := answer(100*ms, 0, 1050*ms)
+	over.Probe, over.Err = "accept", "overflow"
+	stalls, _, _ := run(t, 5*time.Second, over, answer(1000*ms, 0, 1500*ms))
+	if len(stalls) != 1 || stalls[0].Start != at(1000*ms) {
+		t.Fatalf("%+v, want one stall from 1 s on", stalls)
+	}
+}
+
+// When work was refused is known by a reading a second; where requests were slow
+// meanwhile, they tell when.
+func TestSlowRequestsTellWhenWorkWasRefused(t *testing.T) {
+	refused := freezeframe.Lateness{Probe: "limits", Target: "ports", Began: at(500 * ms), Done: at(1500 * ms), Seen: at(1500 * ms), Err: "EADDRNOTAVAIL", Quality: 0.8}
+	one, two := edged("answer", 1100*ms, 1400*ms), edged("answer", 1200*ms, 1800*ms)
+	stalls, _, _ := run(t, 6*time.Second, one, refused, two)
+	if len(stalls) != 1 || stalls[0].Span != (freezeframe.Span{Start: at(1100 * ms), End: at(1800 * ms)}) {
+		t.Errorf("%+v, want one with the edges of the requests", stalls)
+	}
+	// One alone may be slow for its own reasons.
+	stalls, _, _ = run(t, 6*time.Second, one, refused)
+	if len(stalls) != 1 || stalls[0].Span != (freezeframe.Span{Start: at(500 * ms), End: at(1500 * ms)}) {
+		t.Errorf("%+v, want one with the edges of the refusal", stalls)
+	}
+}
+
+// Nobody waits for what a service reads that answers nobody, until its buffers
+// are full and another service is late.
+func TestOneWayWorkDoesNotMoveTheEdgesOfWaits(t *testing.T) {
+	oneWay := answer(500*ms, 0, 2500*ms)
+	oneWay.Probe, oneWay.Target, oneWay.OneWay = "receive", "0.0.0.0:81", true
+	stalls, _, _ := run(t, 6*time.Second, answer(1000*ms, 0, 2000*ms), oneWay)
+	if len(stalls) != 1 || stalls[0].Start != at(1000*ms) || stalls[0].End != at(2000*ms) || len(stalls[0].Symptoms) != 2 {
+		t.Errorf("%+v, want one from 1 s to 2 s with both symptoms", stalls)
+	}
+	stalls, _, _ = run(t, 6*time.Second, oneWay)
+	if len(stalls) != 1 || stalls[0].Length() != 2*time.Second {
+		t.Errorf("%+v, want one with its edges where there are no others", stalls)
 	}
 }
 

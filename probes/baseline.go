@@ -70,6 +70,27 @@ func (b *baseline) p99() int64 {
 	if above == 0 && b.total >= 20 {
 		above = 1 // of a few dozen, one that was held up is not the usual
 	}
+	return b.without(above)
+}
+
+// fewSlowest are left out of what is ordinary: of a history of seconds they are
+// a cold start, or a moment in which the machine did something else.
+const fewSlowest = 8
+
+// ordinary is as p99, without the few slowest of a history: a percentile of a
+// hundred samples is one of them.
+func (b *baseline) ordinary() time.Duration {
+	if b.total <= fewSlowest {
+		return time.Duration(b.p99())
+	}
+	return time.Duration(b.without(b.total/100 + fewSlowest))
+}
+
+// without is the longest when some of the longest are left out.
+//
+//go:nosplit
+//go:norace
+func (b *baseline) without(above uint32) int64 {
 	for bin := baselineBins - 1; bin >= 0; bin-- {
 		n := uint32(b.counts[bin])
 		if n > above {

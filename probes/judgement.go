@@ -47,6 +47,7 @@ func (p *judgement) init(h *hub, owners *serviceOwners, floors [waitKinds]time.D
 type report struct {
 	kind    int8 // -1: only have pid watched
 	over    bool // Err "overflow"
+	oneWay  bool // the service answers nobody
 	sure    bool // tid is the thread that was held up
 	quality float32
 	target  uint64 // text
@@ -59,6 +60,7 @@ type report struct {
 	seen    freezeframe.Instant
 	usual   time.Duration
 	floor   time.Duration
+	edge    time.Duration
 }
 
 // age is how long the wait has taken so far.
@@ -89,7 +91,7 @@ func (p *judgement) Run(ctx context.Context, late func(freezeframe.Lateness)) er
 			l := freezeframe.Lateness{
 				Probe: serviceProbes[r.kind], Target: p.hub.text(r.target),
 				Began: r.began, Done: r.done, Seen: r.seen,
-				Usual: r.usual, Floor: r.floor, Quality: float64(r.quality),
+				Usual: r.usual, Floor: r.floor, Edge: r.edge, OneWay: r.oneWay, Quality: float64(r.quality),
 				Victims: victims,
 			}
 			if r.over {
@@ -281,6 +283,7 @@ type service struct {
 	turn     uint32                    // counts readings of connections
 	readings uint32                    // those that count
 	slow     uint32                    // of those, the ones in which an answer was slow
+	recent   [6]turns                  // those of the last seconds, not yet among them
 	waiting  [waitKinds]uint16         // waits reported now
 	learnt   freezeframe.Instant       // when a slow answer was last learned from
 	slowNow  uint16                    // missing answers older than slow, in this reading
@@ -310,6 +313,11 @@ func (s *service) usuallySlow(age time.Duration) bool {
 	if b.total >= enough && int64(age) <= farBeyond*b.p99() {
 		return true
 	}
+	return s.slowOften()
+}
+
+// slowOften tells whether an answer is missing for long as often as not, about.
+func (s *service) slowOften() bool {
 	return s.readings >= 20 && float64(s.slow) > usuallySlow*float64(s.readings)
 }
 
@@ -402,7 +410,7 @@ func (p *judgement) settle(now freezeframe.Instant) {
 			if age >= slow {
 				s.slowNow++
 			}
-			if age >= p.floors[waitAnswer]/2 {
+			if age >= p.floors[waitAnswer]/2 && age >= p.slowAt(s) {
 				s.overdue++
 			}
 		}
@@ -440,10 +448,7 @@ func (p *judgement) settle(now freezeframe.Instant) {
 		// nothing, a service that always looks stalled would never be known.
 		s.turn++
 		if !s.stalled || s.turn%oneIn == 0 {
-			s.readings++
-			if s.slowNow > 0 {
-				s.slow++
-			}
+			p.countReading(s, now)
 		}
 		if s.readings >= 2400 { // two minutes; forget half
 			s.readings, s.slow, s.pieces = s.readings/2, s.slow/2, s.pieces/2
@@ -454,6 +459,30 @@ func (p *judgement) settle(now freezeframe.Instant) {
 		s.losingUsual += (float32(s.losing) - s.losingUsual) / losingMemory
 	}
 	p.conns.expire(now)
+}
+
+// countReading counts a reading as one in which an answer was slow, or not: what
+// is told exactly only when some seconds are over, so that a stall is not how
+// the service works before it is one.
+func (p *judgement) countReading(s *service, now freezeframe.Instant) {
+	second := now / freezeframe.Instant(time.Second)
+	in := &s.recent[int(second)%len(s.recent)]
+	if in.second != second || !p.exact {
+		s.readings += in.readings
+		s.slow += in.slow
+		*in = turns{second: second}
+	}
+	in.readings++
+	if s.slowNow > 0 {
+		in.slow++
+	}
+}
+
+// turns are the readings of a second, and those of them in which an answer was
+// slow.
+type turns struct {
+	second         freezeframe.Instant
+	readings, slow uint32
 }
 
 // set begins or ends a wait; one that has begun keeps its beginning.
@@ -492,7 +521,7 @@ func (p *judgement) end(n *conn, kind int, done, now freezeframe.Instant) {
 				s.alone.add(int64(took))
 				s.aloneAt = done
 			}
-			if took > p.floors[kind]/2 { // as overdue
+			if took > p.floors[kind]/2 && took > p.slowAt(s) { // as overdue
 				s.slowEnds, s.slowEndsAt = s.slowSince(now)+1, now
 			}
 			s.answered = max(s.answered, done)
@@ -502,11 +531,61 @@ func (p *judgement) end(n *conn, kind int, done, now freezeframe.Instant) {
 		if !p.exact || kind == waitAnswer && s.usual[kind].total < enough {
 			p.learn(s, kind, int64(took), now)
 		}
+		if w.worth < lonely && p.belongs(n, s, kind, took) {
+			r := p.report(n, s, kind, done, now, usual)
+			r.quality, told = lonely, false
+			p.send(r)
+		}
 	}
 	if told {
 		p.tell(n, s, kind, done, now, usual)
 	}
 	*w = wait{}
+}
+
+// edge is from when on a wait of a kind that is told exactly belongs to a stall
+// of its service: it is longer than its users would not mind and than is
+// ordinary there. What is usual in the other sense opens one; of a short history
+// it is what was held up once.
+func (p *judgement) edge(s *service, kind int) time.Duration {
+	if !p.exact || s == nil || kind > waitAnswer {
+		return 0
+	}
+	return max(noticed, 2*s.usual[kind].ordinary())
+}
+
+// slowAt is from when on an answer is one of the slow ones of its service.
+func (p *judgement) slowAt(s *service) time.Duration {
+	return max(p.floors[waitAnswer]/2, p.edge(s, waitAnswer))
+}
+
+// manySlow tells whether so many of a service's answers are slow at a time, and
+// such a share of them, that it is no chance: of its history it was one in a
+// hundred.
+func (p *judgement) manySlow(s *service, now freezeframe.Instant) bool {
+	return p.exact && s.partly(now) >= partlyStalled && s.slowOnes(now) >= fewSlow
+}
+
+// noticed is what a user begins to notice, without the way there and back.
+const noticed = 49 * time.Millisecond
+
+// belongs tells whether a wait that is over and proves nothing by itself is part
+// of a stall of its service, should there be one just then: it was longer than
+// what is ordinary, and not of those that always are.
+func (p *judgement) belongs(n *conn, s *service, kind int, took time.Duration) bool {
+	if took < noticed || n.waits[kind].calm || !p.exact || kind > waitAnswer || took < p.edge(s, kind) {
+		return false
+	}
+	if kind != waitAnswer {
+		return true
+	}
+	return s.usual[kind].total >= enough && !n.odd && !s.slowOften() && !s.byDesign(took)
+}
+
+// byDesign tells whether requests beside which others were answered have always
+// taken so long.
+func (s *service) byDesign(took time.Duration) bool {
+	return s.alone.total >= byDesign && int64(took)*4 <= s.alone.p99()*5
 }
 
 // drop ends a wait that turned out to be none.
@@ -523,12 +602,15 @@ func (p *judgement) drop(n *conn, kind int, now freezeframe.Instant) {
 func (p *judgement) report(n *conn, s *service, kind int, done, now freezeframe.Instant, usual time.Duration) report {
 	w := &n.waits[kind]
 	r := report{kind: int8(kind), quality: w.worth, target: n.peer, comm: n.comm, pids: n.pids, pid: n.pid, tid: n.tid,
-		began: w.began, done: done, seen: now, usual: usual, floor: p.floor(n, kind)}
+		began: w.began, done: done, seen: now, usual: usual, floor: p.floor(n, kind), edge: p.edge(s, kind)}
 	if s != nil && kind < waitDelivery {
-		r.target = s.address
+		r.target, r.oneWay = s.address, p.exact && kind == waitReceive && !s.sends
 		if r.pid == 0 {
 			r.pid, r.pids, r.comm = s.pid, s.pids, s.comm
 		}
+	}
+	if s != nil && kind == waitAnswer && p.manySlow(s, now) {
+		r.usual /= 2 // many together say as much as one that is twice as late
 	}
 	return r
 }
@@ -719,19 +801,19 @@ func (p *judgement) worth(n *conn, s *service, kind int, age time.Duration, now 
 		switch {
 		case s == nil:
 			return 0.2
-		case s.usuallySlow(age):
+		case s.usuallySlow(age) && (s.slowOften() || !p.manySlow(s, now) || int64(age) <= farBeyond/2*s.usual[kind].p99()):
 			return 0
 		case n.odd:
 			return 0.2
 		case s.usual[kind].total >= enough:
 			switch {
-			case s.alone.total >= byDesign && (s.overdue < 2 || others && s.overdue <= byDesign) && int64(age)*4 <= s.alone.p99()*5:
+			case s.byDesign(age) && (s.overdue < 2 || others && s.overdue <= byDesign):
 				return 0.25 // such requests have always taken so long
 			case s.pieces >= 2 && s.overdue < 2 && age < pieceWait:
 				return 0.25 // the rest of the request may be on its way
 			case !p.exact && !others, p.exact && s.silent(w, age):
 				return 0.9
-			case p.exact && s.partly(now) >= partlyStalled && s.slowOnes(now) >= fewSlow:
+			case p.manySlow(s, now):
 				return 0.6
 			case p.exact && age >= firstSight && (s.overdue < 2 || now.Sub(s.first) < known):
 				return lonely // a few requests take long, and most do not: it may be how they are

@@ -1,6 +1,7 @@
 package probes
 
 import (
+	"math"
 	"time"
 
 	"freezeframe"
@@ -210,6 +211,14 @@ func (p *requests) learnMany(s *service, kind int, n uint64, quantiles [4]uint64
 		weights[3] = 1 // of so few the longest is the 99th percentile
 	}
 	weights[0] = w - weights[1] - weights[2] - weights[3]
+	// Those between the median and the p90 lie anywhere between: a few that were
+	// slow must not look like two in five.
+	between := weights[1] - weights[1]/4
+	weights[1] -= between
+	middle := math.Sqrt(float64(quantiles[0])) * math.Sqrt(float64(quantiles[1]))
+	for range between {
+		p.learn(s, kind, int64(middle), now)
+	}
 	for i, q := range quantiles {
 		for range weights[i] {
 			p.learn(s, kind, int64(q), now)

@@ -413,7 +413,7 @@ func TestExactStallThatGrows(t *testing.T) {
 	grow := func(w *exactWorld) {
 		w.quick(200, 5*time.Millisecond)
 		w.step(6 * time.Second)
-		for _, d := range []time.Duration{20, 45, 80} {
+		for _, d := range []time.Duration{20, 45, 100} {
 			w.second["answer_p99_ns"], w.second["answer_max_ns"] = uint64(d*time.Millisecond), uint64(d*time.Millisecond)
 			w.step(time.Second)
 		}
@@ -437,5 +437,106 @@ func TestExactStallThatGrows(t *testing.T) {
 	w.step(afterwards + 10*time.Second)
 	if q := slow(w); q >= 0.5 {
 		t.Errorf("when it has been so for long: quality %v", q)
+	}
+}
+
+// A service that was slow when it started has a p99 that says little: what is
+// longer than is ordinary there belongs to a stall, though it proves nothing.
+func TestExactEdges(t *testing.T) {
+	begin := func() *exactWorld {
+		w := newExactWorld(t)
+		w.quick(27, 5*time.Millisecond)
+		w.second["answer_p90_ns"], w.second["answer_p99_ns"], w.second["answer_max_ns"] = uint64(54*time.Millisecond), uint64(92*time.Millisecond), uint64(92*time.Millisecond)
+		w.step(time.Second)
+		w.quick(60, 5*time.Millisecond)
+		w.step(time.Second)
+		w.reports = nil
+		return w
+	}
+	w := begin()
+	request := func(took time.Duration, more map[string]uint64) (last *report) {
+		n := len(w.reports)
+		w.end(w.wait(5, waitAnswer, w.now.Add(-took), more), bpf.ToldDone, w.now)
+		w.step(50 * time.Millisecond)
+		if len(w.reports) > n {
+			last = &w.reports[len(w.reports)-1]
+		}
+		return last
+	}
+	others := map[string]uint64{"answered_at": uint64(w.now)}
+	r := request(60*time.Millisecond, others)
+	if r == nil || r.quality != lonely || r.edge != noticed || r.age() >= max(r.floor, 4*r.usual) {
+		t.Errorf("60 ms where 5 are ordinary: %+v, want quality %v from %v on, and that it opens nothing", r, lonely, noticed)
+	}
+	if r := request(47*time.Millisecond, others); r != nil && r.quality >= lonely && r.age() >= r.edge {
+		t.Errorf("47 ms, which nobody notices: %+v", r)
+	}
+	if r := request(60*time.Millisecond, map[string]uint64{"answered_at": uint64(w.now), "unanswered": 40}); r != nil && r.quality >= lonely {
+		t.Errorf("on a connection whose requests are not always answered: %+v", r)
+	}
+	w = begin()
+	w.quick(60, 45*time.Millisecond)
+	w.step(8 * time.Second)
+	if r := request(80*time.Millisecond, others); r != nil && r.quality >= lonely && r.age() >= r.edge {
+		t.Errorf("80 ms where 45 are ordinary: %+v", r)
+	}
+}
+
+// Of a service whose answers take long now and then one that takes twice as long
+// is nothing; when half of them do at a time it is no chance.
+func TestExactManySlow(t *testing.T) {
+	for _, many := range []int{1, 16} {
+		w := newExactWorld(t)
+		w.quick(40, 60*time.Millisecond)
+		w.step(12 * time.Second)
+		w.reports = nil
+		for i := range many {
+			w.end(w.wait(uint64(10+i), waitAnswer, w.now.Add(-190*time.Millisecond), map[string]uint64{"answered_at": uint64(w.now.Add(-2 * time.Millisecond))}),
+				bpf.ToldDone, w.now)
+		}
+		w.step(50 * time.Millisecond)
+		if q := w.best(waitAnswer); (q >= 0.5) != (many > 1) {
+			t.Errorf("%d of 40 requests took 190 ms, and 60 are usual: quality %v", many, q)
+		}
+	}
+}
+
+// Seconds in which answers are slow say how the service works only later: a
+// stall of its first seconds would be usual before it is one.
+func TestExactSlowSecondsCountLater(t *testing.T) {
+	w := newExactWorld(t)
+	s := &service{}
+	count := func(d time.Duration, slowOnes uint16) {
+		for end := w.now.Add(d); w.now < end; w.now = w.now.Add(50 * time.Millisecond) {
+			s.slowNow = slowOnes
+			w.p.countReading(s, w.now)
+		}
+	}
+	count(3*time.Second, 0)
+	count(3*time.Second, 1)
+	if s.slowOften() {
+		t.Error("a stall of three seconds is usual while it lasts")
+	}
+	count(60*time.Second, 1)
+	if !s.slowOften() {
+		t.Error("what is slow for a minute is not usual")
+	}
+}
+
+// Nobody is seen to wait for a service that answers nobody.
+func TestExactOneWay(t *testing.T) {
+	for _, answers := range []uint64{0, 40} {
+		w := newExactWorld(t)
+		w.quick(40, 2*time.Millisecond)
+		w.second["answers"] = answers
+		w.step(4 * time.Second)
+		w.flight[5] = w.wait(5, waitReceive, w.now, map[string]uint64{"answers": answers})
+		w.step(400 * time.Millisecond)
+		if w.best(waitReceive) < 0.5 {
+			t.Fatalf("%d answers: nothing is reported", answers)
+		}
+		if r := w.reports[len(w.reports)-1]; r.oneWay != (answers == 0) {
+			t.Errorf("%d answers: one way %t", answers, r.oneWay)
+		}
 	}
 }

@@ -358,6 +358,16 @@ func (p *services) look(n *conn, row []uint64, now freezeframe.Instant) {
 	retransmits := c.get(row, cRetransmits)
 	n.talks = c.get(row, cBytesSent) > 0 && c.get(row, cSegsOut) >= 5
 
+	// What is over by this reading ended with the answer, or we do not know when
+	// since the last reading.
+	n.over = now
+	switch sent := freezeframe.Instant(c.get(row, cSentAt)); {
+	case sent >= last && last != 0 && sent < now:
+		n.over = sent
+	case last != 0:
+		n.over = last.Add(now.Sub(last) / 2)
+	}
+
 	// Nobody waits on a connection whose client has closed it.
 	serving := server && state == tcpEstablished
 	if p.hub.exactly(now) {
@@ -389,15 +399,6 @@ func (p *services) look(n *conn, row []uint64, now freezeframe.Instant) {
 func (p *services) infer(n *conn, row []uint64, fresh, serving bool, last, now freezeframe.Instant) {
 	c := &p.connected
 	received, sent := freezeframe.Instant(c.get(row, cReceivedAt)), freezeframe.Instant(c.get(row, cSentAt))
-	// What is over by this reading ended with the answer, or we do not know
-	// when since the last reading.
-	n.over = now
-	switch {
-	case sent >= last && last != 0 && sent < now:
-		n.over = sent
-	case last != 0:
-		n.over = last.Add(now.Sub(last) / 2)
-	}
 	rqueue := c.get(row, cRQueue)
 	unaccepted := serving && c.get(row, cInode) == 0
 	if opened := freezeframe.Instant(c.get(row, cOpenedAt)); unaccepted && opened == 0 {

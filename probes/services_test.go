@@ -730,6 +730,28 @@ func TestConnect(t *testing.T) {
 	}
 }
 
+// When a connection is made is known by the readings, also where BPF tells of
+// requests.
+func TestConnectEnds(t *testing.T) {
+	w := newWorld(t)
+	w.listeners[web]["address"] = 99
+	exact := func(d time.Duration) {
+		for end := w.now.Add(d); w.now < end; {
+			w.p.hub.exactAt.Store(int64(w.now))
+			w.step(50 * time.Millisecond)
+		}
+	}
+	exact(4 * time.Second)
+	began := w.now
+	w.conns[5] = map[string]uint64{"state": tcpSynSent, "pid": 77, "unacked_at": uint64(began), "peer": 99}
+	exact(time.Second)
+	w.conns[5] = map[string]uint64{"state": tcpEstablished, "pid": 77, "peer": 99, "inode": 3}
+	exact(100 * time.Millisecond)
+	if r := w.last(waitConnect); r.done < began.Add(950*time.Millisecond) || r.done > began.Add(1050*time.Millisecond) {
+		t.Errorf("ended %v after it began, want a second", r.done.Sub(began))
+	}
+}
+
 // A connection that the server's full queue left half made is sent to in vain;
 // alone, a peer that is not heard of may simply have gone.
 func TestDeliveryToWhatCannotBeReached(t *testing.T) {

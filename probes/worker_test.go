@@ -102,9 +102,22 @@ func TestBaseline(t *testing.T) {
 		}
 	}
 	var b baseline
-	if b.p99() != 0 {
+	if b.p99() != 0 || b.ordinary() != 0 {
 		t.Error("nothing is known, and yet p99 is", b.p99())
 	}
+	for i := range int64(100) {
+		b.add(10*ms + (i%12+1)/12*90*ms) // eight of them 100 ms
+	}
+	if p, o := b.p99(), b.ordinary(); p < 100*ms || o > 13e6 {
+		t.Errorf("of a hundred eight were slow: p99 %v, ordinary %v, want 100 ms and 10 ms", time.Duration(p), o)
+	}
+	for i := range int64(1800) {
+		b.add(10*ms + (i%12+1)/12*90*ms)
+	}
+	if o := b.ordinary(); o < 100e6 {
+		t.Errorf("of two thousand one in twelve was slow: ordinary %v, want 100 ms", o)
+	}
+	b = baseline{}
 	for range 990 {
 		b.learn(10*ms, 100*ms)
 	}
