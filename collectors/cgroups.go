@@ -387,6 +387,7 @@ type knownCgroup struct {
 	dir     string
 	tree    int
 	walk    int // the last walk that saw it
+	since   freezeframe.Instant
 	checked freezeframe.Instant
 	// The v2 controllers it had when its files were opened: systemd enables one
 	// for a running unit as soon as a setting asks for it, and only then are
@@ -543,11 +544,13 @@ func (w *cgroupWalker) look(tree int, dir, below string) {
 	now := kernel.Now()
 	k := w.known[key]
 	if k == nil {
-		k = &knownCgroup{dir: dir, tree: tree}
+		k = &knownCgroup{dir: dir, tree: tree, since: now}
 		w.known[key] = k
 	}
 	k.walk = w.walks
-	if k.cgroup != nil && now.Sub(k.checked) < limitsRefresh && !k.cgroup.watch.Load() {
+	// A new one gets its limits and processes in its first moments.
+	if young := now.Sub(k.since) < limitsRefresh && k.cgroup == nil; !young &&
+		now.Sub(k.checked) < limitsRefresh && (k.cgroup == nil || !k.cgroup.watch.Load()) {
 		return
 	}
 	k.checked = now

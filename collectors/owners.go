@@ -22,7 +22,8 @@ const (
 	hopelessFor  = time.Minute
 	fullWalk     = time.Minute // how often everything is walked unasked
 	fullWalkSoon = time.Second // how often when something is unknown
-	maxNewcomers = 512         // processes looked at closer in one listing
+	listEvery    = 2 * time.Second
+	maxNewcomers = 512 // processes looked at closer in one listing
 
 	walkCalm, walkStalled = 100, 50
 )
@@ -156,7 +157,7 @@ func (o *owners) round() {
 	runtime.LockOSThread() // it measures its CPU time
 	defer runtime.UnlockOSThread()
 	now := kernel.Now()
-	if now.Sub(o.listed) >= roundCalm-roundSoon/2 {
+	if now.Sub(o.listed) >= listEvery-roundSoon/2 {
 		o.list()
 		o.listed = now
 	}
@@ -471,7 +472,7 @@ func (o *owners) list() {
 		}
 		p.seen = o.listings
 		// A process enters its namespace soon after it is born, or hardly ever.
-		if o.namespaces != nil && (p.looks < 6 || o.listings%30 == 0) {
+		if o.namespaces != nil && (p.looks < 6 || o.listings%15 == 0) {
 			p.looks++
 			var err error
 			p.inode, err = kernel.NetnsInode(filepath.Join(o.proc, strconv.Itoa(int(pid)), "ns", "net"))

@@ -560,7 +560,7 @@ func (w *Watch) raiseStarted(ctx context.Context) {
 }
 
 // raiseEvery is how long such a thread may run as an ordinary one.
-const raiseEvery = 500 * time.Millisecond
+const raiseEvery = 2 * time.Second
 
 // asideMost is how long a verdict may wait for ordinary threads to get a CPU.
 const asideMost = 2 * time.Second
