@@ -35,6 +35,15 @@ func (f file) lines() ([]byte, error) {
 	return wholeLines(b), err
 }
 
+// slowLines is lines of a file for which the kernel may wait long: for a lock, or
+// until every CPU has been idle or in user space (RCU). The Go scheduler is told:
+// a garbage collection would spin on every CPU, at our priority, until a raw call
+// is over, and what the call waits for may need one of them.
+func (f file) slowLines() ([]byte, error) {
+	b, err := f.SlowRead()
+	return wholeLines(b), err
+}
+
 func wholeLines(b []byte) []byte { return b[:bytes.LastIndexByte(b, '\n')+1] }
 
 // try reads a collector once at the end of its Open: what cannot be read or

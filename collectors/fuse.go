@@ -72,7 +72,7 @@ func (c *fuse) Open(h freezeframe.Host) (err error) {
 	if c.file, err = open(filepath.Join(h.Proc, "self/mountinfo"), 32<<10); err != nil {
 		return err
 	}
-	if c.raw, err = c.lines(); err != nil {
+	if c.raw, err = c.slowLines(); err != nil {
 		c.file.Close()
 		return err
 	}
@@ -111,7 +111,7 @@ func (c *fuse) Rest() time.Duration {
 
 func (c *fuse) Collect(t *freezeframe.Table) (err error) {
 	if !c.lives || c.Changed() {
-		if c.raw, err = c.lines(); err != nil {
+		if c.raw, err = c.slowLines(); err != nil {
 			return err
 		}
 		c.wait = time.Second

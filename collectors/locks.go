@@ -78,7 +78,7 @@ func (c *locks) Open(h freezeframe.Host) (err error) {
 func (c *locks) Close() error { return c.file.Close() }
 
 func (c *locks) Collect(t *freezeframe.Table) error {
-	b, err := c.lines()
+	b, err := c.slowLines()
 	if err != nil {
 		return err
 	}

@@ -67,7 +67,7 @@ func (c *mounts) Open(h freezeframe.Host) (err error) {
 	if c.file, err = open(filepath.Join(h.Proc, "self/mountinfo"), 32<<10); err != nil {
 		return err
 	}
-	if c.raw, err = c.lines(); err != nil {
+	if c.raw, err = c.slowLines(); err != nil {
 		c.Close()
 		return err
 	}
@@ -78,7 +78,7 @@ func (c *mounts) Close() error { return c.file.Close() }
 
 func (c *mounts) Collect(t *freezeframe.Table) (err error) {
 	if !c.lives || c.Changed() {
-		if c.raw, err = c.lines(); err != nil {
+		if c.raw, err = c.slowLines(); err != nil {
 			return err
 		}
 	}

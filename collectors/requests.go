@@ -226,8 +226,16 @@ func (c *requests) done(x *bpf.Told) uint64 {
 	if x.Accepted > before && x.Accepted < x.Done {
 		return x.Accepted
 	}
-	return before + (x.Done-min(before, x.Done))/2
+	gap := x.Done - min(before, x.Done)
+	if gap > walksNear {
+		return before // all that is known: with many sockets walks lie far apart
+	}
+	return before + gap/2
 }
+
+// walksNear is how far apart two walks tell well enough when something happened
+// between them (ns).
+const walksNear = uint64(3 * 50 * time.Millisecond)
 
 // servers is the text of the threads that take up a service's connections.
 func (c *requests) servers(s *bpf.Service, slot *servedSlot) uint64 {

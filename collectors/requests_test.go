@@ -195,3 +195,25 @@ func TestCalmestOfTheLastSeconds(t *testing.T) {
 		t.Errorf("after a quick one: %d ns", got)
 	}
 }
+
+// When a connection was accepted is known by the walks before and after. Far
+// apart they prove no wait: that it was seen late is ours.
+func TestAcceptedBetweenWalks(t *testing.T) {
+	const ms = uint64(time.Millisecond)
+	for _, c := range []struct {
+		name                               string
+		walked, began, accepted, done, end uint64
+	}{
+		{"between two walks", 1000 * ms, 900 * ms, 0, 1050 * ms, 1025 * ms},
+		{"begun after the first", 1000 * ms, 1010 * ms, 0, 1050 * ms, 1030 * ms},
+		{"a thread touched it meanwhile", 1000 * ms, 900 * ms, 1012 * ms, 1050 * ms, 1012 * ms},
+		{"walks far apart", 1000 * ms, 900 * ms, 0, 1800 * ms, 1000 * ms},
+		{"begun between walks far apart", 1000 * ms, 1040 * ms, 0, 1800 * ms, 1040 * ms},
+	} {
+		r := &requests{walked: freezeframe.Instant(c.walked)}
+		x := &bpf.Told{How: bpf.ToldTakenUp, Began: c.began, Accepted: c.accepted, Done: c.done}
+		if got := r.done(x); got != c.end {
+			t.Errorf("%s: accepted at %d ms, want %d", c.name, got/ms, c.end/ms)
+		}
+	}
+}

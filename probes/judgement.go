@@ -815,6 +815,8 @@ func (p *judgement) worth(n *conn, s *service, kind int, age time.Duration, now 
 				return 0.9
 			case p.manySlow(s, now):
 				return 0.6
+			case p.exact && others && (age >= firstSight || s.overdue >= 2) && s.partly(now) < partlyStalled:
+				return lonely // most are answered as ever: slow requests, not a service that stalls
 			case p.exact && age >= firstSight && (s.overdue < 2 || now.Sub(s.first) < known):
 				return lonely // a few requests take long, and most do not: it may be how they are
 			case s.overdue < 2 && age < firstSight && now.Sub(s.stalledAt) > time.Second && !p.repeated(s, w, age, now):

@@ -96,11 +96,15 @@ func judgeDirtyThrottled(w freezeframe.Window) []freezeframe.Finding {
 		f.Evidence = append(f.Evidence, evidence("reclaim_intervals", "began", "the kernel had the victims pause %d times for the device %s, %s in all", len(told), device, length(told.spans().Length())))
 	}
 	ps := processesIn(w, freezeframe.Span{Start: s.Start.Add(-growTime), End: s.End.Add(sweepMargin)})
-	if p, _ := writerOf(ps, kept, writers); p != nil {
+	// Who was not seen to be paced himself has written a good part of what waits,
+	// or he is not it: what another wrote may not have been read before it ended.
+	p, _ := writerOf(ps, kept, writers)
+	most := mostPaced(writers, kept.pids())
+	if p != nil && (writers[p.pid] > 0 || most == 0 && p.written.sum >= dirty*pageBytes/4) {
 		f.Culprit = p.culprit()
 		f.Evidence = append(f.Evidence, evidence("procs", "write_bytes", "%s wrote %s", p, size(p.written.sum)))
-	} else if pid := mostPaced(writers, kept.pids()); pid != 0 {
-		f.Culprit = ps.blame(freezeframe.Party{PID: pid})
+	} else if most != 0 {
+		f.Culprit = ps.blame(freezeframe.Party{PID: most})
 	}
 	if pid := f.Culprit.PID; writers[pid] > 0 {
 		f.Evidence = append(f.Evidence, evidence("tasks", "stack", "%s was paced itself in %d samples", named(f.Culprit.Comm, pid), writers[pid]))

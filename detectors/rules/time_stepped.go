@@ -24,7 +24,7 @@ func timeStepped() freezeframe.Rule {
 			"So that it does not come back: let chrony slew instead of step (`makestep 1.0 3`), no ntpdate in cron; programs should wait by CLOCK_MONOTONIC.",
 		},
 		Reads:    []string{sourceLedger, sourceSymptoms, freezeframe.EventClockStepped, "procs.comm"},
-		Subsumes: []freezeframe.Cause{"app.worker_pool_exhausted", "net.accept_queue_overflow", "dep.remote_unresponsive"},
+		Subsumes: []freezeframe.Cause{"app.worker_pool_exhausted", "app.lock_contention", "net.accept_queue_overflow", "dep.remote_unresponsive"},
 		Judge:    judgeTimeStepped,
 	}
 }
