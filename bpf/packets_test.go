@@ -178,9 +178,13 @@ func TestFirewallDropsAreCounted(t *testing.T) {
 	}
 	// What is lost on the way is sent again: TCP to an address that drops all.
 	run("ip", "netns", "exec", ns, "nft", "add rule inet t in tcp dport 7777 drop")
+	again := p.SentAgain()
 	_ = exec.Command("ip", "netns", "exec", ns, "timeout", "1.4", "bash", "-c", "echo x >/dev/tcp/192.0.2.7/7777").Run()
 	if n := counted(t, p, "syn_retransmit", addrPort("192.0.2.7:0"), addrPort("192.0.2.7:7777")); n != 1 {
 		t.Errorf("%d SYNs sent again after 1.4 s, want 1", n)
+	}
+	if p.SentAgain() == again {
+		t.Error("nothing says that a packet was sent again")
 	}
 	if n := counted(t, p, "netfilter_drop", addrPort("192.0.2.7:0"), addrPort("192.0.2.7:7777")); n != 2 {
 		t.Errorf("%d SYNs dropped, want 2", n)

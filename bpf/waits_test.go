@@ -63,23 +63,32 @@ func TestWaitsAreExact(t *testing.T) {
 		}},
 	} {
 		for _, d := range []time.Duration{25 * time.Millisecond, 80 * time.Millisecond, 210 * time.Millisecond} {
-			drop(w)
-			runtime.LockOSThread()
-			tid := uint32(unix.Gettid())
-			began := kernel.Now()
-			b.do(d)
-			ended := kernel.Now()
-			runtime.UnlockOSThread()
-			var told time.Duration
+			var told, took time.Duration
 			nr := int32(-1)
-			w.Drain(1e6, func(x *Wait) {
-				if x.TID == tid && x.Kind == Slept && x.Began >= uint64(began) && x.Ended <= uint64(ended) {
-					told += time.Duration(x.Ended - x.Began)
-					nr = x.Syscall
+			for range 5 { // on a busy machine a timer may fire late, and then the wait was longer
+				drop(w)
+				runtime.LockOSThread()
+				tid := uint32(unix.Gettid())
+				began := kernel.Now()
+				b.do(d)
+				ended := kernel.Now()
+				runtime.UnlockOSThread()
+				told, took = 0, ended.Sub(began)
+				w.Drain(1e6, func(x *Wait) {
+					if x.TID == tid && x.Kind == Slept && x.Began >= uint64(began) && x.Ended <= uint64(ended) {
+						told += time.Duration(x.Ended - x.Began)
+						nr = x.Syscall
+					}
+				})
+				if told > took || told < d-time.Millisecond {
+					t.Errorf("%s of %v (%v with the way to a CPU): BPF told %v", b.name, d, took, told)
 				}
-			})
+				if (told - d).Abs() <= time.Millisecond {
+					break
+				}
+			}
 			if (told - d).Abs() > time.Millisecond {
-				t.Errorf("%s of %v (%v with the way to a CPU): BPF told %v", b.name, d, ended.Sub(began), told)
+				t.Errorf("%s of %v (%v with the way to a CPU), the fifth time: BPF told %v", b.name, d, took, told)
 			}
 			if nr != b.nr {
 				t.Errorf("%s: told to be in system call %d, want %d", b.name, nr, b.nr)

@@ -32,6 +32,33 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 
 const trees = "testdata/trees"
 
+// What the slow lane reads may have to be waited for: a raw read there makes a
+// garbage collection spin on every CPU until it is over.
+func TestSlowLaneTellsTheScheduler(t *testing.T) {
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw := regexp.MustCompile(`\.(lines|Read)\(\)|kernel\.(ReadAt|Pread)\(`)
+	slow := 0
+	for _, name := range files {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(name, "_test.go") || !bytes.Contains(b, []byte("Lane: freezeframe.Slow")) {
+			continue
+		}
+		slow++
+		if found := raw.Find(b); found != nil {
+			t.Errorf("%s reads by %s: use slowLines, SlowRead or SlowReadAt", name, found)
+		}
+	}
+	if slow == 0 {
+		t.Error("no collector is on the slow lane")
+	}
+}
+
 // each runs a subtest for every collector.
 func each(t *testing.T, test func(*testing.T, freezeframe.Collector)) {
 	for _, c := range All(nil) {

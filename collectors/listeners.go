@@ -102,7 +102,7 @@ func (c *listeners) Rest() time.Duration { return c.shared.rest(c.stalled) }
 func (c *listeners) Collect(t *freezeframe.Table) error {
 	share, own, elsewhere := time.Duration(calmShare), stalledEvery, elsewhereEvery
 	if c.shared.exact() {
-		own, elsewhere = time.Second, time.Second
+		own, elsewhere = socketsEvery, socketsEvery
 	}
 	stalled := c.focus.Stalled(t.At)
 	if stalled && !c.stalled {

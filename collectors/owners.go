@@ -68,7 +68,7 @@ type owners struct {
 	// namespace; nil when nobody wants to know.
 	namespaces func(map[uint32]int32)
 
-	mu   sync.Mutex // of users and stop: Open and Close only
+	mu   sync.Mutex // of user: Open and Close only
 	user int
 
 	rounds rounds

@@ -51,15 +51,12 @@ func (r *rounds) soon() {
 	}
 }
 
+// wait sleeps until the next round, and tells whether there is one.
 func (r *rounds) wait() bool {
 	begun := kernel.Now()
 	for !r.over.Load() {
-		every := freezeframe.Instant(roundCalm)
-		if r.wanted.Load() {
-			every = freezeframe.Instant(roundSoon)
-		}
-		now, at := kernel.Now(), (begun/every+1)*every
-		if now >= at {
+		at := nextRound(begun, r.wanted.Load())
+		if kernel.Now() >= at {
 			r.wanted.Store(false)
 			return true
 		}
@@ -67,4 +64,13 @@ func (r *rounds) wait() bool {
 		r.seen = r.word.Load()
 	}
 	return false
+}
+
+// nextRound is when the next round begins after the moment after.
+func nextRound(after freezeframe.Instant, soon bool) freezeframe.Instant {
+	every := freezeframe.Instant(roundCalm)
+	if soon {
+		every = freezeframe.Instant(roundSoon)
+	}
+	return (after/every + 1) * every
 }

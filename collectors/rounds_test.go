@@ -8,62 +8,74 @@ import (
 	"freezeframe/internal/kernel"
 )
 
-// A round is made on a whole second, and when it is wanted sooner on a quarter
-// of one, however often that is said; stop ends the wait for the next at once.
-func TestRounds(t *testing.T) {
-	var r rounds
-	began := make(chan freezeframe.Instant, 10)
-	r.start(func() { began <- kernel.Now() })
-	on := func(what string, every time.Duration) freezeframe.Instant {
-		t.Helper()
-		at := <-began
-		// The machine may be busy: a round that is late by less than the calm
-		// distance still tells the grids apart on most of the tries.
-		if off := time.Duration(at) % every; off > every/2 {
-			t.Logf("%s: %v after its moment", what, off)
+func TestNextRound(t *testing.T) {
+	at := func(d time.Duration) freezeframe.Instant { return freezeframe.Instant(time.Hour + d) }
+	for _, c := range []struct {
+		after time.Duration
+		soon  bool
+		want  time.Duration
+	}{
+		{0, false, time.Second},
+		{999 * time.Millisecond, false, time.Second},
+		{0, true, 250 * time.Millisecond},
+		{600 * time.Millisecond, true, 750 * time.Millisecond},
+		{600 * time.Millisecond, false, time.Second},
+	} {
+		if got := nextRound(at(c.after), c.soon); got != at(c.want) {
+			t.Errorf("after %v, soon %t: at %v, want %v", c.after, c.soon, got.Sub(at(0)), c.want)
 		}
-		return at
 	}
-	on("the first", roundCalm)
-	asked := on("the second", roundCalm)
-	for range 100 {
-		r.soon()
+}
+
+// A round that is wanted, also while one is being made, comes before the whole
+// second; wanted once or a hundred times it is one.
+func TestRoundsComeSoonerWhenWanted(t *testing.T) {
+	for _, during := range []bool{false, true} {
+		sooner := 0
+		// On a busy machine one may be late for its quarter of a second, and even
+		// for the whole one.
+		for range 8 {
+			var r rounds
+			began := make(chan freezeframe.Instant, 10)
+			n := 0
+			r.start(func() {
+				began <- kernel.Now()
+				if n++; n == 1 && during {
+					r.soon()
+				}
+			})
+			first := <-began
+			if !during {
+				time.Sleep(20 * time.Millisecond) // it sleeps by now, and has to be woken
+				for range 100 {
+					r.soon()
+				}
+			}
+			wanted := <-began
+			next := <-began
+			r.stop()
+			if first < wanted && wanted < nextRound(first, false) && next >= nextRound(wanted, false) {
+				sooner++
+				break
+			}
+		}
+		if sooner == 0 {
+			t.Errorf("wanted while one was made %t: never came sooner, or again and again", during)
+		}
 	}
-	sooner := on("one that was wanted", roundSoon)
-	if d := sooner.Sub(asked); d > 3*roundSoon {
-		t.Errorf("the round that was wanted soon came after %v, want about %v", d, roundSoon)
-	}
-	next := on("the next", roundCalm)
-	if d := next.Sub(sooner); d <= roundSoon {
-		t.Errorf("a hundred wishes made another round after %v", d)
-	}
+}
+
+// After stop there are no rounds, and asking for one takes nothing from the
+// sampling path.
+func TestRoundsStopAndAllocateNothing(t *testing.T) {
+	var r rounds
+	r.start(func() {})
 	r.stop()
-	if n := len(began); n != 0 {
-		t.Errorf("%d rounds that nobody waited for", n)
+	select {
+	case <-r.done:
+	default:
+		t.Error("stopped, and goes on")
 	}
-}
-
-// A wish that comes while a round is being made is not lost.
-func TestRoundsWhileBusy(t *testing.T) {
-	var r rounds
-	began := make(chan freezeframe.Instant, 10)
-	n := 0
-	r.start(func() {
-		began <- kernel.Now()
-		if n++; n == 1 {
-			r.soon()
-		}
-	})
-	defer r.stop()
-	first := <-began
-	if d := (<-began).Sub(first); d > 3*roundSoon {
-		t.Errorf("the next round came after %v, want about %v", d, roundSoon)
-	}
-}
-
-// Asking for a round takes nothing from the sampling path.
-func TestRoundsSoonAllocates(t *testing.T) {
-	var r rounds
 	if n := testing.AllocsPerRun(1000, func() { r.soon(); r.wanted.Store(false) }); n != 0 {
 		t.Errorf("%v allocations a wish", n)
 	}

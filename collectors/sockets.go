@@ -36,13 +36,16 @@ type sockets struct {
 // exact tells whether BPF tells of requests.
 func (s *sockets) exact() bool { return !s.requests.Gone() }
 
-// rest is how often the tables are worth reading while nothing is wrong and BPF
-// tells of requests: for who listens, and for drops.
+// socketsEvery is how often the tables are worth reading while nothing is wrong
+// and BPF tells of requests: for who listens, and for drops.
+const socketsEvery = time.Second
+
+// rest is how long they may be left alone now.
 func (s *sockets) rest(stalled bool) time.Duration {
 	if stalled || !s.exact() {
 		return 0
 	}
-	return time.Second
+	return socketsEvery
 }
 
 // netspace is a network namespace.

@@ -522,6 +522,50 @@ func TestSocketsDoNotAllocate(t *testing.T) {
 	}
 }
 
+// Where BPF tells of requests the table of connections is left alone, until a
+// packet is sent again or something stalls.
+func TestConnectionsRest(t *testing.T) {
+	p := programs(t, "requests", "packets")
+	if p.Requests == nil || p.Packets == nil {
+		t.Fatalf("not loaded: %v", p.Needs())
+	}
+	_, c, _ := socketsPair()
+	c.shared.requests, c.shared.packets = p.Requests, p.Packets
+	r := openLive(t, c)
+	dumps := func() bool {
+		before := c.dumped
+		c.dump = pace{} // nothing else keeps it from one
+		r.rows(c)
+		return c.dumped != before
+	}
+	if !dumps() {
+		t.Fatal("no first one")
+	}
+	rested := false
+	for range 20 { // unless packets of this machine are sent again just now
+		c.again, c.againAt = p.Packets.SentAgain(), 0
+		dumped := dumps()
+		if rested = !dumped; rested || p.Packets.SentAgain() == c.again && c.againAt == 0 {
+			break
+		}
+	}
+	if !rested {
+		t.Error("nothing is wrong, and all connections are looked at")
+	}
+	if rest := c.Rest(); rest != dumpEvery {
+		t.Errorf("it looks at what is lost every %v, want %v", rest, dumpEvery)
+	}
+	c.again++ // as if one had been since
+	if !dumps() {
+		t.Error("a packet was sent again, and nobody looks")
+	}
+	c.again, c.againAt = p.Packets.SentAgain(), 0
+	r.host.Focus.Suspect(kernel.Now().Add(time.Minute))
+	if !dumps() || c.Rest() != 0 {
+		t.Errorf("something stalls, and nobody looks; rests for %v", c.Rest())
+	}
+}
+
 func TestListenerOf(t *testing.T) {
 	var set listenerSet
 	mapped := func(s string) netip.AddrPort {

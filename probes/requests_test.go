@@ -166,6 +166,34 @@ func TestExactSlowRequest(t *testing.T) {
 	}
 }
 
+// Four requests that take long at a time, of a service that answers fifty others
+// a second as ever, are slow requests; where it answers few others they are most
+// of what it does.
+func TestExactFewSlowAmongMany(t *testing.T) {
+	for _, c := range []struct {
+		others int
+		slow   uint64
+		opens  bool
+	}{{50, 4, false}, {4, 4, true}, {6, 3, true}} {
+		w := newExactWorld(t)
+		w.quick(c.others, 2*time.Millisecond)
+		w.step(70 * time.Second) // it is known for long
+		began := w.now
+		for cookie := uint64(5); cookie < 5+c.slow; cookie++ {
+			w.flight[freezeframe.Key(cookie)] = w.wait(cookie, waitAnswer, began, nil)
+		}
+		for w.now < began.Add(2*time.Second) {
+			for _, row := range w.flight {
+				row["answered_at"] = uint64(w.now.Add(47 * time.Millisecond)) // 3 ms before the reading
+			}
+			w.step(50 * time.Millisecond)
+		}
+		if q := w.best(waitAnswer); (q > lonely) != c.opens {
+			t.Errorf("%d beside %d others a second: quality %v", c.slow, c.others, q)
+		}
+	}
+}
+
 // When a quarter of all requests are slow, the service is, however long they
 // take and however many are answered meanwhile.
 func TestExactPartlySlow(t *testing.T) {

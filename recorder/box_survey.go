@@ -62,9 +62,9 @@ const (
 	// surveyMargin is how far beyond a span segments are looked at: a stall is
 	// noted when it is over, and what is looked at now and then.
 	surveyMargin = time.Hour
-	// uninterrupted is how far apart the readings of segments that follow each
-	// other may be: in those that were thinned there is one in 30 s.
-	uninterrupted = thinTasks + 15*time.Second
+	// Uninterrupted is how far apart the readings of one recording may be without
+	// that being a gap: of what was thinned there is one in 30 s.
+	Uninterrupted = thinTasks + 15*time.Second
 )
 
 // ViewBox opens a black box to be looked at, with Pin, PinStall and Survey,
@@ -175,7 +175,7 @@ func (out *Survey) need(n freezeframe.Need) {
 
 // goesOn tells whether the next passage is the same one.
 func (p *Passage) goesOn(next *Passage) bool {
-	return p.Run == next.Run && next.Start.Sub(p.End) <= uninterrupted
+	return p.Run == next.Run && next.Start.Sub(p.End) <= Uninterrupted
 }
 
 func (p *Passage) add(next *Passage) {

@@ -18,9 +18,9 @@ import (
 const (
 	// Tick is the grid on which readings begin.
 	Tick = 50 * time.Millisecond
-	// CalmTick is how often the fast lane wakes up while nothing is suspected;
+	// calmTick is how often the fast lane wakes up while nothing is suspected;
 	// whatever is wakes it at once.
-	CalmTick = 2 * Tick
+	calmTick = 2 * Tick
 	// stuckAfter is how late a lane is before another one has its thread looked
 	// at.
 	stuckAfter = 100 * time.Millisecond
@@ -155,7 +155,7 @@ func NewSampler(ring *Ring, host freezeframe.Host, cs []freezeframe.Collector, o
 			// It wakes up on every tick: sources of the same period begin on
 			// different ones. The others sleep from one that has something to
 			// read to the next, and a wake-up costs more than most readings.
-			r.phase = time.Duration(len(l.readers)*7) * CalmTick
+			r.phase = time.Duration(len(l.readers)*7) * calmTick
 		}
 		l.readers = append(l.readers, r)
 	}
@@ -376,7 +376,7 @@ func (l *lane) tick(now freezeframe.Instant) freezeframe.Instant {
 	if l.name == freezeframe.Fast {
 		tick := freezeframe.Instant(Tick)
 		if !l.stalled {
-			tick = freezeframe.Instant(CalmTick)
+			tick = freezeframe.Instant(calmTick)
 		}
 		next = min(next, (now/tick+1)*tick)
 		s.calm.Store(!l.stalled && !s.focus.Stalled(now))

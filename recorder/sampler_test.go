@@ -202,6 +202,47 @@ func TestSamplerLetsRest(t *testing.T) {
 	}
 }
 
+// One that rests is read at once when something is suspected.
+func TestSamplerHurriesWhoRests(t *testing.T) {
+	r := &idle{fakeSource("idle", freezeframe.Tasks, Tick, 0)}
+	focus := &freezeframe.Focus{}
+	s := start(t, NewRing(1<<20), focus, []freezeframe.Collector{r})
+	eventually(t, "a reading, and then calm", func() bool { return r.n.Load() > 0 && s.calm.Load() })
+	before := r.n.Load()
+	focus.Suspect(kernel.Now().Add(time.Hour))
+	eventually(t, "one more, an hour early", func() bool { return r.n.Load() > before })
+}
+
+// idle is a collector that has nothing to read for an hour.
+type idle struct{ *fake }
+
+func (*idle) Rest() time.Duration { return time.Hour }
+
+// Whoever suspects something wakes the fast lane, which wakes the others: once,
+// and not again while they are awake.
+func TestSuspicionWakesTheFastLane(t *testing.T) {
+	focus := &freezeframe.Focus{}
+	s := NewSampler(NewRing(1<<20), freezeframe.Host{Focus: focus}, nil)
+	word := &s.lanes[freezeframe.Fast].word
+	s.calm.Store(true) // as the lane leaves it
+	for i, want := range []uint32{1, 1, 1} {
+		if i == 2 {
+			focus.Suspect(1) // shorter than what is suspected already
+		} else {
+			focus.Suspect(freezeframe.Instant(i+2) * 1e9)
+		}
+		if got := word.Load(); got != want {
+			t.Fatalf("after %d suspicions it was woken %d times, want %d", i+1, got, want)
+		}
+	}
+	if n := testing.AllocsPerRun(100, func() {
+		s.calm.Store(true)
+		focus.Suspect(kernel.Now().Add(time.Hour))
+	}); n != 0 {
+		t.Errorf("a suspicion allocates %v times", n)
+	}
+}
+
 func TestHungCollector(t *testing.T) {
 	for _, lane := range []freezeframe.Lane{freezeframe.Tasks, freezeframe.Slow} {
 		t.Run(lane.String(), func(t *testing.T) {

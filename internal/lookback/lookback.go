@@ -67,8 +67,7 @@ type look struct {
 }
 
 // At answers a question. It waits for the disk, and takes a CPU for up to some
-// seconds. The reports are in the order of
-// their stalls.
+// seconds. The reports are in the order of their stalls.
 func At(ctx context.Context, o Options, q Question) (freezeframe.Diagnosis, error) {
 	if !q.Until.After(q.Since) {
 		return freezeframe.Diagnosis{}, errors.New("look back: the span is empty")
@@ -313,11 +312,6 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
-// edge is how far from an end of the span the first or last reading may be, and
-// apart the readings of one run, without that being a gap: of what was thinned
-// there is one in 30 s.
-const edge = 45 * time.Second
-
 // gaps says of which parts of the span nothing is recorded, or not all.
 func (l *look) gaps() []freezeframe.Gap {
 	var out []freezeframe.Gap
@@ -333,9 +327,9 @@ func (l *look) gaps() []freezeframe.Gap {
 		p := &l.survey.Passages[i]
 		switch {
 		case before == nil:
-			gap(at, p.Start, edge, "nothing that old is kept, or freezeframe was not running")
+			gap(at, p.Start, recorder.Uninterrupted, "nothing that old is kept, or freezeframe was not running")
 		case before.Run == p.Run:
-			gap(at, p.Start, edge, "the machine slept, or the disk did not take what was recorded")
+			gap(at, p.Start, recorder.Uninterrupted, "the machine slept, or the disk did not take what was recorded")
 		case before.Boot == p.Boot:
 			gap(at, p.Start, 0, "freezeframe was not running; the machine was not started anew")
 		default:
@@ -353,9 +347,9 @@ func (l *look) gaps() []freezeframe.Gap {
 	case before == nil:
 		gap(at, until, 0, "nothing is kept of it: freezeframe was not running, or it is too long ago")
 	case l.Now != nil:
-		gap(at, until, edge, "it has not reached the disk; the last minutes are in memory")
+		gap(at, until, recorder.Uninterrupted, "it has not reached the disk; the last minutes are in memory")
 	default:
-		gap(at, until, edge, "freezeframe was not running")
+		gap(at, until, recorder.Uninterrupted, "freezeframe was not running")
 	}
 	slices.SortStableFunc(out, func(a, b freezeframe.Gap) int { return a.Start.Compare(b.Start) })
 	return out
