@@ -714,9 +714,9 @@ func scenes() map[freezeframe.Cause]scene {
 				asleep(w, wait{Class: freezeframe.Sleeping, Syscall: "clock_nanosleep"})
 				w.Event(stallFrom, freezeframe.EventClockStepped, "jumped", "step_ns", "-5000000000")
 			},
-			miss: func(w *window) { // a step forward holds nobody
+			miss: func(w *window) { // a step forward holds nobody who slept before
 				asleep(w, wait{Class: freezeframe.Sleeping, Syscall: "clock_nanosleep"})
-				w.Event(stallFrom, freezeframe.EventClockStepped, "jumped", "step_ns", "5000000000")
+				w.Event(stallFrom+s/2, freezeframe.EventClockStepped, "jumped", "step_ns", "5000000000")
 			},
 			culprit: culprit(freezeframe.CulpritHost),
 		},

@@ -13,12 +13,15 @@ import (
 // clockSetters are the programs that set the clock.
 var clockSetters = []string{"chronyd", "ntpd", "systemd-timesyn", "ntpdate", "sntp", "date", "timedatectl", "systemd-timedat", "hwclock", "ptp4l", "phc2sys", "VBoxService", "vmtoolsd", "qemu-ga"}
 
+// justThen is how far from a jump forward a wait may begin that it brings about.
+const justThen = 100 * time.Millisecond
+
 func timeStepped() freezeframe.Rule {
 	return freezeframe.Rule{
 		Cause: "time.stepped",
 		Title: "a jump of the wall clock",
 		Means: "The wall clock was set while the machine ran. Timers and timeouts that go by it fire at once or much too late; who waits until a time of day waits as long as the clock went back.",
-		Proof: "CLOCK_REALTIME moved against CLOCK_MONOTONIC. Waiting is put down to it only where it began before or at a step back and lasted no longer than that step.",
+		Proof: "CLOCK_REALTIME moved against CLOCK_MONOTONIC. Waiting is put down to it only where it began before or at a step back and lasted no longer than that step, or began at the very moment of a step forward of a second or more.",
 		Remedy: []string{
 			"Now: `timedatectl status`, `chronyc tracking`; restart what still waits.",
 			"So that it does not come back: let chrony slew instead of step (`makestep 1.0 3`), no ntpdate in cron; programs should wait by CLOCK_MONOTONIC.",
@@ -56,6 +59,17 @@ func judgeTimeStepped(w freezeframe.Window) []freezeframe.Finding {
 		})
 		if late := ms.spans().Within(held); late.Length() > 0 {
 			claim, sure = freezeframe.Union(append(claim, late...)...), seen
+		}
+	}
+	if step >= time.Second {
+		// What was good until a time of day is not any more: who had it sleeps, or
+		// waits for who does, from that moment on.
+		ms := roots(w, func(m *moment) bool {
+			return inClass(freezeframe.Sleeping, freezeframe.UserLock)(m) && m.wait.Holder == nil &&
+				m.Start >= at.Add(-justThen) && m.Start <= at.Add(justThen)
+		})
+		if late := ms.spans(); late.Length() > 0 {
+			claim, sure = freezeframe.Union(append(claim, late...)...), counted // by the moment alone
 		}
 	}
 	if claim = worth(w, claim); claim == nil {

@@ -238,19 +238,28 @@ func lost(before []word, cutAt time.Time, after word) (missing time.Duration, fa
 	return missing, faults
 }
 
+// withDisk returns the machine with a disk of its own, which stays from boot to
+// boot, and the directory that holds it.
+func withDisk(ctx context.Context, m *machine.Machine) (once machine.Machine, dir string, err error) {
+	if dir, err = machine.Scratch(); err != nil {
+		return once, "", err
+	}
+	once = *m
+	once.Disk = filepath.Join(dir, "root.img")
+	if err := m.CopyRoot(ctx, once.Disk); err != nil {
+		return once, "", errors.Join(err, os.RemoveAll(dir))
+	}
+	return once, dir, nil
+}
+
 // powerCuts boots a machine whose disk stays again and again, each time until
 // its power goes.
 func powerCuts(ctx context.Context, m *machine.Machine, job machine.Job, n, slow int, random *rand.Rand) (ok bool, err error) {
-	dir, err := machine.Scratch()
+	once, dir, err := withDisk(ctx, m)
 	if err != nil {
 		return false, err
 	}
 	defer os.RemoveAll(dir)
-	once := *m
-	once.Disk = filepath.Join(dir, "root.img")
-	if err := m.CopyRoot(ctx, once.Disk); err != nil {
-		return false, err
-	}
 	ok = true
 	var before []word
 	var cutAt time.Time

@@ -29,16 +29,11 @@ func diskImages(ctx context.Context, m *machine.Machine, job machine.Job, n, slo
 	if os.Geteuid() != 0 {
 		return false, errors.New("images of the disk are mounted, which needs root")
 	}
-	dir, err := machine.Scratch()
+	once, dir, err := withDisk(ctx, m)
 	if err != nil {
 		return false, err
 	}
 	defer os.RemoveAll(dir)
-	once := *m
-	once.Disk = filepath.Join(dir, "root.img")
-	if err := m.CopyRoot(ctx, once.Disk); err != nil {
-		return false, err
-	}
 	said := &hearing{}
 	job.Command = fmt.Sprintf("exec %s inside load -slow %d -first", selfName, slow)
 	job.Stdout, job.Console = said, filepath.Join(job.Results, "console-images.log")
