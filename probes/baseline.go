@@ -73,17 +73,17 @@ func (b *baseline) p99() int64 {
 	return b.without(above)
 }
 
-// fewSlowest are left out of what is ordinary: of a history of seconds they are
-// a cold start, or a moment in which the machine did something else.
+// fewSlowest are left out of what is ordinary, of a short history an eighth of
+// it: they are a cold start, or a moment in which the machine did something else.
 const fewSlowest = 8
 
 // ordinary is as p99, without the few slowest of a history: a percentile of a
 // hundred samples is one of them.
+//
+//go:nosplit
+//go:norace
 func (b *baseline) ordinary() time.Duration {
-	if b.total <= fewSlowest {
-		return time.Duration(b.p99())
-	}
-	return time.Duration(b.without(b.total/100 + fewSlowest))
+	return time.Duration(b.without(b.total/100 + min(fewSlowest, b.total/8)))
 }
 
 // without is the longest when some of the longest are left out.

@@ -49,6 +49,7 @@ type report struct {
 	over    bool // Err "overflow"
 	oneWay  bool // the service answers nobody
 	sure    bool // tid is the thread that was held up
+	partly  bool // others were answered meanwhile
 	quality float32
 	target  uint64 // text
 	comm    uint64 // text
@@ -74,12 +75,14 @@ func (r *report) age() time.Duration {
 // Run passes on what Observe finds until ctx ends.
 func (p *judgement) Run(ctx context.Context, late func(freezeframe.Lateness)) error {
 	var stood standing
+	var half unfinished
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case r := <-p.out:
 			stood.look(&r)
+			half.look(&r, p.hub.text(r.target))
 			victims := p.victims(r)
 			p.owners.watch(victims, p.hub.Focus)
 			if r.kind < 0 {
@@ -310,7 +313,7 @@ type service struct {
 // usuallySlow tells whether answers are often as long as this at this service.
 func (s *service) usuallySlow(age time.Duration) bool {
 	b := &s.usual[waitAnswer]
-	if b.total >= enough && int64(age) <= farBeyond*b.p99() {
+	if b.total >= enough && age <= farBeyond*b.ordinary() {
 		return true
 	}
 	return s.slowOften()
@@ -328,7 +331,7 @@ func (s *service) slowOften() bool {
 // and these the longest.
 func (p *judgement) learn(s *service, kind int, took int64, now freezeframe.Instant) {
 	b := &s.usual[kind]
-	usual, floor := b.p99(), int64(p.floors[kind])
+	usual, floor := int64(b.ordinary()), int64(p.floors[kind])
 	if kind == waitAnswer {
 		floor /= 2
 	}
@@ -506,7 +509,7 @@ func (p *judgement) end(n *conn, kind int, done, now freezeframe.Instant) {
 	s := p.listeners.at(n.listener)
 	told := w.last != 0
 	if s != nil {
-		usual = s.usual[kind].usual()
+		usual = s.usual[kind].ordinary()
 		took := done.Sub(w.began)
 		if (kind == waitAnswer || p.exact) && w.last == 0 && took > p.part(kind) {
 			// Too short to be seen while it lasted; in a stall it counts.
@@ -609,6 +612,7 @@ func (p *judgement) report(n *conn, s *service, kind int, done, now freezeframe.
 			r.pid, r.pids, r.comm = s.pid, s.pids, s.comm
 		}
 	}
+	r.partly = s != nil && kind == waitAnswer && othersAnswered(s, w, r.age())
 	if s != nil && kind == waitAnswer && p.manySlow(s, now) {
 		r.usual /= 2 // many together say as much as one that is twice as late
 	}
@@ -665,7 +669,7 @@ func (p *judgement) judge(n *conn, kind int, now freezeframe.Instant) {
 	usual := time.Duration(0)
 	if n.service >= 0 {
 		s = &p.listeners.slots[n.service]
-		usual = s.usual[kind].usual()
+		usual = s.usual[kind].ordinary()
 	}
 	age := now.Sub(w.began)
 	if w.last != 0 && now.Sub(w.last) < again || age < suspectAt || age <= 2*usual && kind != waitAnswer {
@@ -677,6 +681,9 @@ func (p *judgement) judge(n *conn, kind int, now freezeframe.Instant) {
 	quality := p.worth(n, s, kind, age, now)
 	if kind == waitAnswer {
 		quality = max(quality, w.worth) // a stall does not become usual by lasting
+		if quality == 0 && p.exact && s != nil && s.overdue >= 2 && s.silent(w, age) {
+			p.hub.suspect(now) // what usually takes long may be a stall yet: its evidence must be there
+		}
 	}
 	if kind == waitDelivery {
 		// Each time it waits twice as long before it sends again: the loss ends
@@ -801,7 +808,7 @@ func (p *judgement) worth(n *conn, s *service, kind int, age time.Duration, now 
 		switch {
 		case s == nil:
 			return 0.2
-		case s.usuallySlow(age) && (s.slowOften() || !p.manySlow(s, now) || int64(age) <= farBeyond/2*s.usual[kind].p99()):
+		case s.usuallySlow(age) && (s.slowOften() || !p.manySlow(s, now) || age <= farBeyond/2*s.usual[kind].ordinary()):
 			return 0
 		case n.odd:
 			return 0.2
@@ -823,7 +830,7 @@ func (p *judgement) worth(n *conn, s *service, kind int, age time.Duration, now 
 				return lonely // one request takes longer, and all others do not
 			}
 			return 0.6
-		case age < firstSight || others || !s.sends || w.began.Sub(p.began) < learning || int64(age) < 2*s.usual[waitAnswer].p99():
+		case age < firstSight || others || !s.sends || w.began.Sub(p.began) < learning || age < 2*s.usual[waitAnswer].ordinary():
 			return 0.2
 		case n.talks || !p.exact && s.slowNow >= 2:
 			return 0.6

@@ -165,18 +165,24 @@ type lesson struct {
 const afterwards = 5 * time.Second
 
 // lessons learns from the seconds that are over for long enough, and keeps the
-// last one. Of those in which something stalled each is one lesson, so that what
-// stays slow is usual in the end.
+// last one. Of those in which something stalled, or soon after which it did, each
+// is one lesson, its median, and its longest a doubtful one: what such a second
+// does to the longest waits is the stall, and a service that stalls every few
+// seconds must not be one at which that is usual. What stays slow is in the end.
 func (p *requests) lessons(s *service, kind int, last lesson, now freezeframe.Instant) {
 	line := &s.lessons[kind]
 	oldest := 0
 	for i := range line {
 		l := &line[i]
 		if l.at != 0 && now.Sub(l.at) >= afterwards {
-			if s.stalledAt.Add(time.Second) >= l.at && s.stalledAt != 0 {
-				l.n = min(l.n, 1)
+			switch {
+			case l.n == 0:
+			case s.stalledAt.Add(time.Second) >= l.at && s.stalledAt != 0:
+				p.learn(s, kind, int64(l.quantiles[0]), now)
+				s.usual[kind].doubt(int64(l.quantiles[3]))
+			default:
+				p.learnMany(s, kind, l.n, l.quantiles, now)
 			}
-			p.learnMany(s, kind, l.n, l.quantiles, now)
 			l.at = 0
 		}
 		if l.at < line[oldest].at {
@@ -189,7 +195,7 @@ func (p *requests) lessons(s *service, kind int, last lesson, now freezeframe.In
 // slowShare is how many of the answers of a second were slow, at least, by their
 // quantiles: each single wait is told only when it is far beyond what is usual.
 func (p *requests) slowShare(s *service, p50, p90 uint64) float32 {
-	limit := uint64(max(int64(p.floors[waitAnswer]/2), 2*s.usual[waitAnswer].p99()))
+	limit := uint64(p.slowAt(s))
 	switch {
 	case p50 > limit:
 		return 0.5
@@ -215,7 +221,7 @@ func (p *requests) learnMany(s *service, kind int, n uint64, quantiles [4]uint64
 	// slow must not look like two in five.
 	between := weights[1] - weights[1]/4
 	weights[1] -= between
-	middle := math.Sqrt(float64(quantiles[0])) * math.Sqrt(float64(quantiles[1]))
+	middle := math.Sqrt(float64(quantiles[0])) * math.Sqrt(float64(min(quantiles[1], farBeyond*farBeyond*quantiles[0])))
 	for range between {
 		p.learn(s, kind, int64(middle), now)
 	}

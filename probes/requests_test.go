@@ -304,6 +304,54 @@ func TestExactStallsAgain(t *testing.T) {
 	}
 }
 
+// A service that stalls every few seconds is not one whose answers usually take
+// that long: a short stall of it is one as well, and its evidence is gathered.
+func TestExactStallsOften(t *testing.T) {
+	w := newExactWorld(t)
+	w.quick(40, 2*time.Millisecond)
+	seconds := 0
+	calm := func(n int) {
+		for range n {
+			seconds++
+			longest := uint64([]time.Duration{10, 19, 12, 6, 15, 40, 9, 75}[seconds%8] * time.Millisecond)
+			w.second["answer_p99_ns"], w.second["answer_max_ns"] = longest, longest
+			w.step(time.Second)
+		}
+	}
+	calm(8)
+	stall := func(d time.Duration) {
+		began := w.now
+		for cookie := uint64(100); cookie < 105; cookie++ {
+			w.flight[freezeframe.Key(cookie)] = w.wait(cookie, waitAnswer, began, nil)
+		}
+		w.step(d)
+		for key, row := range w.flight {
+			delete(w.flight, key)
+			w.end(row, bpf.ToldDone, w.now)
+		}
+		for _, q := range []string{"answer_p90_ns", "answer_p99_ns", "answer_max_ns"} {
+			w.second[q] = uint64(d)
+		}
+		w.step(time.Second)
+		w.quick(40, 2*time.Millisecond)
+		calm(2)
+	}
+	for _, ms := range []time.Duration{150, 300, 110, 500, 120, 250, 800, 170, 400, 130, 1200, 200, 350, 140} {
+		stall(ms * time.Millisecond)
+	}
+	w.reports = nil
+	stall(150 * time.Millisecond)
+	var longest report
+	for _, r := range w.reports {
+		if r.kind == waitAnswer && r.quality >= 0.5 && r.age() > longest.age() {
+			longest = r
+		}
+	}
+	if longest.age() < 4*longest.usual || longest.kind == 0 {
+		t.Errorf("a stall of 150 ms was reported as %v long where %v is usual (quality %v)", longest.age(), longest.usual, longest.quality)
+	}
+}
+
 // More of the request came: it was not complete.
 func TestExactSuperseded(t *testing.T) {
 	w := newExactWorld(t)
@@ -436,7 +484,7 @@ func TestObserveRequestsWithoutAllocating(t *testing.T) {
 }
 
 // A stall that grows over seconds does not make itself usual before it is one;
-// what stays as slow without being one does.
+// what stays slow without being one does in some minutes.
 func TestExactStallThatGrows(t *testing.T) {
 	grow := func(w *exactWorld) {
 		w.quick(200, 5*time.Millisecond)
@@ -462,7 +510,8 @@ func TestExactStallThatGrows(t *testing.T) {
 	}
 	w = newExactWorld(t)
 	grow(w)
-	w.step(afterwards + 10*time.Second)
+	w.quick(200, 100*time.Millisecond)
+	w.step(afterwards + 2*time.Minute)
 	if q := slow(w); q >= 0.5 {
 		t.Errorf("when it has been so for long: quality %v", q)
 	}
