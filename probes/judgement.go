@@ -531,7 +531,7 @@ func (p *judgement) end(n *conn, kind int, done, now freezeframe.Instant) {
 		}
 		// What the kernel counts comes once a second; of a service that is new
 		// the next wait must not be judged without the last.
-		if !p.exact || kind == waitAnswer && s.usual[kind].total < enough {
+		if !p.exact || kind == waitAnswer && s.usual[kind].total < enough && took >= p.floors[kind] {
 			p.learn(s, kind, int64(took), now)
 		}
 		if w.worth < lonely && p.belongs(n, s, kind, took) {

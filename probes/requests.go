@@ -144,7 +144,9 @@ func (p *requests) observeServices(t *freezeframe.Table) {
 			}
 			l := lesson{at: now, n: learnt, quantiles: [4]uint64{c.get(row, at+sP50), c.get(row, at+sP90), c.get(row, at+sP99), c.get(row, at+sMax)}}
 			if s.usual[kind].total < enough {
-				p.learnMany(s, kind, l.n, l.quantiles, now) // of what nothing is known, all is news
+				// Of what nothing is known, all is news; but its first second may be
+				// its start, or ours.
+				p.learnMany(s, kind, min(l.n, enough), l.quantiles, now)
 				continue
 			}
 			p.lessons(s, kind, l, now)
@@ -165,10 +167,11 @@ type lesson struct {
 const afterwards = 5 * time.Second
 
 // lessons learns from the seconds that are over for long enough, and keeps the
-// last one. Of those in which something stalled, or soon after which it did, each
-// is one lesson, its median, and its longest a doubtful one: what such a second
-// does to the longest waits is the stall, and a service that stalls every few
-// seconds must not be one at which that is usual. What stays slow is in the end.
+// last one. Those in which something stalled, or soon after which it did, teach
+// what was ordinary in them and, as one lesson, that their median and their
+// longest were not: what such a second does to the longest waits is the stall,
+// and a service that stalls every few seconds must not be one at which that is
+// usual. What stays slow is in the end.
 func (p *requests) lessons(s *service, kind int, last lesson, now freezeframe.Instant) {
 	line := &s.lessons[kind]
 	oldest := 0
@@ -178,8 +181,15 @@ func (p *requests) lessons(s *service, kind int, last lesson, now freezeframe.In
 			switch {
 			case l.n == 0:
 			case s.stalledAt.Add(time.Second) >= l.at && s.stalledAt != 0:
-				p.learn(s, kind, int64(l.quantiles[0]), now)
-				s.usual[kind].doubt(int64(l.quantiles[3]))
+				b := &s.usual[kind]
+				if median := int64(l.quantiles[0]); median > int64(b.ordinary()) {
+					p.learn(s, kind, median, now)
+				} else {
+					for range min(l.n, counts) / 2 {
+						b.add(median)
+					}
+				}
+				b.doubt(int64(l.quantiles[3]))
 			default:
 				p.learnMany(s, kind, l.n, l.quantiles, now)
 			}

@@ -60,6 +60,13 @@ func readsFrom(t *testing.T, accepted bool) reader {
 
 func TestUnfinishedRequest(t *testing.T) {
 	served, asks := readsFrom(t, true), readsFrom(t, false)
+	sleeps := make(chan uint64)
+	go func() {
+		runtime.LockOSThread()
+		sleeps <- uint64(unix.Gettid())
+		_ = unix.Nanosleep(&unix.Timespec{Sec: 60}, nil)
+	}()
+	sleeper := <-sleeps
 	time.Sleep(50 * time.Millisecond)
 	for _, c := range []struct {
 		about   string
@@ -71,7 +78,7 @@ func TestUnfinishedRequest(t *testing.T) {
 		{"reads from its client", served.tid, served.local, true, lonely},
 		{"reads from its client, and nobody is answered", served.tid, served.local, false, 0.6},
 		{"reads from another service", asks.tid, served.local, true, 0.6},
-		{"does not read", uint64(os.Getpid()), served.local, true, 0.6},
+		{"does not read", sleeper, served.local, true, 0.6},
 		{"is gone", 1 << 30, served.local, true, 0.6},
 	} {
 		var u unfinished

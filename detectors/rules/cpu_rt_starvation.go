@@ -22,15 +22,16 @@ func cpuRTStarvation() freezeframe.Rule {
 			"Now: take its priority away, `chrt --other -p 0 TID` for the thread named here (`chrt -a --other -p 0 PID` for all of the process).",
 			"So that it does not come back: look for what keeps the thread from sleeping; keep kernel.sched_rt_runtime_us at its 950000; limit who may ask for real time (LimitRTPRIO=0 in the unit, rtprio in limits.conf), and give such a thread a CPU of its own (CPUAffinity=).",
 		},
-		Reads:    []string{sourceLedger, "tasks.policy", "tasks.run_ns", "tasks.cpu", "procs.comm"},
-		Subsumes: bringsAbout("cpu.contention", "cpu.affinity_hotspot", "cpu.fork_storm", "virt.paused", "runtime.jvm_gc"),
+		Reads:    []string{sourceLedger, "tasks.policy", "tasks.run_ns", "tasks.cpu", "procs.comm", "waits.kind", "waits.comm", "waits.other_prio"},
+		Subsumes: bringsAbout("cpu.contention", "cpu.affinity_hotspot", "cpu.fork_storm", "virt.paused", "runtime.jvm_gc", "io.device_hung", "io.device_slow", "fs.journal_commit"),
 		Judge:    judgeRTStarvation,
 	}
 }
 
 func judgeRTStarvation(w freezeframe.Window) []freezeframe.Finding {
 	ms := roots(w, inClass(freezeframe.Runnable, freezeframe.MachineGone))
-	claim := worth(w, ms.spans())
+	served := behindWorkers(w)
+	claim := worth(w, append(ms, served...).spans())
 	if claim == nil {
 		return nil
 	}
@@ -77,6 +78,7 @@ func judgeRTStarvation(w freezeframe.Window) []freezeframe.Finding {
 		}
 		return false
 	})
+	ms = append(ms, served...)
 	if claim = worth(w, ms.spans()); claim == nil {
 		return nil
 	}
@@ -98,6 +100,37 @@ func judgeRTStarvation(w freezeframe.Window) []freezeframe.Finding {
 	f.Remedy = []string{fmt.Sprintf("`chrt --other -p 0 %d`", hog.tid)}
 	return []freezeframe.Finding{f}
 }
+
+// heldBack is which part of a wait for a disk the kernel's own worker must have
+// stood in line behind a real-time thread for that to be what it was for.
+const heldBack = 0.8
+
+// behindWorkers returns the waits for a filesystem or a disk during which a
+// worker of the kernel stood in line behind a real-time thread: it is such that
+// carry out the requests of loop and encrypted devices, and complete those of
+// others.
+func behindWorkers(w freezeframe.Window) moments {
+	var inLine freezeframe.Spans
+	series := w.Between("waits", around(w.Stall().Span))
+	series.Each([]string{"kind", "began_ns", "ended_ns", "other_prio", "comm"}, func(_ freezeframe.Instant, _ freezeframe.Key, v []uint64) {
+		if v[0] == runQueueWait && v[3] != 0 && v[3] < maxRTPriority && hasPrefix(w.Text(v[4]), "kworker/", "ksoftirqd/", "loop") {
+			inLine = append(inLine, freezeframe.Span{Start: freezeframe.Instant(v[1]), End: freezeframe.Instant(v[2])})
+		}
+	})
+	if inLine == nil {
+		return nil
+	}
+	inLine = freezeframe.Union(inLine...)
+	return roots(w, inClass(freezeframe.FilesystemWait, freezeframe.DeviceWait)).where(func(m *moment) bool {
+		return float64(inLine.Within(m.Span).Length()) >= heldBack*float64(m.Length())
+	})
+}
+
+const (
+	runQueueWait = 2 // in waits.kind
+	// maxRTPriority is the kernel's MAX_RT_PRIO: priorities below are real-time.
+	maxRTPriority = 100
+)
 
 // withEarlier adds what longer says of the real-time threads that were read
 // less than twice in the span, as far as it tells of that span.

@@ -121,6 +121,12 @@ func TestOtherMakes(t *testing.T) {
 				w.Row("tasks", at, windowtest.Task(hog), v{"pid": hog, "comm": "audiod", "state": 'R', "policy": 1, "cpu": 0, "run_ns": w.Ran(at, 0, 9e8)})
 			}
 		}, "cpu.rt_starvation", process(hog)},
+		"a loop device whose worker stands in line behind a real-time thread": {func(w *window) {
+			hungBehind(w, 79)
+		}, "cpu.rt_starvation", process(hog)},
+		"a loop device whose worker stands in line behind an ordinary thread": {func(w *window) {
+			hungBehind(w, 120)
+		}, "io.device_hung", freezeframe.Culprit{Kind: freezeframe.CulpritDevice, Device: "vda"}},
 		"workers whose clients send half a request": {func(w *window) {
 			pool(w, 4, wait{Class: freezeframe.Idle, Syscall: "recvfrom", File: "socket:[4001]", Wchan: "wait_woken"}, 9)
 		}, "app.worker_pool_exhausted", freezeframe.Culprit{Kind: freezeframe.CulpritProcess, PID: service, Count: 4}},
@@ -139,6 +145,18 @@ func TestOtherMakes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) { verdict(t, build(x.scene), x.cause, x.culprit) })
 	}
+}
+
+// hungBehind is a device that completes nothing while a worker of the kernel
+// stands in line behind a thread of that priority.
+func hungBehind(w *window, prio int) {
+	asleep(w, wait{Class: freezeframe.DeviceWait, Stack: deviceStack, File: "/srv/data"})
+	hanging(w, 0)
+	stat(w, 20, 20, use{user: 1}, use{user: 1})
+	proc(w, hog, "audiod", nil)
+	spinning(w, hog, hog, "audiod", 0.95, v{"cpu": 0, "policy": 1, "rt_priority": 20})
+	w.Row("waits", stallTo, windowtest.Task(31), v{"pid": 31, "comm": "kworker/u8:4", "kind": 2, "other_pid": hog, "other_tid": hog, "other_comm": "audiod", "other_prio": prio,
+		"began_ns": windowtest.At(stallFrom), "ended_ns": windowtest.At(stallTo)})
 }
 
 // Workers that sleep where new work would wake them are not occupied, however
