@@ -98,6 +98,7 @@ type book struct {
 	locks    []lockWait
 	// lockSleeps are waits for locks of programs with a known owner, by thread.
 	lockSleeps map[freezeframe.Key][]lockSleep
+	stops      map[int][]freezeframe.Span // when a process was stopped, by pid
 	ends       []freezeframe.Event
 	fuses      []fuseMount
 	comms      map[int]string
@@ -133,8 +134,8 @@ func newBook(w freezeframe.Window) *book {
 	b := &book{
 		w: w, span: span, threads: map[int][]*thread{}, seen: map[int][]freezeframe.Instant{}, sockets: map[uint64]socket{}, outgoing: map[int][]socket{},
 		replies: map[int][]reply{}, locals: map[freezeframe.Key]string{},
-		lockSleeps: map[freezeframe.Key][]lockSleep{},
-		comms:      map[int]string{}, groups: map[int]string{}, parents: map[int]int{}, classes: map[place]freezeframe.Class{},
+		lockSleeps: map[freezeframe.Key][]lockSleep{}, stops: map[int][]freezeframe.Span{},
+		comms: map[int]string{}, groups: map[int]string{}, parents: map[int]int{}, classes: map[place]freezeframe.Class{},
 		ends: w.Events(freezeframe.EventEnds, freezeframe.Whole),
 	}
 	b.readTasks(w.Between("tasks", span))
@@ -144,6 +145,7 @@ func newBook(w freezeframe.Window) *book {
 	b.readReplies(w.Between("requests", span), w.Between("services", span))
 	b.readLocks(w.Between("locks", span))
 	b.readFutexes(w.Between("futexes", span))
+	b.readStops(w.Between("signals", w.Span()))
 	fuse := w.Between("fuse", span)
 	fuse.Each([]string{"mountpoint", "pid", "comm"}, func(_ freezeframe.Instant, _ freezeframe.Key, v []uint64) {
 		m := fuseMount{w.Text(v[0]), int(v[1]), w.Text(v[2])}
@@ -275,7 +277,7 @@ func (b *book) waits(th *thread, span freezeframe.Span) []freezeframe.Wait {
 	} else if !b.laySampled(&l, th) {
 		return nil
 	}
-	waits := b.cutByReplies(th, b.locked(th, l.waits))
+	waits := b.stopped(th, b.cutByReplies(th, b.locked(th, l.waits)))
 	b.throttle(th, span, waits)
 	b.peers(th, span, waits)
 	for i := range waits {

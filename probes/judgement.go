@@ -301,6 +301,7 @@ type service struct {
 	alone       baseline            // how long requests took beside which others were answered, one at a time
 	aloneAt     freezeframe.Instant // when the last of them ended
 	pieces      uint32              // requests of which more came when an answer was already late
+	unreadAt    freezeframe.Instant // the last reading in which somebody else's request was not taken for as long as one notices
 	answers     float32             // in the last second that was counted
 	rate        float32             // answers a second, over the last rateOver
 	counted     freezeframe.Instant // when answers were last counted
@@ -421,6 +422,11 @@ func (p *judgement) settle(now freezeframe.Instant) {
 			s.losing++
 		}
 		s.unseen = s.unseen || n.waits[waitAccept].began != 0
+		for _, kind := range [...]int{waitAccept, waitReceive} {
+			if w := &n.waits[kind]; w.began != 0 && now.Sub(w.began) >= noticed {
+				s.unreadAt = now
+			}
+		}
 		for kind := range n.waits {
 			if w := &n.waits[kind]; w.last != 0 {
 				s.waiting[kind]++
@@ -793,6 +799,8 @@ func (p *judgement) worth(n *conn, s *service, kind int, age time.Duration, now 
 		return 0 // whether this is how it always is, nobody has seen
 	}
 	others := s != nil && othersAnswered(s, w, age)
+	// Whoever does not take the requests of others is not merely slow with one.
+	unread := s != nil && p.exact && s.unreadAt > w.began
 	switch kind {
 	case waitAccept:
 		return 0.9
@@ -814,9 +822,9 @@ func (p *judgement) worth(n *conn, s *service, kind int, age time.Duration, now 
 			return 0.2
 		case s.usual[kind].total >= enough:
 			switch {
-			case s.byDesign(age) && (s.overdue < 2 || others && s.overdue <= byDesign):
+			case !unread && s.byDesign(age) && (s.overdue < 2 || others && s.overdue <= byDesign):
 				return 0.25 // such requests have always taken so long
-			case s.pieces >= 2 && s.overdue < 2 && age < pieceWait:
+			case !unread && s.pieces >= 2 && s.overdue < 2 && age < pieceWait:
 				return 0.25 // the rest of the request may be on its way
 			case !p.exact && !others, p.exact && s.silent(w, age):
 				return 0.9

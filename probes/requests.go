@@ -143,6 +143,10 @@ func (p *requests) observeServices(t *freezeframe.Table) {
 				}
 			}
 			l := lesson{at: now, n: learnt, quantiles: [4]uint64{c.get(row, at+sP50), c.get(row, at+sP90), c.get(row, at+sP99), c.get(row, at+sMax)}}
+			if b := &s.usual[kind]; b.total >= enough && n > 0 && l.quantiles[3] <= uint64(b.ordinary()) {
+				p.learnMany(s, kind, l.n, l.quantiles, now) // it can only make what is usual shorter
+				continue
+			}
 			if s.usual[kind].total < enough {
 				// Of what nothing is known, all is news; but its first second may be
 				// its start, or ours.

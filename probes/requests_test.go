@@ -352,6 +352,50 @@ func TestExactStallsOften(t *testing.T) {
 	}
 }
 
+// A slow start is forgotten with the first seconds that are not: a stall a few
+// seconds later is one.
+func TestExactSlowStart(t *testing.T) {
+	w := newExactWorld(t)
+	for cookie := uint64(10); cookie < 16; cookie++ {
+		w.end(w.wait(cookie, waitAnswer, w.now, nil), bpf.ToldDone, w.now.Add(134*time.Millisecond))
+	}
+	w.step(200 * time.Millisecond)
+	w.quick(20, 2*time.Millisecond)
+	w.step(time.Second)
+	w.quick(36, 10*time.Millisecond)
+	w.step(3 * time.Second)
+	for cookie := uint64(100); cookie < 104; cookie++ {
+		w.flight[freezeframe.Key(cookie)] = w.wait(cookie, waitAnswer, w.now, nil)
+	}
+	w.step(300 * time.Millisecond)
+	if q := w.best(waitAnswer); q < 0.5 {
+		t.Errorf("a stall of 300 ms: quality %v", q)
+	}
+	if s := w.p.listeners.find(web); s.usual[waitAnswer].ordinary() > 20*time.Millisecond {
+		t.Errorf("three seconds after a slow start %v is usual", s.usual[waitAnswer].ordinary())
+	}
+}
+
+// A request of which pieces may be on their way, while those of others are not
+// even taken: the service is stuck.
+func TestExactUnreadBesidePieces(t *testing.T) {
+	for _, unread := range []bool{false, true} {
+		w := newExactWorld(t)
+		w.quick(40, 2*time.Millisecond)
+		w.step(10 * time.Second)
+		s := w.p.listeners.find(web)
+		s.pieces = 5
+		w.flight[100] = w.wait(100, waitAnswer, w.now, nil)
+		if unread {
+			w.flight[101] = w.wait(101, waitReceive, w.now.Add(10*time.Millisecond), nil)
+		}
+		w.step(250 * time.Millisecond)
+		if q := w.best(waitAnswer); (q >= 0.5) != unread {
+			t.Errorf("others are not taken %v: quality %v", unread, q)
+		}
+	}
+}
+
 // More of the request came: it was not complete.
 func TestExactSuperseded(t *testing.T) {
 	w := newExactWorld(t)
