@@ -59,8 +59,13 @@ func judgeWorkerPool(w freezeframe.Window) []freezeframe.Finding {
 			continue
 		}
 		kind, workers, span := sameWait(accounts)
-		if workers < poolLeast || workers*2 <= len(accounts) || kind == freezeframe.UserLock {
-			// Threads at a lock of their own program are its idle pool as likely.
+		switch kind {
+		case freezeframe.UserLock:
+			continue // threads at a lock of their own program are its idle pool as likely
+		case freezeframe.Runnable, freezeframe.Throttled:
+			continue // it is not their work that keeps them
+		}
+		if workers < poolLeast || workers*2 <= len(accounts) {
 			continue
 		}
 		queued := waiting(w, sy)
