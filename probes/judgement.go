@@ -840,6 +840,10 @@ func (p *judgement) worth(n *conn, s *service, kind int, age time.Duration, now 
 			return 0.6
 		case age < firstSight || others || !s.sends || w.began.Sub(p.began) < learning || age < 2*s.usual[waitAnswer].ordinary():
 			return 0.2
+		case p.exact && n.talks:
+			// Of a service of a few requests nobody knows what they take: only
+			// that its thread was held up would tell.
+			return lonely
 		case n.talks || !p.exact && s.slowNow >= 2:
 			return 0.6
 		}

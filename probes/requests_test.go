@@ -252,6 +252,18 @@ func TestExactFirstSight(t *testing.T) {
 	if q := w.best(waitAnswer); q >= 0.5 {
 		t.Errorf("of a service that has never answered: quality %v", q)
 	}
+	// One that has answered a few, quickly: the next may be of another kind.
+	w = newExactWorld(t)
+	w.quick(2, time.Millisecond)
+	w.step(4 * time.Second)
+	w.quick(0, 0)
+	for cookie := uint64(5); cookie < 8; cookie++ {
+		w.flight[freezeframe.Key(cookie)] = w.wait(cookie, waitAnswer, w.now, map[string]uint64{"answers": 8})
+	}
+	w.step(5 * time.Second)
+	if q := w.best(waitAnswer); q >= 0.5 {
+		t.Errorf("of a service that has answered eight: quality %v", q)
+	}
 }
 
 // Long polls: some wait at all times.
