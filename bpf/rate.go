@@ -9,7 +9,7 @@ import (
 )
 
 // rate is struct rate of rate.h: one a CPU.
-type rate struct{ window, told, lost uint64 }
+type rate struct{ _, _, lost uint64 } // its window, and how many were told in it
 
 // rates says how many records a family left out, because there were too many.
 type rates struct{ slots[rate] }

@@ -116,9 +116,9 @@ type ServicePlace struct {
 type Service struct {
 	Least     uint64 // shorter waits are only counted
 	Seen      uint64
-	Touched   uint64 // when a new connection was last touched by a thread
-	Cookie    uint64 // of a socket that stands for it
-	connected [requestQueue]uint64
+	Touched   uint64               // when a new connection was last touched by a thread
+	Cookie    uint64               // of a socket that stands for it
+	_         [requestQueue]uint64 // when those in the queue connected
 	Threads   [4]ServiceThread
 	Place     ServicePlace
 	Connects  uint32
@@ -491,7 +491,7 @@ type elemAttr struct {
 	_     uint32
 	key   unsafe.Pointer
 	value unsafe.Pointer
-	flags uint64
+	_     uint64 // flags
 }
 
 // bpfCall is bpf(2), raw and without allocating: cilium's own calls do.

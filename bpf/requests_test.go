@@ -75,8 +75,10 @@ func TestRequestsOfAConnectionThatIsThereAlready(t *testing.T) {
 	defer l.Close()
 	go func() {
 		c, err := l.Accept()
-		for buf := make([]byte, 1); err == nil; _, err = c.Write(buf) {
-			_, err = c.Read(buf)
+		for buf := make([]byte, 1); err == nil; {
+			if _, err = c.Read(buf); err == nil {
+				_, err = c.Write(buf)
+			}
 		}
 	}()
 	c, err := net.Dial("tcp4", l.Addr().String())
@@ -87,8 +89,10 @@ func TestRequestsOfAConnectionThatIsThereAlready(t *testing.T) {
 	go func() {
 		defer close(ended)
 		var err error
-		for buf := make([]byte, 1); err == nil; _, err = c.Read(buf) {
-			_, err = c.Write(buf)
+		for buf := make([]byte, 1); err == nil; {
+			if _, err = c.Write(buf); err == nil {
+				_, err = c.Read(buf)
+			}
 		}
 	}()
 	defer func() { c.Close(); <-ended }()

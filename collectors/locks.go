@@ -42,7 +42,6 @@ type locks struct {
 // lockPath remembers the path of a locked file while someone waits for it.
 type lockPath struct {
 	dev, inode uint64
-	holder     int64
 	path       []byte
 	until      freezeframe.Instant
 }

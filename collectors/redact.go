@@ -140,7 +140,7 @@ func afterQuoted(word, rest []byte) []byte {
 // afterHeader returns what follows a header in quotes; without them the header
 // is the whole argument.
 func afterHeader(word, rest []byte) []byte {
-	if bytes.IndexAny(word, `"'`) >= 0 {
+	if bytes.ContainsAny(word, `"'`) {
 		return afterQuoted(word, rest)
 	}
 	return nil

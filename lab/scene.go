@@ -84,7 +84,6 @@ type Scene struct {
 	disks     string // directory of the files behind loop devices; "": Dir
 	services  []*Service
 	clients   []*Proc
-	loads     []*Proc
 	guilty    []*Proc // their whole process groups are
 	truth     Truth
 	askedMu   sync.Mutex
@@ -311,9 +310,7 @@ func (s *Scene) guiltyNow() Guilty {
 	}
 	for _, p := range s.guilty {
 		g.PIDs = append(g.PIDs, p.PID)
-		for _, pid := range processGroup(p.PID) {
-			g.PIDs = append(g.PIDs, pid)
-		}
+		g.PIDs = append(g.PIDs, processGroup(p.PID)...)
 		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", p.PID)); err == nil {
 			g.Cgroups = append(g.Cgroups, ownGroups(string(b))...)
 		}

@@ -1,13 +1,13 @@
 package probes
 
 import (
+	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/prometheus/procfs"
+	gonet "github.com/shirou/gopsutil/v3/net"
 	"golang.org/x/sys/unix"
 
 	"freezeframe"
@@ -20,8 +20,9 @@ import (
 // reports on.
 type unfinished struct {
 	at     map[uint64]half // by thread
-	ports  map[string]uint64
-	listed time.Time // when the sockets of a process were last listed
+	pid    uint64
+	ports  map[string]uint32 // the local ports of that process's TCP connections, by "socket:[inode]"
+	listed time.Time         // when they were read
 }
 
 // half is a request that its thread reads on.
@@ -30,8 +31,8 @@ type half struct {
 	reads bool
 }
 
-// listAgain is how long the sockets of a process are not listed again: a table
-// of fifty thousand takes a tenth of a second to read.
+// listAgain is how long no process's connections are listed again: a table of
+// fifty thousand takes a tenth of a second to read.
 const listAgain = time.Second
 
 // look takes away what a report says of a request that is not whole.
@@ -55,8 +56,7 @@ func (u *unfinished) look(r *report, address string) {
 // readsOn tells whether a thread is in a read from a connection to an address of
 // its host that is its service's.
 func (u *unfinished) readsOn(pid, tid uint64, address string) bool {
-	dir := filepath.Join("/proc", strconv.FormatUint(pid, 10))
-	at, err := os.ReadFile(filepath.Join(dir, "task", strconv.FormatUint(tid, 10), "syscall"))
+	at, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/syscall", pid, tid))
 	if err != nil {
 		return false
 	}
@@ -64,16 +64,11 @@ func (u *unfinished) readsOn(pid, tid uint64, address string) bool {
 	if !ok || !readCalls[call] {
 		return false
 	}
-	file, err := os.Readlink(filepath.Join(dir, "fd", strconv.FormatUint(fd, 10)))
-	if err != nil || !strings.HasPrefix(file, "socket:[") {
-		return false
+	if time.Since(u.listed) >= listAgain {
+		u.pid, u.ports, u.listed = pid, localPorts(pid), time.Now()
 	}
-	inode := strings.Trim(file[len("socket:"):], "[]")
-	if _, known := u.ports[inode]; !known && time.Since(u.listed) >= listAgain {
-		u.ports, u.listed = localPorts(dir), time.Now()
-	}
-	port, known := u.ports[inode]
-	return known && port != 0 && strings.HasSuffix(address, ":"+strconv.FormatUint(port, 10))
+	port := u.ports[fileOf(pid, fd)]
+	return u.pid == pid && port != 0 && strings.HasSuffix(address, ":"+strconv.FormatUint(uint64(port), 10))
 }
 
 // readCalls are the system calls that read from a socket and name it first.
@@ -95,22 +90,29 @@ func firstArgument(text string) (call int64, argument uint64, ok bool) {
 	return call, argument, err == nil
 }
 
-// localPorts returns the local port of every TCP socket in the network namespace
-// of a process, by inode; what cannot be read is not there.
-func localPorts(dir string) map[string]uint64 {
-	out := map[string]uint64{}
-	fs, err := procfs.NewFS(dir)
+// localPorts returns the local port of each TCP connection that a process has,
+// by its file; none where that cannot be read.
+func localPorts(pid uint64) map[string]uint32 {
+	out := map[string]uint32{}
+	conns, err := gonet.ConnectionsPidWithoutUids("tcp", int32(pid))
 	if err != nil {
-		return out
+		return out // the process is gone, or is another user's
 	}
-	for _, table := range []func() (procfs.NetTCP, error){fs.NetTCP, fs.NetTCP6} {
-		lines, err := table()
-		if err != nil {
-			continue
-		}
-		for _, l := range lines {
-			out[strconv.FormatUint(l.Inode, 10)] = l.LocalPort
+	for i := range conns {
+		// Of several descriptors of a connection only one is told.
+		if file := fileOf(pid, uint64(conns[i].Fd)); file != "" {
+			out[file] = conns[i].Laddr.Port
 		}
 	}
 	return out
+}
+
+// fileOf returns what a descriptor of a process is, "socket:[4711]"; "" where
+// that cannot be read.
+func fileOf(pid, fd uint64) string {
+	file, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", pid, fd))
+	if err != nil {
+		return ""
+	}
+	return file
 }

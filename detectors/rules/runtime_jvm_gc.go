@@ -42,7 +42,7 @@ func stopped(w freezeframe.Window, s freezeframe.Span) []pauses {
 		seen            bool
 		at, entry       freezeframe.Instant
 		safepoint, runs uint64
-		gc, open        bool
+		gc              bool
 		spans           []freezeframe.Span
 	}
 	byKey := map[freezeframe.Key]*state{}

@@ -73,7 +73,7 @@ func allMappings(t *testing.T) (out [][2]uintptr) {
 // TestSlotsRefusePointers has the defect that would be a crash much later
 // noticed at once.
 func TestSlotsRefusePointers(t *testing.T) {
-	type inner struct{ names [2]string }
+	type inner struct{ Names [2]string }
 	for name, f := range map[string]func(){
 		"pointer": func() { Slots[*int](t, 1) },
 		"string":  func() { Slots[inner](t, 1) },

@@ -82,7 +82,8 @@ func upstream(args []string) {
 	go func() {
 		_ = http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			hang.RLock()
-			hang.RUnlock() //nolint:staticcheck // passing is all
+			//lint:ignore SA2001 passing is all
+			hang.RUnlock()
 			_, _ = io.WriteString(w, "ok\n")
 		}))
 	}()

@@ -106,7 +106,8 @@ type gate struct {
 func (g *gate) pass() {
 	time.Sleep(g.delay)
 	g.RLock()
-	g.RUnlock() //nolint:staticcheck // passing is all
+	//lint:ignore SA2001 passing is all
+	g.RUnlock()
 }
 
 type memDir struct {

@@ -145,7 +145,8 @@ func (f *storeFile) pass() {
 	f.mu.Unlock()
 	time.Sleep(d)
 	f.gate.RLock()
-	f.gate.RUnlock() //nolint:staticcheck // passing is all
+	//lint:ignore SA2001 passing is all
+	f.gate.RUnlock()
 }
 
 func (f *storeFile) Open(context.Context, uint32) (fs.FileHandle, uint32, syscall.Errno) {

@@ -68,7 +68,8 @@ func collector(args []string) {
 				buf := make([]byte, 64<<10)
 				for {
 					busy.RLock()
-					busy.RUnlock() //nolint:staticcheck // passing is all
+					//lint:ignore SA2001 passing is all
+					busy.RUnlock()
 					select {
 					case <-slow:
 						time.Sleep(5 * time.Millisecond)

@@ -30,11 +30,10 @@ func EpollService(args []string) {
 	flags := flag.NewFlagSet("epoll", flag.ExitOnError)
 	host := flags.String("host", "127.0.0.1", "")
 	_ = flags.Parse(args)
-	if err := epollService(*host, flags.Args()); err != nil {
-		log.Fatal(err)
-	}
+	log.Fatal(epollService(*host, flags.Args()))
 }
 
+// epollService serves until it cannot any more.
 func epollService(host string, specs []string) error {
 	stall := &stalls{}
 	steps, err := work(specs, 0, stall)
