@@ -572,7 +572,7 @@ int rq_complete(__u64 *ctx)
 	}
 	if (s)
 		s->last_ns = now;
-	if (op == REQ_OP_FLUSH && !s)
+	if (op == REQ_OP_FLUSH && !s && has_io_start)
 		return 0; /* those who asked for it have requests of their own */
 	if (flush) {
 		__sync_fetch_and_add(&d->flushes, 1);

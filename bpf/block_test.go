@@ -98,7 +98,8 @@ func page(t *testing.T, n int) []byte {
 // TestBlockCountsAreExact reads and writes past the page cache: each request
 // is the process's, with its bytes, and none is left in flight.
 func TestBlockCountsAreExact(t *testing.T) {
-	b := load(t).Block
+	p := load(t)
+	b := p.Block
 	if b == nil {
 		t.Fatal("no block")
 	}
@@ -142,8 +143,12 @@ func TestBlockCountsAreExact(t *testing.T) {
 	if got := s.WriteBytes - before.WriteBytes; got != writes*16<<10 {
 		t.Errorf("%d bytes written, want %d", got, writes*16<<10)
 	}
-	if got := s.Flushes - before.Flushes; got != syncs {
+	if got := s.Flushes - before.Flushes; got != syncs && p.tells("block_io_start") {
 		t.Errorf("%d flushes, want %d", got, syncs)
+	}
+	// Of older kernels' flushes it is not known who asked for them.
+	if got := d.Flushes - diskBefore.Flushes; got < syncs {
+		t.Errorf("%d flushes of the device, want %d", got, syncs)
 	}
 	if s.Via != ViaItself || string(s.Comm()) == "" {
 		t.Errorf("via %d, comm %q", s.Via, s.Comm())

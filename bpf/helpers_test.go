@@ -1,8 +1,11 @@
 package bpf
 
 import (
+	"slices"
 	"strconv"
+	"strings"
 
+	"freezeframe"
 	"freezeframe/internal/kernel"
 
 	"golang.org/x/sys/unix"
@@ -20,4 +23,9 @@ func kernelDrop(name string) error {
 	}
 	defer unix.Close(fd)
 	return unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED)
+}
+
+// tells tells whether this kernel has a tracepoint.
+func (p *Programs) tells(tracepoint string) bool {
+	return !slices.ContainsFunc(p.Needs(), func(n freezeframe.Need) bool { return strings.Contains(n.What, tracepoint) })
 }
