@@ -34,6 +34,7 @@ func All() []Check {
 		security,
 		refusal,
 		stopped,
+		wedged,
 		killed,
 		reload,
 		clockStepped,
@@ -43,6 +44,7 @@ func All() []Check {
 		dataFull,
 		dataReadOnly,
 		dataErrors,
+		dataAborted,
 		upgrade,
 		purge,
 	}
@@ -92,6 +94,15 @@ func (m *Machine) All(lines ...string) error {
 		}
 	}
 	return nil
+}
+
+// Each runs all command lines, whatever becomes of those before.
+func (m *Machine) Each(lines ...string) (err error) {
+	for _, line := range lines {
+		_, e := m.Sh("%s", line)
+		err = errors.Join(err, e)
+	}
+	return err
 }
 
 // Long is a time that a real machine would need, as this one does.
@@ -244,13 +255,41 @@ func (m *Machine) UncleanEnds() (ends []Report, err error) {
 	return ends, nil
 }
 
+// lag is how far behind what was recorded the disk is.
+func (s *Status) lag() time.Duration { return time.Duration(s.Box.LagMs * float64(time.Millisecond)) }
+
+// onDisk says why readings that are newer than those of a status so long ago
+// have not reached the disk. The times of readings would not do: the wall clock
+// may have been set back meanwhile.
+func (s *Status) onDisk(before Status, ago time.Duration) error {
+	switch {
+	case s.PID == before.PID && s.Coverage.Recorder.Samples <= before.Coverage.Recorder.Samples:
+		return fmt.Errorf("no reading was made in %v: there are %d still", ago.Round(time.Second), s.Coverage.Recorder.Samples)
+	case s.Box.Err != "":
+		return fmt.Errorf("nothing is written: %s", s.Box.Err)
+	case s.lag() >= ago:
+		return fmt.Errorf("what was recorded is on the disk up to %v ago, asked since %v", s.lag().Round(time.Millisecond), ago.Round(time.Millisecond))
+	case s.Box.Newest.IsZero():
+		return errors.New("no reading is on the disk")
+	}
+	return nil
+}
+
+// writesWithin is how long readings may take to the disk. After failures in a
+// row it is tried again once a minute.
+const writesWithin = 90 * time.Second
+
 // Samples waits until readings reach the disk that were not there before.
 func (m *Machine) Samples() error {
+	var before Status
+	if err := m.Until(20*time.Second, func() (err error) { before, err = m.Status(); return err }); err != nil {
+		return err
+	}
 	from := time.Now()
-	return m.Until(20*time.Second, func() error {
+	return m.Until(writesWithin, func() error {
 		s, err := m.Status()
-		if err == nil && !s.Box.Newest.After(from) {
-			err = fmt.Errorf("the newest reading on disk is of %s, asked since %s (%s)", s.Box.Newest.Format(time.TimeOnly), from.Format(time.TimeOnly), s.Box.Err)
+		if err == nil {
+			err = s.onDisk(before, time.Since(from))
 		}
 		return err
 	})
@@ -259,34 +298,73 @@ func (m *Machine) Samples() error {
 // Restarts is how often systemd started the service again by itself.
 func (m *Machine) Restarts() (int, error) { return m.Number(Service, "NRestarts") }
 
+// lost says what a status shows to be gone, or to have been left out, since an
+// earlier one of the same process.
+func (s *Status) lost(before Status) error {
+	switch {
+	case s.PID != before.PID:
+		return fmt.Errorf("process %d was replaced by %d", before.PID, s.PID)
+	case s.Box.Gaps > before.Box.Gaps:
+		return fmt.Errorf("%d times what was recorded did not reach the disk before it was overwritten", s.Box.Gaps-before.Box.Gaps)
+	case s.Box.Oldest.After(before.Box.Oldest):
+		return fmt.Errorf("the oldest reading is of %s, before it was of %s", s.Box.Oldest, before.Box.Oldest)
+	}
+	return nil
+}
+
 // Unshaken makes something happen, lets it last, and wants the same process of
-// the service to be there after it, sampling.
-func (m *Machine) Unshaken(begin []string, last time.Duration, during func() error, end []string) error {
-	before, err := m.Number(Service, "MainPID")
+// the service to be there after it: answering and sampling meanwhile, writing
+// afterwards, with all that it had before. during looks at the status when that
+// has lasted; nil: it is enough that there is one.
+func (m *Machine) Unshaken(begin []string, last time.Duration, during func(Status) error, end []string) error {
+	before, err := m.Status()
 	if err != nil {
 		return err
 	}
 	err = m.All(begin...)
 	if err == nil {
-		time.Sleep(last)
-		if during != nil {
-			err = during()
-		}
+		err = m.endure(last, during)
 	}
-	err = errors.Join(err, m.All(end...))
-	if err != nil {
+	if err = errors.Join(err, m.All(end...)); err != nil {
 		return err
 	}
 	if err := m.Samples(); err != nil {
 		return err
 	}
-	after, err := m.Number(Service, "MainPID")
-	if err == nil && after != before {
+	after, err := m.Status()
+	if err == nil {
+		err = after.lost(before)
+	}
+	if err != nil {
 		log, _ := m.Sh("journalctl --no-pager -q -n 12 -o cat -u %s", Service)
-		err = fmt.Errorf("process %d was replaced by %d:\n%s", before, after, log)
+		err = fmt.Errorf("%w:\n%s", err, log)
 	}
 	return err
 }
+
+// endure waits, and wants the service to have made readings all the while.
+func (m *Machine) endure(last time.Duration, during func(Status) error) error {
+	first, err := m.Status()
+	if err != nil {
+		return err
+	}
+	time.Sleep(last)
+	s, err := m.Status()
+	if err != nil {
+		return err
+	}
+	if made := s.Coverage.Recorder.Samples - first.Coverage.Recorder.Samples; s.PID == first.PID && made < readingsLeast*uint64(last/time.Second) {
+		return fmt.Errorf("%d readings were made in %v", made, last)
+	}
+	if during != nil {
+		return during(s)
+	}
+	return nil
+}
+
+// readingsLeast is how many readings a second are made at least: each lane
+// several, of several sources.
+const readingsLeast = 5
 
 // packaged needs the unit, daemon the verb.
 func packaged(m *Machine) error {

@@ -1,8 +1,16 @@
 package checks
 
 import (
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 var stopped = Check{
@@ -15,34 +23,128 @@ var stopped = Check{
 			return err
 		}
 		m.Note("WatchdogSec=%s", usec)
-		return replaced(m, "STOP", 150*time.Second)
+		_, err = replaced(m, 150*time.Second, func(pid int) error { return unix.Kill(pid, unix.SIGSTOP) })
+		return err
 	},
+}
+
+var wedged = Check{
+	Name:  "watchdog-lanes",
+	About: "the threads that sample are held, and no others: the service says that it is wedged, the watchdog has it replaced, and the end is reported",
+	Needs: packaged,
+	Run: func(m *Machine) (err error) {
+		if err := errors.Join(m.quick(m.Long(10*time.Second)), m.All("systemctl restart "+Service)); err != nil {
+			return err
+		}
+		defer func() {
+			err = errors.Join(err, m.quick(0), m.All("systemctl reset-failed "+Service+" || true", "systemctl restart "+Service))
+		}()
+		// A tracer is a thread, and what it holds goes on when it ends.
+		runtime.LockOSThread()
+		_, err = replaced(m, 90*time.Second, func(pid int) error {
+			held, err := holdLanes(pid)
+			if err != nil {
+				return err
+			}
+			m.Note("%d threads held", held)
+			return m.Until(30*time.Second, func() error {
+				said, err := m.Property(Service, "StatusText")
+				if err == nil && !strings.Contains(said, "Wedged") {
+					err = fmt.Errorf("its status is %q", said)
+				}
+				return err
+			})
+		})
+		return err
+	},
+}
+
+// holdLanes holds the threads of the process that wait for their next tick as
+// the lanes of the sampler do: in a futex with a bitset, which the runtime of Go
+// does not use. They are held until the calling thread ends.
+func holdLanes(pid int) (held int, err error) {
+	const lanes = 3
+	had := map[int]bool{}
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		calls, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/syscall", pid))
+		if err != nil {
+			return held, err
+		}
+		for _, file := range calls {
+			tid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+			if err != nil || had[tid] || !waitsForTick(file) {
+				continue
+			}
+			if err := unix.PtraceSeize(tid); err != nil {
+				return held, fmt.Errorf("hold thread %d: %w", tid, err)
+			}
+			if err := unix.PtraceInterrupt(tid); err != nil {
+				return held, fmt.Errorf("hold thread %d: %w", tid, err)
+			}
+			had[tid] = true
+			held++
+		}
+	}
+	if held < lanes {
+		return held, fmt.Errorf("only %d threads of process %d wait as lanes do, not %d", held, pid, lanes)
+	}
+	return held, nil
+}
+
+// waitsForTick tells of a thread, by its /proc/PID/task/TID/syscall ("202 ADDRESS
+// OPERATION …"), whether it is in futex(FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG).
+func waitsForTick(file string) bool {
+	text, err := os.ReadFile(file)
+	f := strings.Fields(string(text))
+	return err == nil && len(f) > 2 && f[0] == strconv.Itoa(unix.SYS_FUTEX) && f[2] == "0x89"
 }
 
 var killed = Check{
 	Name:  "killed",
-	About: "the process is killed: systemd starts it again, and the end is reported",
+	About: "the process is killed: systemd starts it again, and the end is reported, at most 5 s after the last reading",
 	Needs: packaged,
-	Run:   func(m *Machine) error { return replaced(m, "KILL", 30*time.Second) },
+	Run: func(m *Machine) error {
+		var at time.Time
+		end, err := replaced(m, 30*time.Second, func(pid int) error { at = time.Now(); return unix.Kill(pid, unix.SIGKILL) })
+		if err != nil {
+			return err
+		}
+		missing := at.Sub(end)
+		m.Note("%.1f s missing", missing.Seconds())
+		if missing > mostMissing {
+			return fmt.Errorf("its recording ends %v before it was killed", missing)
+		}
+		return nil
+	},
 }
 
-// replaced sends a signal to the service and wants another process within a
-// time, whose first report is of the end of the one before.
-func replaced(m *Machine, signal string, within time.Duration) error {
+// mostMissing is how much of a recording may be missing when it ends at once.
+const mostMissing = 5 * time.Second
+
+// replaced ends the service as it is told to and wants another process within a
+// time, whose first report is of the end of the one before: when that was.
+func replaced(m *Machine, within time.Duration, end func(pid int) error) (at time.Time, err error) {
+	if err := m.Until(60*time.Second, m.Active); err != nil {
+		return at, err
+	}
 	if err := m.Samples(); err != nil {
-		return err
+		return at, err
 	}
 	ends, err := m.UncleanEnds()
 	if err != nil {
-		return err
+		return at, err
 	}
 	before, err := m.Number(Service, "MainPID")
 	if err != nil {
-		return err
+		return at, err
+	}
+	restarts, err := m.Restarts()
+	if err != nil {
+		return at, err
 	}
 	began := time.Now()
-	if err := m.All(fmt.Sprintf("kill -%s %d", signal, before)); err != nil {
-		return err
+	if err := end(before); err != nil {
+		return at, err
 	}
 	if err := m.Until(within, func() error {
 		pid, err := m.Number(Service, "MainPID")
@@ -51,18 +153,32 @@ func replaced(m *Machine, signal string, within time.Duration) error {
 		}
 		return err
 	}); err != nil {
-		return err
+		return at, err
 	}
 	m.Note("replaced after %.1f s", time.Since(began).Seconds())
-	if err := m.Samples(); err != nil {
-		return err
+	if err := m.Until(60*time.Second, m.Active); err != nil {
+		return at, err
 	}
-	return m.Until(40*time.Second, func() error {
+	if err := m.Samples(); err != nil {
+		return at, err
+	}
+	if now, err := m.Restarts(); err != nil || now != restarts+1 {
+		return at, fmt.Errorf("systemd started it again %d times, before %d: %v", now, restarts, err)
+	}
+	return at, m.Until(40*time.Second, func() error {
 		now, err := m.UncleanEnds()
-		if err == nil && len(now) != len(ends)+1 {
-			err = fmt.Errorf("%d reports of an unclean end, before %d", len(now), len(ends))
+		if err != nil {
+			return err
 		}
-		return err
+		if len(now) != len(ends)+1 {
+			return fmt.Errorf("%d reports of an unclean end, before %d", len(now), len(ends))
+		}
+		for _, r := range now {
+			if ended, _ := r.UncleanEnd(); ended.After(at) {
+				at = ended
+			}
+		}
+		return nil
 	})
 }
 
@@ -71,8 +187,19 @@ var restartLoop = Check{
 	About: "another unit fails and is started again without pause: freezeframe goes on, and is not what suffers",
 	Needs: packaged,
 	Run: func(m *Machine) error {
+		const unit = "ff-loop.service"
 		return m.Unshaken([]string{
-			"systemd-run --quiet --unit=ff-loop --property=Restart=always --property=RestartSec=50ms --property=StartLimitIntervalSec=0 /bin/false",
-		}, m.Long(5*time.Second), nil, []string{"systemctl stop ff-loop", "systemctl reset-failed ff-loop || true"})
+			"systemd-run --quiet --unit=" + unit + " --property=Restart=always --property=RestartSec=50ms --property=StartLimitIntervalSec=0 /bin/false",
+		}, 20*time.Second, func(Status) error {
+			n, err := m.Number(unit, "NRestarts")
+			if err != nil {
+				return err
+			}
+			m.Note("%d restarts in 20 s", n)
+			if n < 10 {
+				return errors.New("that is no loop")
+			}
+			return nil
+		}, []string{"systemctl stop " + unit, "systemctl reset-failed " + unit + " || true"})
 	},
 }
