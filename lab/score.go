@@ -307,6 +307,8 @@ func (g Guilty) has(c culprit) bool {
 		return slices.Contains(g.Interfaces, c.Interface)
 	case "table":
 		return g.Tables
+	case "hypervisor":
+		return g.Hypervisor
 	case "host":
 		return g.Host
 	}

@@ -270,3 +270,13 @@ func TestUnitsHaveToBeNamed(t *testing.T) {
 		}
 	}
 }
+
+func TestOnlyWhoStoppedTheMachineIsItsHypervisor(t *testing.T) {
+	for _, g := range []Guilty{{Hypervisor: true}, {Host: true}} {
+		for _, kind := range []string{"hypervisor", "host"} {
+			if want := g.Hypervisor == (kind == "hypervisor"); g.has(culprit{Kind: kind}) != want {
+				t.Errorf("%+v: %s is right: %v", g, kind, !want)
+			}
+		}
+	}
+}
