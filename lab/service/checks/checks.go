@@ -55,6 +55,7 @@ type Machine struct {
 	Deb, Next string // the package, and a newer one; "" when there is none
 	Slow      int    // by how much longer than on a real machine things may take
 	notes     []string
+	reports   map[string]Report // that were fetched: one that is kept does not change
 }
 
 // Service is the unit that the package brings.
@@ -120,7 +121,7 @@ func (m *Machine) Until(d time.Duration, what func() error) error {
 		if time.Now().After(end) {
 			return fmt.Errorf("not within %v: %w", m.Long(d), err)
 		}
-		time.Sleep(200 * time.Millisecond)
+		time.Sleep(500 * time.Millisecond) // asking is work, too
 	}
 }
 
@@ -229,11 +230,21 @@ func (r Report) UncleanEnd() (at time.Time, ok bool) {
 
 // Report fetches one.
 func (m *Machine) Report(id string) (r Report, err error) {
+	if r, ok := m.reports[id]; ok {
+		return r, nil
+	}
 	text, err := m.Sh("freezeframe show --json %s", id)
 	if err == nil {
 		err = json.Unmarshal([]byte(text), &r)
 	}
-	return r, err
+	if err != nil {
+		return r, err
+	}
+	if m.reports == nil {
+		m.reports = map[string]Report{}
+	}
+	m.reports[id] = r
+	return r, nil
 }
 
 // UncleanEnds returns the reports of ends that nobody asked for, which began to

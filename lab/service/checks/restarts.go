@@ -6,8 +6,10 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -36,16 +38,17 @@ var wedged = Check{
 		if err := errors.Join(m.quick(m.Long(10*time.Second)), m.All("systemctl restart "+Service)); err != nil {
 			return err
 		}
+		release := func() {}
 		defer func() {
+			release()
 			err = errors.Join(err, m.quick(0), m.All("systemctl reset-failed "+Service+" || true", "systemctl restart "+Service))
 		}()
-		// A tracer is a thread, and what it holds goes on when it ends.
-		runtime.LockOSThread()
 		_, err = replaced(m, 90*time.Second, func(pid int) error {
-			held, err := holdLanes(pid)
+			held, let, err := holdLanes(pid)
 			if err != nil {
 				return err
 			}
+			release = let
 			m.Note("%d threads held", held)
 			return m.Until(30*time.Second, func() error {
 				said, err := m.Property(Service, "StatusText")
@@ -59,36 +62,67 @@ var wedged = Check{
 	},
 }
 
+// lanes is how many threads of the service do nothing but sample.
+const lanes = 3
+
 // holdLanes holds the threads of the process that wait for their next tick as
-// the lanes of the sampler do: in a futex with a bitset, which the runtime of Go
-// does not use. They are held until the calling thread ends.
-func holdLanes(pid int) (held int, err error) {
-	const lanes = 3
-	had := map[int]bool{}
+// the lanes of the sampler do (ptrace(2)), until release is called or they die.
+func holdLanes(pid int) (held int, release func(), err error) {
+	type result struct {
+		held int
+		err  error
+	}
+	got, stop := make(chan result), make(chan struct{})
+	go func() {
+		// What a tracer holds goes on when its thread ends, which this goroutine
+		// takes along. Until then it has to bury them: a process with a thread
+		// that nobody waited for is not gone.
+		runtime.LockOSThread()
+		tids, err := seizeLanes(pid)
+		got <- result{len(tids), err}
+		for err == nil && len(tids) > 0 {
+			select {
+			case <-stop:
+				return
+			case <-time.After(100 * time.Millisecond):
+			}
+			tids = slices.DeleteFunc(tids, func(tid int) bool {
+				var how unix.WaitStatus
+				n, err := unix.Wait4(tid, &how, unix.WALL|unix.WNOHANG, nil)
+				return err != nil || n == tid && (how.Exited() || how.Signaled())
+			})
+		}
+	}()
+	r := <-got
+	return r.held, sync.OnceFunc(func() { close(stop) }), r.err
+}
+
+// seizeLanes holds what waits in a futex with a bitset, as the runtime of Go does
+// not.
+func seizeLanes(pid int) (tids []int, err error) {
 	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		calls, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/syscall", pid))
 		if err != nil {
-			return held, err
+			return tids, err
 		}
 		for _, file := range calls {
 			tid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
-			if err != nil || had[tid] || !waitsForTick(file) {
+			if err != nil || slices.Contains(tids, tid) || !waitsForTick(file) {
 				continue
 			}
 			if err := unix.PtraceSeize(tid); err != nil {
-				return held, fmt.Errorf("hold thread %d: %w", tid, err)
+				return tids, fmt.Errorf("hold thread %d: %w", tid, err)
 			}
+			tids = append(tids, tid)
 			if err := unix.PtraceInterrupt(tid); err != nil {
-				return held, fmt.Errorf("hold thread %d: %w", tid, err)
+				return tids, fmt.Errorf("hold thread %d: %w", tid, err)
 			}
-			had[tid] = true
-			held++
 		}
 	}
-	if held < lanes {
-		return held, fmt.Errorf("only %d threads of process %d wait as lanes do, not %d", held, pid, lanes)
+	if len(tids) < lanes {
+		return tids, fmt.Errorf("only %d threads of process %d wait as lanes do, not %d", len(tids), pid, lanes)
 	}
-	return held, nil
+	return tids, nil
 }
 
 // waitsForTick tells of a thread, by its /proc/PID/task/TID/syscall ("202 ADDRESS
