@@ -199,7 +199,7 @@ func replaced(m *Machine, within time.Duration, end func(pid int) error) (at tim
 	if now, err := m.Restarts(); err != nil || now != restarts+1 {
 		return at, fmt.Errorf("systemd started it again %d times, before %d: %v", now, restarts, err)
 	}
-	return at, m.Until(40*time.Second, func() error {
+	err = m.Until(40*time.Second, func() error {
 		now, err := m.UncleanEnds()
 		if err != nil {
 			return err
@@ -214,6 +214,7 @@ func replaced(m *Machine, within time.Duration, end func(pid int) error) (at tim
 		}
 		return nil
 	})
+	return at, err
 }
 
 var restartLoop = Check{

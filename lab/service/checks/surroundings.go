@@ -57,7 +57,7 @@ var journaldStopped = Check{
 		if err != nil {
 			return err
 		}
-		return m.Unshaken([]string{"systemctl kill --signal=STOP systemd-journald"}, time.Second, func(Status) error {
+		return m.Unshaken([]string{"systemctl kill --signal=STOP systemd-journald"}, 3*time.Second, func(Status) error {
 			// What is wrong with it is said in full.
 			if err := os.WriteFile(configFile, []byte("stall: {quiet: "+strings.Repeat("x", logLine)+"}\n"), 0o644); err != nil {
 				return err
