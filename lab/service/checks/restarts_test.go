@@ -63,7 +63,7 @@ func TestLanesAreHeld(t *testing.T) {
 		}
 		for _, thread := range threads {
 			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/stat", cmd.Process.Pid, thread.Name()))
-			if err == nil && stat[len(stat)-len(afterName(stat))] == 't' {
+			if err == nil && afterName(stat)[0] == 't' {
 				held++
 			}
 		}
