@@ -96,7 +96,7 @@ type Guilty struct {
 	Devices    []string `json:"devices,omitempty"`   // "loop3"
 	Addresses  []string `json:"addresses,omitempty"` // "10.1.2.3:80", or an IP for any port of it
 	Interfaces []string `json:"interfaces,omitempty"`
-	Tables     bool     `json:"tables,omitempty"` // a kernel table may be named
+	Tables     bool     `json:"tables,omitempty"`     // a kernel table may be named
 	Host       bool     `json:"host,omitempty"`       // nobody here can be blamed
 	Hypervisor bool     `json:"hypervisor,omitempty"` // who runs this virtual machine may
 }

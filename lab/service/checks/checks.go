@@ -153,16 +153,21 @@ func (m *Machine) Active() error {
 
 // Status is what freezeframe status --json says, as far as the checks read it.
 type Status struct {
-	Running bool   `json:"running"`
-	Why     string `json:"why"`
-	PID     int    `json:"pid"`
-	Err     string `json:"config_error"`
-	Box     struct {
-		Segments int       `json:"segments"`
-		Oldest   time.Time `json:"oldest"`
-		Newest   time.Time `json:"newest"`
-		LagMs    float64   `json:"lag_ms"`
-		Err      string    `json:"error"`
+	Running  bool   `json:"running"`
+	Why      string `json:"why"`
+	PID      int    `json:"pid"`
+	Err      string `json:"config_error"`
+	Coverage struct {
+		Recorder struct {
+			Samples uint64 `json:"samples"`
+		} `json:"recorder"`
+	} `json:"coverage"`
+	Box struct {
+		Oldest time.Time `json:"oldest"`
+		Newest time.Time `json:"newest"`
+		LagMs  float64   `json:"lag_ms"`
+		Gaps   uint64    `json:"gaps"`
+		Err    string    `json:"error"`
 	} `json:"black_box"`
 	Incidents []Incident `json:"incidents"`
 }
