@@ -72,13 +72,19 @@ func holdLanes(pid int) (held int, release func(), err error) {
 		held int
 		err  error
 	}
-	got, stop := make(chan result), make(chan struct{})
+	got, stop, released := make(chan result), make(chan struct{}), make(chan struct{})
 	go func() {
-		// What a tracer holds goes on when its thread ends, which this goroutine
-		// takes along. Until then it has to bury them: a process with a thread
-		// that nobody waited for is not gone.
+		defer close(released)
+		// Only the thread that holds them may let them go, or bury them: a process
+		// with a thread that nobody waited for is not gone.
 		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
 		tids, err := seizeLanes(pid)
+		defer func() {
+			for _, tid := range tids {
+				_ = unix.PtraceDetach(tid) // it may be gone
+			}
+		}()
 		got <- result{len(tids), err}
 		for err == nil && len(tids) > 0 {
 			select {
@@ -94,7 +100,7 @@ func holdLanes(pid int) (held int, release func(), err error) {
 		}
 	}()
 	r := <-got
-	return r.held, sync.OnceFunc(func() { close(stop) }), r.err
+	return r.held, sync.OnceFunc(func() { close(stop); <-released }), r.err
 }
 
 // seizeLanes holds what waits in a futex with a bitset, as the runtime of Go does

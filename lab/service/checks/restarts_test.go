@@ -47,45 +47,47 @@ func TestLanesAreHeld(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), ticker+"=1")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+	hold := func() (cmd *exec.Cmd, release func()) {
+		cmd = exec.Command(self)
+		cmd.Env = append(os.Environ(), ticker+"=1")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			_ = cmd.Process.Kill() // it may be gone
+			_ = cmd.Wait()
+		})
+		held, release, err := holdLanes(cmd.Process.Pid)
+		if err != nil || held != lanes {
+			t.Fatalf("%d threads held: %v", held, err)
+		}
+		return cmd, release
 	}
-	defer func() {
-		_ = cmd.Process.Kill() // it may be gone
-		_ = cmd.Wait()
-	}()
-	states := func() (held int) {
-		threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", cmd.Process.Pid))
+	states := func(pid int) (held int) {
+		threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, thread := range threads {
-			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/stat", cmd.Process.Pid, thread.Name()))
+			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/stat", pid, thread.Name()))
 			if err == nil && afterName(stat)[0] == 't' {
 				held++
 			}
 		}
 		return held
 	}
-	held, release, err := holdLanes(cmd.Process.Pid)
-	if err != nil || held != lanes {
-		t.Fatalf("%d threads held: %v", held, err)
-	}
-	if n := states(); n != lanes {
+	cmd, release := hold()
+	if n := states(cmd.Process.Pid); n != lanes {
 		t.Errorf("%d threads are held, want %d", n, lanes)
 	}
 	release()
-	for end := time.Now().Add(5 * time.Second); states() > 0; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(5 * time.Second); states(cmd.Process.Pid) > 0; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("%d threads are held still", states())
+			t.Fatalf("%d threads are held still", states(cmd.Process.Pid))
 		}
 	}
 	// One that dies while its threads are held is gone all the same.
-	if held, _, err = holdLanes(cmd.Process.Pid); err != nil || held != lanes {
-		t.Fatalf("%d threads held: %v", held, err)
-	}
+	cmd, _ = hold()
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
