@@ -4,6 +4,7 @@
 package checks
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -88,6 +89,24 @@ func (m *Machine) Sh(format string, args ...any) (string, error) {
 		return text, fmt.Errorf("%s: %w: %s", line, err, tail(text))
 	}
 	return text, nil
+}
+
+// Ask runs a verb that prints a document, and reads that: what it has to say on
+// standard error is in the error, and no part of it.
+func (m *Machine) Ask(into any, line string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), m.Long(60*time.Second))
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "sh", "-c", line)
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	text, err := cmd.Output()
+	if e := json.Unmarshal(text, into); e != nil {
+		err = errors.Join(err, fmt.Errorf("read the document: %w: %s", e, tail(string(text))))
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w: %s", line, err, tail(said.String()))
+	}
+	return nil
 }
 
 // All runs command lines until one fails.
@@ -184,32 +203,20 @@ type Incident struct {
 
 // Status asks the daemon.
 func (m *Machine) Status() (s Status, err error) {
-	text, err := m.Sh("freezeframe status --json")
-	if !strings.HasPrefix(text, "{") {
-		return s, errors.Join(err, fmt.Errorf("the status is no document: %s", tail(text)))
+	err = m.Ask(&s, "freezeframe status --json")
+	if err == nil && !s.Running {
+		err = fmt.Errorf("no daemon answers: %s", s.Why)
 	}
-	if e := json.Unmarshal([]byte(text), &s); e != nil {
-		return s, errors.Join(err, fmt.Errorf("read the status: %w: %s", e, tail(text)))
-	}
-	if !s.Running {
-		return s, fmt.Errorf("no daemon answers: %s", s.Why)
-	}
-	return s, nil
+	return s, err
 }
 
 // Listing returns the newest reports.
 func (m *Machine) Listing() ([]Incident, error) {
-	text, err := m.Sh("freezeframe list --json")
-	if err != nil {
-		return nil, err
-	}
 	var l struct {
 		Incidents []Incident `json:"incidents"`
 	}
-	if err := json.Unmarshal([]byte(text), &l); err != nil {
-		return nil, fmt.Errorf("read the list: %w: %s", err, tail(text))
-	}
-	return l.Incidents, nil
+	err := m.Ask(&l, "freezeframe list --json")
+	return l.Incidents, err
 }
 
 // Report is what the checks read of a report.
@@ -241,11 +248,7 @@ func (m *Machine) Report(id string) (r Report, err error) {
 	if r, ok := m.reports[id]; ok {
 		return r, nil
 	}
-	text, err := m.Sh("freezeframe show --json %s", id)
-	if err == nil {
-		err = json.Unmarshal([]byte(text), &r)
-	}
-	if err != nil {
+	if err := m.Ask(&r, "freezeframe show --json "+id); err != nil {
 		return r, err
 	}
 	if m.reports == nil {
