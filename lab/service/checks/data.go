@@ -156,13 +156,12 @@ var dataFull = Check{
 
 var dataReadOnly = Check{
 	Name:  "data-read-only",
-	About: "the filesystem of its data becomes read-only: it says so, and writes when that is over",
+	About: "an error makes the filesystem of its data read-only: the same process answers and samples on, and says so; when that is mended and the service started again, all is there that was",
 	Needs: needsData,
 	Run: func(m *Machine) error {
 		return onData(m, "", func(d data) error {
-			// As after an error: busy files do not keep it from happening.
-			return m.Unshaken([]string{"echo u > /proc/sysrq-trigger; mount -o remount,ro " + stateDir + " || true"}, d.lasting(), complains(m),
-				[]string{"mount -o remount,rw / && mount -o remount,rw " + stateDir})
+			return outlived(m, d, "mount -o remount,errors=remount-ro "+stateDir+
+				" && echo lab > /sys/fs/ext4/$(basename $(readlink -f "+dataDevice+"))/trigger_fs_error", "true")
 		})
 	},
 }
@@ -184,40 +183,44 @@ var dataAborted = Check{
 	About: "such errors abort the journal of its filesystem: the same process answers and samples on; when that is mended and the service started again, all is there that was",
 	Needs: needsData,
 	Run: func(m *Machine) error {
-		return onData(m, "", func(d data) error {
-			before, err := m.Status()
-			if err != nil {
-				return err
-			}
-			err = m.All(d.behave(d.fail()))
-			if err == nil {
-				err = m.endure(d.lasting(), complains(m))
-			}
-			var during Status
-			if err == nil {
-				during, err = m.Status()
-			}
-			if err == nil && during.PID != before.PID {
-				err = fmt.Errorf("process %d was replaced by %d", before.PID, during.PID)
-			}
-			if err = errors.Join(err, m.All(
-				d.behave(d.passOn()),
-				"systemctl stop freezeframe.socket freezeframe.service",
-				"umount "+stateDir,
-				"e2fsck -fy "+dataDevice+"; test $? -le 1", // 1: it mended something
-				d.mount(),
-				"systemctl start freezeframe.socket freezeframe.service",
-			)); err != nil {
-				return err
-			}
-			if err := m.Samples(); err != nil {
-				return err
-			}
-			after, err := m.Status()
-			if err == nil && after.Box.Oldest.After(before.Box.Oldest) {
-				err = fmt.Errorf("the oldest reading is of %s, before it was of %s", after.Box.Oldest, before.Box.Oldest)
-			}
-			return err
-		})
+		return onData(m, "", func(d data) error { return outlived(m, d, d.behave(d.fail()), d.behave(d.passOn())) })
 	},
+}
+
+// outlived breaks the filesystem so that it has to be mounted again, after heal,
+// which takes a stop of the service: it holds files there.
+func outlived(m *Machine, d data, fault, heal string) error {
+	before, err := m.Status()
+	if err != nil {
+		return err
+	}
+	err = m.All(fault)
+	if err == nil {
+		err = m.endure(d.lasting(), complains(m))
+	}
+	var during Status
+	if err == nil {
+		during, err = m.Status()
+	}
+	if err == nil && during.PID != before.PID {
+		err = fmt.Errorf("process %d was replaced by %d", before.PID, during.PID)
+	}
+	if err = errors.Join(err, m.All(
+		heal,
+		"systemctl stop freezeframe.socket freezeframe.service",
+		"umount "+stateDir,
+		"e2fsck -fy "+dataDevice+"; test $? -le 1", // 1: it mended something
+		d.mount(),
+		"systemctl start freezeframe.socket freezeframe.service",
+	)); err != nil {
+		return err
+	}
+	if err := m.Samples(); err != nil {
+		return err
+	}
+	after, err := m.Status()
+	if err == nil && after.Box.Oldest.After(before.Box.Oldest) {
+		err = fmt.Errorf("the oldest reading is of %s, before it was of %s", after.Box.Oldest, before.Box.Oldest)
+	}
+	return err
 }
