@@ -28,7 +28,6 @@ func All() []lab.Fault {
 		cpuLowWeight,
 		cpuForkStorm,
 		kernelSoftirqStorm,
-		kernelIRQsOff,
 		kernelMmapLock,
 		kernelLockContention,
 		memCgroupHigh,

@@ -19,7 +19,7 @@ func TestMain(m *testing.M) {
 // causes are those that this lab has to make, or has to say why it cannot.
 var causes = strings.Fields(`
 	cpu.contention cpu.cgroup_throttled cpu.rt_starvation cpu.affinity_hotspot cpu.low_weight cpu.fork_storm
-	kernel.softirq_storm kernel.irq_storm kernel.irqs_off kernel.mmap_lock kernel.lock_contention kernel.hung_task
+	kernel.softirq_storm kernel.irq_storm kernel.mmap_lock kernel.lock_contention kernel.hung_task
 	mem.direct_reclaim mem.swap_thrash mem.file_thrash mem.cgroup_max mem.oom_kill mem.cgroup_oom_kill mem.compaction mem.fork_cow mem.teardown mem.overcommit_refused
 	io.device_saturated io.device_slow io.device_hung io.flush_storm io.cgroup_throttled
 	fs.dirty_throttled fs.journal_commit fs.frozen fs.fuse_unresponsive fs.nfs_unresponsive fs.full fs.file_lock fs.pipe_full
