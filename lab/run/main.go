@@ -44,6 +44,7 @@ func run() (ok bool, err error) {
 	list := flag.Bool("list", false, "list the faults and what cannot be made here")
 	strict := flag.Bool("strict", false, "fail when a chosen fault cannot be made here or has no valid run")
 	retry := flag.Int("retry", 1, "times that an invalid run is tried again")
+	warm := flag.Duration("warm", 2500*time.Millisecond, "ordinary use before the fault; on a slow machine freezeframe takes longer to start")
 	idle := flag.Duration("idle", 0, "no fault: five healthy services in use for so long; any report is wrong")
 	build := flag.Duration("build", 0, "no fault: a parallel Go build and a disk copy for so long; any report is wrong")
 	wrap := flag.String("wrap", "", "a command to start freezeframe by, such as \"setpriv --bounding-set=-bpf,-perfmon,-sys_admin\"")
@@ -77,7 +78,7 @@ func run() (ok bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	l.Bin, l.For, l.Out, l.Wrap = *bin, *watch, *out, strings.Fields(*wrap)
+	l.Bin, l.For, l.Out, l.Wrap, l.Warm = *bin, *watch, *out, strings.Fields(*wrap), *warm
 	defer func() {
 		if e := l.Close(); e != nil {
 			ok, err = false, errors.Join(err, e)

@@ -8,5 +8,5 @@ set -eu
 grep -q cgroup2 /proc/self/mounts || { echo "no cgroup v2 here"; exit 1; }
 mkdir -p out
 export FFLAB_HOST=1
-TMPDIR=/dev/shm exec labrun -bin "$(command -v freezeframe)" -misses="${MISSES:-false}" -bystander none -retry 3 -strict -out out -for "${2:-12s}" \
+TMPDIR=/dev/shm exec labrun -bin "$(command -v freezeframe)" -misses="${MISSES:-false}" -bystander none -retry 3 -strict -out out -warm 12s -for "${2:-24s}" \
 	-only "${1:-unit-quota|cgroup_high/unit|dm-delay|dm-suspend|netem|nfs}"
