@@ -96,8 +96,9 @@ type Guilty struct {
 	Devices    []string `json:"devices,omitempty"`   // "loop3"
 	Addresses  []string `json:"addresses,omitempty"` // "10.1.2.3:80", or an IP for any port of it
 	Interfaces []string `json:"interfaces,omitempty"`
-	Tables     bool     `json:"tables,omitempty"` // a kernel table may be named
-	Host       bool     `json:"host,omitempty"`   // nobody here can be blamed
+	Tables     bool     `json:"tables,omitempty"`     // a kernel table may be named
+	Host       bool     `json:"host,omitempty"`       // nobody here can be blamed
+	Hypervisor bool     `json:"hypervisor,omitempty"` // who runs this virtual machine may
 }
 
 func (g *Guilty) add(o Guilty) {
@@ -115,6 +116,7 @@ func (g *Guilty) add(o Guilty) {
 	g.Interfaces = append(g.Interfaces, o.Interfaces...)
 	g.Tables = g.Tables || o.Tables
 	g.Host = g.Host || o.Host
+	g.Hypervisor = g.Hypervisor || o.Hypervisor
 }
 
 // Length picks a length for one run.

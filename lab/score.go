@@ -73,7 +73,8 @@ type Score struct {
 type diagnosis struct {
 	Schema   string `json:"schema"`
 	Observed struct {
-		End time.Time `json:"end"`
+		Start time.Time `json:"start"`
+		End   time.Time `json:"end"`
 	} `json:"observed"`
 	Reports []report `json:"reports"`
 }
@@ -183,6 +184,9 @@ func (r *Result) judge(d diagnosis, f Fault, views []View) {
 	// What users felt after freezeframe had stopped looking, it could not see.
 	if !d.Observed.End.IsZero() {
 		r.View.End, r.View.Served = min(r.View.End, mono(d.Observed.End)), min(r.View.Served, mono(d.Observed.End))
+	}
+	if at := d.Observed.Start; !at.IsZero() && mono(at) > r.Truth.Start {
+		r.Invalid = fmt.Sprintf("freezeframe began to watch %d ms after the fault began", (mono(at)-r.Truth.Start)/1e6)
 	}
 	r.Sum, r.Made = true, len(d.Reports)
 	var best *report
@@ -307,6 +311,8 @@ func (g Guilty) has(c culprit) bool {
 		return slices.Contains(g.Interfaces, c.Interface)
 	case "table":
 		return g.Tables
+	case "hypervisor":
+		return g.Hypervisor
 	case "host":
 		return g.Host
 	}

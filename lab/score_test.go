@@ -270,3 +270,28 @@ func TestUnitsHaveToBeNamed(t *testing.T) {
 		}
 	}
 }
+
+func TestOnlyWhoStoppedTheMachineIsItsHypervisor(t *testing.T) {
+	for _, g := range []Guilty{{Hypervisor: true}, {Host: true}} {
+		for _, kind := range []string{"hypervisor", "host"} {
+			if want := g.Hypervisor == (kind == "hypervisor"); g.has(culprit{Kind: kind}) != want {
+				t.Errorf("%+v: %s is right: %v", g, kind, !want)
+			}
+		}
+	}
+}
+
+func TestFaultBeforeTheWatchIsInvalid(t *testing.T) {
+	for began, want := range map[int64]bool{2900: false, 3100: true} {
+		file := filepath.Join(t.TempDir(), "diagnosis.json")
+		doc := `{"schema":"freezeframe.diagnosis/v1","observed":{"start":"` + time.Unix(0, wallOff+began*ms).UTC().Format(time.RFC3339Nano) + `"},"reports":[]}`
+		if err := os.WriteFile(file, []byte(doc), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		r := Result{Waits: calm(3000, 4000), Diagnosis: file, WallOffset: wallOff}
+		score(&r, testFault, Truth{Start: 3000 * ms, End: 4000 * ms})
+		if (r.Invalid != "") != want {
+			t.Errorf("watching from %d ms on, a fault at 3000 ms: %q", began, r.Invalid)
+		}
+	}
+}

@@ -183,8 +183,12 @@ var undoOps = map[string]func(a []string) error{
 		}
 		return fmt.Errorf("process group %d does not die", pgid)
 	},
-	"unit":  stopUnit,
-	"unmap": unmap,
+	"unit": stopUnit,
+	// nfsd N: so many threads of the NFS server.
+	"nfsd":       func(a []string) error { return command("rpc.nfsd", a[0]) },
+	"stopserver": func(a []string) error { return command("systemctl", "stop", a[0]) },
+	"unexport":   unexport,
+	"unmap":      unmap,
 	"umount": func(a []string) error {
 		var err error
 		for range 100 {

@@ -19,6 +19,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"freezeframe"
+	"freezeframe/internal/config"
 	"freezeframe/internal/control"
 	"freezeframe/internal/stranger"
 	"freezeframe/reports"
@@ -242,5 +243,29 @@ func TestStrangersAreRefused(t *testing.T) {
 	}
 	if out, errs, code := asStranger(t, c, []uint32{gid}, "capture", "now.frz"); code != 0 || !strings.Contains(errs, "the last 2m0s") {
 		t.Errorf("a member: exit %d, %q, %q", code, out, errs)
+	}
+}
+
+func TestFileThatIsNoGoodDoesNotKeepFromAsking(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "config.yaml")
+	if err := os.WriteFile(file, []byte("stall: {quiet: 1h}\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var said bytes.Buffer
+	a := &app{stderr: &said, sources: config.Sources{Default: file}}
+	_, bad := config.Load(a.sources)
+	if bad == nil {
+		t.Fatal("the file is good")
+	}
+	if err := a.withoutFile(bad); err != nil || a.config.Daemon.Socket == "" {
+		t.Errorf("asks nobody (at %q): %v", a.config.Daemon.Socket, err)
+	}
+	if !strings.Contains(said.String(), "stall.quiet") || !strings.Contains(said.String(), a.config.Daemon.Socket) {
+		t.Errorf("it says %q", said.String())
+	}
+	// A variable is whoever's who asks.
+	a.sources.Environ = []string{"FREEZEFRAME_RING_BYTS=1"}
+	if err := a.withoutFile(bad); err != bad {
+		t.Errorf("a wrong variable: %v", err)
 	}
 }

@@ -61,7 +61,7 @@ freezeframe show.`,
 	c.Flags().IntVar(&limit, "limit", listed, "how many at most (with --json all there are)")
 	c.Flags().BoolVar(&asJSON, "json", false, "print them as JSON (freezeframe.list/v1)")
 	a.completeCause(c, "cause")
-	return a.configured(c)
+	return a.asks(c)
 }
 
 // query sets the times of a list, each of which may be missing.

@@ -158,12 +158,41 @@ func exactly(n int, what string) cobra.PositionalArgs {
 
 // configured adds --config and --log-level to a verb, and loads the
 // configuration before it runs.
-func (a *app) configured(c *cobra.Command) *cobra.Command {
+func (a *app) configured(c *cobra.Command) *cobra.Command { return a.loading(c, a.load) }
+
+// asks is configured for a verb that only asks the daemon, which knows more: a
+// file that is no good must not keep anybody from hearing from it that the
+// configuration before that one is in force.
+func (a *app) asks(c *cobra.Command) *cobra.Command {
+	return a.loading(c, func(c *cobra.Command) error {
+		err := a.load(c)
+		if err != nil && !c.Flags().Changed("config") {
+			err = a.withoutFile(err)
+		}
+		return err
+	})
+}
+
+// withoutFile takes the defaults instead of the file that is to blame for an
+// error, and says so; the error again, where it is not the file's.
+func (a *app) withoutFile(bad error) error {
+	sources := a.sources
+	sources.File, sources.Default = "", ""
+	c, err := config.Load(sources)
+	if err != nil {
+		return bad
+	}
+	a.config = c
+	fmt.Fprintf(a.stderr, "freezeframe: %s; asking the daemon at %s\n", reports.Clean(bad.Error()), c.Daemon.Socket)
+	return nil
+}
+
+func (a *app) loading(c *cobra.Command, load func(*cobra.Command) error) *cobra.Command {
 	c.Flags().StringVar(&a.configFile, "config", "", "configuration file, YAML or TOML ('' reads none; default "+config.DefaultFile+" where it exists)")
 	c.Flags().String("log-level", "", "what is logged to standard error: debug, info, warn or error")
 	verb := c.RunE
 	c.RunE = func(c *cobra.Command, args []string) error {
-		if err := a.load(c); err != nil {
+		if err := load(c); err != nil {
 			return usageError{err}
 		}
 		a.openLog()

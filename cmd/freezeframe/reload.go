@@ -29,5 +29,5 @@ is in the journal then.`,
 			return err
 		},
 	}
-	return a.configured(c)
+	return a.asks(c)
 }

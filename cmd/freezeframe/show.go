@@ -58,7 +58,7 @@ it happened. ID is one of freezeframe list, the beginning of one, or "last".`,
 	c.Flags().BoolVar(&asJSON, "json", false, "print it as JSON (freezeframe.report/v1)")
 	c.Flags().StringVar(&htmlFile, "html", "", "write it as one HTML file instead")
 	c.Flags().StringVar(&frzFile, "frz", "", "write its recording instead, for freezeframe view")
-	return a.configured(c)
+	return a.asks(c)
 }
 
 // keeper has the documents of incidents: the daemon, or what one has left.

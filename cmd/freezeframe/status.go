@@ -27,7 +27,7 @@ status does), and with 1 when it could not be asked.`,
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print it as JSON (freezeframe.status/v1)")
-	return a.configured(c)
+	return a.asks(c)
 }
 
 func (a *app) runStatus(parent context.Context, asJSON bool) error {

@@ -65,9 +65,17 @@ func (n *notifier) stopping() { n.send(systemd.SdNotifyStopping) }
 
 func (n *notifier) watchdog() { n.send(systemd.SdNotifyWatchdog) }
 
+// maxStatus bounds the line for systemctl status: systemd takes no message of
+// more than 4 KiB, and none of a part of it (NOTIFY_BUFFER_MAX).
+const maxStatus = 2048
+
 // statusLine is one line for systemctl status.
 func statusLine(text string) string {
-	return "STATUS=" + strings.Join(strings.Fields(text), " ")
+	text = strings.Join(strings.Fields(text), " ")
+	if len(text) > maxStatus {
+		text = strings.ToValidUTF8(text[:maxStatus], "") + "…"
+	}
+	return "STATUS=" + text
 }
 
 // setStatus tells the line, when it is another than before.

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/rs/zerolog"
 
@@ -94,5 +95,13 @@ func TestNobodyWaitsForTheServiceManager(t *testing.T) {
 func TestStatusIsOneLine(t *testing.T) {
 	if got := statusLine("a \n READY=0\tb"); got != "STATUS=a READY=0 b" {
 		t.Errorf("%q", got)
+	}
+}
+
+func TestStatusIsShortEnough(t *testing.T) {
+	// Cut in the middle of a letter of two bytes.
+	got := statusLine("x" + strings.Repeat("é", 4096))
+	if len(got) > 4096 || !utf8.ValidString(got) || !strings.HasPrefix(got, "STATUS=xé") || !strings.HasSuffix(got, "é…") {
+		t.Errorf("%d bytes, %.20q", len(got), got)
 	}
 }

@@ -45,6 +45,7 @@ func All() []lab.Fault {
 		fsDirtyThrottled,
 		fsJournalCommit,
 		fsFuseUnresponsive,
+		fsNFSUnresponsive,
 		fsFull,
 		limitProcessFDs,
 		limitCgroupPids,

@@ -22,7 +22,7 @@ var causes = strings.Fields(`
 	kernel.softirq_storm kernel.irq_storm kernel.mmap_lock kernel.lock_contention kernel.hung_task
 	mem.direct_reclaim mem.swap_thrash mem.file_thrash mem.cgroup_max mem.oom_kill mem.cgroup_oom_kill mem.compaction mem.fork_cow mem.teardown mem.overcommit_refused
 	io.device_saturated io.device_slow io.device_hung io.flush_storm io.cgroup_throttled
-	fs.dirty_throttled fs.journal_commit fs.frozen fs.fuse_unresponsive fs.full fs.file_lock fs.pipe_full
+	fs.dirty_throttled fs.journal_commit fs.frozen fs.fuse_unresponsive fs.nfs_unresponsive fs.full fs.file_lock fs.pipe_full
 	limit.process_fds limit.cgroup_pids limit.user_processes limit.ephemeral_ports limit.conntrack limit.memory_maps limit.inotify limit.tcp_memory
 	net.accept_queue_overflow net.syn_flood net.packet_loss net.firewall_drop net.receive_buffer_full
 	runtime.jvm_gc app.stopped app.frozen app.busy_loop app.lock_contention app.deadlock app.worker_pool_exhausted

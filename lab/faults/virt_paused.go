@@ -22,7 +22,7 @@ var virtPaused = []lab.Fault{
 }
 
 func hostStops(s *lab.Scene, how string) {
-	s.Blame(lab.Guilty{Host: true})
+	s.Blame(lab.Guilty{Hypervisor: true})
 	s.Watch(s.Serve(victim.Spec{Name: "orders", Kind: victim.Go}, s.Unit()))
 	s.Break(func() {
 		s.AskHost(how)

@@ -40,11 +40,11 @@ func run() (ok bool, err error) {
 	bystander := flag.String("bystander", "half", "innocent load beside the fault: none, half (of the runs), all")
 	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "of the faults' lengths")
 	watch := flag.Duration("for", 8*time.Second, "how long freezeframe watches each run")
-	warm := flag.Duration("warm", 2500*time.Millisecond, "how long all is well before the fault: freezeframe's own start is in it")
 	out := flag.String("out", "", "directory for the diagnoses, recordings and results")
 	list := flag.Bool("list", false, "list the faults and what cannot be made here")
 	strict := flag.Bool("strict", false, "fail when a chosen fault cannot be made here or has no valid run")
 	retry := flag.Int("retry", 1, "times that an invalid run is tried again")
+	warm := flag.Duration("warm", 2500*time.Millisecond, "ordinary use before the fault; on a slow machine freezeframe takes longer to start")
 	idle := flag.Duration("idle", 0, "no fault: five healthy services in use for so long; any report is wrong")
 	build := flag.Duration("build", 0, "no fault: a parallel Go build and a disk copy for so long; any report is wrong")
 	wrap := flag.String("wrap", "", "a command to start freezeframe by, such as \"setpriv --bounding-set=-bpf,-perfmon,-sys_admin\"")
@@ -78,7 +78,7 @@ func run() (ok bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	l.Bin, l.For, l.Warm, l.Out, l.Wrap = *bin, *watch, *warm, *out, strings.Fields(*wrap)
+	l.Bin, l.For, l.Out, l.Wrap, l.Warm = *bin, *watch, *out, strings.Fields(*wrap), *warm
 	defer func() {
 		if e := l.Close(); e != nil {
 			ok, err = false, errors.Join(err, e)

@@ -245,6 +245,16 @@ func workStep(what, arg string, setMiB int) (func() error, error) {
 			}
 			return nil
 		}, nil
+	case "read":
+		return func() error {
+			fd, err := unix.Open(arg, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(fd)
+			_, err = unix.Read(fd, make([]byte, 4096))
+			return err
+		}, nil
 	case "direct", "directwrite":
 		fd, err := unix.Open(arg, unix.O_RDWR|unix.O_DIRECT|unix.O_CLOEXEC, 0)
 		if err != nil {

@@ -33,6 +33,7 @@ type Spec struct {
 	// Work is done for every request, in order, each "what:argument":
 	//	append:FILE   a log line, not synced      fsync:FILE   a record, synced
 	//	direct:FILE   read 4 KiB with O_DIRECT    pipe:FIFO    a log line of 4 KiB
+	//	read:FILE     open it, read 4 KiB, close it (Go)
 	//	flock:FILE    take and release the lock   fcntl:FILE   the same, POSIX
 	//	touch:KIB     map, touch and unmap        pages:N      touch N of the working set
 	//	mapped:N:FILE touch N pages of a mapped file

@@ -4,6 +4,7 @@
 package checks
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -34,15 +35,20 @@ func All() []Check {
 		security,
 		refusal,
 		stopped,
+		wedged,
 		killed,
 		reload,
 		clockStepped,
 		journaldStopped,
 		restartLoop,
+		paused,
+		logFlood,
+		outOfMemory,
 		dataFrozen,
 		dataFull,
 		dataReadOnly,
 		dataErrors,
+		dataAborted,
 		upgrade,
 		purge,
 	}
@@ -53,6 +59,7 @@ type Machine struct {
 	Deb, Next string // the package, and a newer one; "" when there is none
 	Slow      int    // by how much longer than on a real machine things may take
 	notes     []string
+	reports   map[string]Report // that were fetched: one that is kept does not change
 }
 
 // Service is the unit that the package brings.
@@ -84,6 +91,24 @@ func (m *Machine) Sh(format string, args ...any) (string, error) {
 	return text, nil
 }
 
+// Ask runs a verb that prints a document, and reads that: what it has to say on
+// standard error is in the error, and no part of it.
+func (m *Machine) Ask(into any, line string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), m.Long(60*time.Second))
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "sh", "-c", line)
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	text, err := cmd.Output()
+	if e := json.Unmarshal(text, into); e != nil {
+		err = errors.Join(err, fmt.Errorf("read the document: %w: %s", e, tail(string(text))))
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w: %s", line, err, tail(said.String()))
+	}
+	return nil
+}
+
 // All runs command lines until one fails.
 func (m *Machine) All(lines ...string) error {
 	for _, line := range lines {
@@ -92,6 +117,15 @@ func (m *Machine) All(lines ...string) error {
 		}
 	}
 	return nil
+}
+
+// Each runs all command lines, whatever becomes of those before.
+func (m *Machine) Each(lines ...string) (err error) {
+	for _, line := range lines {
+		_, e := m.Sh("%s", line)
+		err = errors.Join(err, e)
+	}
+	return err
 }
 
 // Long is a time that a real machine would need, as this one does.
@@ -109,7 +143,7 @@ func (m *Machine) Until(d time.Duration, what func() error) error {
 		if time.Now().After(end) {
 			return fmt.Errorf("not within %v: %w", m.Long(d), err)
 		}
-		time.Sleep(200 * time.Millisecond)
+		time.Sleep(500 * time.Millisecond) // asking is work, too
 	}
 }
 
@@ -138,16 +172,21 @@ func (m *Machine) Active() error {
 
 // Status is what freezeframe status --json says, as far as the checks read it.
 type Status struct {
-	Running bool   `json:"running"`
-	Why     string `json:"why"`
-	PID     int    `json:"pid"`
-	Err     string `json:"config_error"`
-	Box     struct {
-		Segments int       `json:"segments"`
-		Oldest   time.Time `json:"oldest"`
-		Newest   time.Time `json:"newest"`
-		LagMs    float64   `json:"lag_ms"`
-		Err      string    `json:"error"`
+	Running  bool   `json:"running"`
+	Why      string `json:"why"`
+	PID      int    `json:"pid"`
+	Err      string `json:"config_error"`
+	Coverage struct {
+		Recorder struct {
+			Samples uint64 `json:"samples"`
+		} `json:"recorder"`
+	} `json:"coverage"`
+	Box struct {
+		Oldest time.Time `json:"oldest"`
+		Newest time.Time `json:"newest"`
+		LagMs  float64   `json:"lag_ms"`
+		Gaps   uint64    `json:"gaps"`
+		Err    string    `json:"error"`
 	} `json:"black_box"`
 	Incidents []Incident `json:"incidents"`
 }
@@ -164,32 +203,20 @@ type Incident struct {
 
 // Status asks the daemon.
 func (m *Machine) Status() (s Status, err error) {
-	text, err := m.Sh("freezeframe status --json")
-	if !strings.HasPrefix(text, "{") {
-		return s, errors.Join(err, fmt.Errorf("the status is no document: %s", tail(text)))
+	err = m.Ask(&s, "freezeframe status --json")
+	if err == nil && !s.Running {
+		err = fmt.Errorf("no daemon answers: %s", s.Why)
 	}
-	if e := json.Unmarshal([]byte(text), &s); e != nil {
-		return s, errors.Join(err, fmt.Errorf("read the status: %w: %s", e, tail(text)))
-	}
-	if !s.Running {
-		return s, fmt.Errorf("no daemon answers: %s", s.Why)
-	}
-	return s, nil
+	return s, err
 }
 
 // Listing returns the newest reports.
 func (m *Machine) Listing() ([]Incident, error) {
-	text, err := m.Sh("freezeframe list --json")
-	if err != nil {
-		return nil, err
-	}
 	var l struct {
 		Incidents []Incident `json:"incidents"`
 	}
-	if err := json.Unmarshal([]byte(text), &l); err != nil {
-		return nil, fmt.Errorf("read the list: %w: %s", err, tail(text))
-	}
-	return l.Incidents, nil
+	err := m.Ask(&l, "freezeframe list --json")
+	return l.Incidents, err
 }
 
 // Report is what the checks read of a report.
@@ -218,11 +245,17 @@ func (r Report) UncleanEnd() (at time.Time, ok bool) {
 
 // Report fetches one.
 func (m *Machine) Report(id string) (r Report, err error) {
-	text, err := m.Sh("freezeframe show --json %s", id)
-	if err == nil {
-		err = json.Unmarshal([]byte(text), &r)
+	if r, ok := m.reports[id]; ok {
+		return r, nil
 	}
-	return r, err
+	if err := m.Ask(&r, "freezeframe show --json "+id); err != nil {
+		return r, err
+	}
+	if m.reports == nil {
+		m.reports = map[string]Report{}
+	}
+	m.reports[id] = r
+	return r, nil
 }
 
 // UncleanEnds returns the reports of ends that nobody asked for, which began to
@@ -244,13 +277,41 @@ func (m *Machine) UncleanEnds() (ends []Report, err error) {
 	return ends, nil
 }
 
+// lag is how far behind what was recorded the disk is.
+func (s *Status) lag() time.Duration { return time.Duration(s.Box.LagMs * float64(time.Millisecond)) }
+
+// onDisk says why readings that are newer than those of a status so long ago
+// have not reached the disk. The times of readings would not do: the wall clock
+// may have been set back meanwhile.
+func (s *Status) onDisk(before Status, ago time.Duration) error {
+	switch {
+	case s.PID == before.PID && s.Coverage.Recorder.Samples <= before.Coverage.Recorder.Samples:
+		return fmt.Errorf("no reading was made in %v: there are %d still", ago.Round(time.Second), s.Coverage.Recorder.Samples)
+	case s.Box.Err != "":
+		return fmt.Errorf("nothing is written: %s", s.Box.Err)
+	case s.lag() >= ago:
+		return fmt.Errorf("what was recorded is on the disk up to %v ago, asked since %v", s.lag().Round(time.Millisecond), ago.Round(time.Millisecond))
+	case s.Box.Newest.IsZero():
+		return errors.New("no reading is on the disk")
+	}
+	return nil
+}
+
+// writesWithin is how long readings may take to the disk. After failures in a
+// row it is tried again once a minute.
+const writesWithin = 90 * time.Second
+
 // Samples waits until readings reach the disk that were not there before.
 func (m *Machine) Samples() error {
+	var before Status
+	if err := m.Until(20*time.Second, func() (err error) { before, err = m.Status(); return err }); err != nil {
+		return err
+	}
 	from := time.Now()
-	return m.Until(20*time.Second, func() error {
+	return m.Until(writesWithin, func() error {
 		s, err := m.Status()
-		if err == nil && !s.Box.Newest.After(from) {
-			err = fmt.Errorf("the newest reading on disk is of %s, asked since %s (%s)", s.Box.Newest.Format(time.TimeOnly), from.Format(time.TimeOnly), s.Box.Err)
+		if err == nil {
+			err = s.onDisk(before, time.Since(from))
 		}
 		return err
 	})
@@ -259,34 +320,73 @@ func (m *Machine) Samples() error {
 // Restarts is how often systemd started the service again by itself.
 func (m *Machine) Restarts() (int, error) { return m.Number(Service, "NRestarts") }
 
+// lost says what a status shows to be gone, or to have been left out, since an
+// earlier one of the same process.
+func (s *Status) lost(before Status) error {
+	switch {
+	case s.PID != before.PID:
+		return fmt.Errorf("process %d was replaced by %d", before.PID, s.PID)
+	case s.Box.Gaps > before.Box.Gaps:
+		return fmt.Errorf("%d times what was recorded did not reach the disk before it was overwritten", s.Box.Gaps-before.Box.Gaps)
+	case s.Box.Oldest.After(before.Box.Oldest):
+		return fmt.Errorf("the oldest reading is of %s, before it was of %s", s.Box.Oldest, before.Box.Oldest)
+	}
+	return nil
+}
+
 // Unshaken makes something happen, lets it last, and wants the same process of
-// the service to be there after it, sampling.
-func (m *Machine) Unshaken(begin []string, last time.Duration, during func() error, end []string) error {
-	before, err := m.Number(Service, "MainPID")
+// the service to be there after it: answering and sampling meanwhile, writing
+// afterwards, with all that it had before. during looks at the status when that
+// has lasted; nil: it is enough that there is one.
+func (m *Machine) Unshaken(begin []string, last time.Duration, during func(Status) error, end []string) error {
+	before, err := m.Status()
 	if err != nil {
 		return err
 	}
 	err = m.All(begin...)
 	if err == nil {
-		time.Sleep(last)
-		if during != nil {
-			err = during()
-		}
+		err = m.endure(last, during)
 	}
-	err = errors.Join(err, m.All(end...))
-	if err != nil {
+	if err = errors.Join(err, m.All(end...)); err != nil {
 		return err
 	}
 	if err := m.Samples(); err != nil {
 		return err
 	}
-	after, err := m.Number(Service, "MainPID")
-	if err == nil && after != before {
+	after, err := m.Status()
+	if err == nil {
+		err = after.lost(before)
+	}
+	if err != nil {
 		log, _ := m.Sh("journalctl --no-pager -q -n 12 -o cat -u %s", Service)
-		err = fmt.Errorf("process %d was replaced by %d:\n%s", before, after, log)
+		err = fmt.Errorf("%w:\n%s", err, log)
 	}
 	return err
 }
+
+// endure waits, and wants the service to have made readings all the while.
+func (m *Machine) endure(last time.Duration, during func(Status) error) error {
+	first, err := m.Status()
+	if err != nil {
+		return err
+	}
+	time.Sleep(last)
+	s, err := m.Status()
+	if err != nil {
+		return err
+	}
+	if made := s.Coverage.Recorder.Samples - first.Coverage.Recorder.Samples; s.PID == first.PID && made < readingsLeast*uint64(last/time.Second) {
+		return fmt.Errorf("%d readings were made in %v", made, last)
+	}
+	if during != nil {
+		return during(s)
+	}
+	return nil
+}
+
+// readingsLeast is how many readings a second are made at least: each lane
+// several, of several sources.
+const readingsLeast = 5
 
 // packaged needs the unit, daemon the verb.
 func packaged(m *Machine) error {

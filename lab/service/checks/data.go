@@ -3,56 +3,115 @@ package checks
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"time"
 )
 
 // The state directory is put on a device of its own, which can be broken.
 const (
 	stateDir   = "/var/lib/freezeframe"
+	configFile = "/etc/freezeframe/config.yaml"
 	dataDevice = "/dev/mapper/ffdata"
+	dataImage  = "/dev/shm/ffdata.img" // a root in memory does not give back what was written
+	dataMiB    = 64
 )
 
-// onData moves the state directory to a device-mapper device of some MiB for as
-// long as a check takes.
-func onData(m *Machine, megabytes int, then func() error) error {
-	sectors := megabytes << 11
+// dataSectors is the size of the device, as its table has it.
+const dataSectors = dataMiB << 11
+
+// onData moves the state directory to an ext4 on a device of the device mapper
+// for as long as a check takes, with a watchdog that does not last as long as
+// what happens there. mkfs are more flags of the filesystem.
+func onData(m *Machine, mkfs string, then func(d data) error) (err error) {
+	was, err := os.ReadFile(configFile)
+	if err != nil {
+		return err
+	}
+	d := data{watchdog: m.Long(5 * time.Second)}
+	defer func() {
+		err = errors.Join(err, m.Each(
+			"systemctl stop freezeframe.socket freezeframe.service",
+			"! mountpoint -q "+stateDir+" || umount "+stateDir,
+			"! test -e "+dataDevice+" || dmsetup remove --retry ffdata",
+			"test -z '"+d.loop+"' || losetup -d "+d.loop,
+			"rm -f "+dataImage,
+		), os.WriteFile(configFile, was, 0o644), m.quick(0), m.Each(
+			"systemctl reset-failed freezeframe.service || true",
+			"systemctl start freezeframe.socket freezeframe.service",
+		))
+	}()
 	if err := m.All(
 		"systemctl stop freezeframe.socket freezeframe.service",
-		fmt.Sprintf("truncate -s %dM /root/ffdata.img", megabytes),
-		"losetup /dev/loop7 /root/ffdata.img",
-		fmt.Sprintf("dmsetup create ffdata --table '0 %d linear /dev/loop7 0'", sectors),
-		"mkfs.ext4 -q -F -E nodiscard "+dataDevice,
-		"mkdir -p "+stateDir,
-		"mount -o errors=continue "+dataDevice+" "+stateDir,
-		"printf 'box: {free_floor_bytes: 8388608}\n' > /etc/freezeframe/config.yaml",
-		"systemctl start freezeframe.service",
+		"modprobe loop",
+		fmt.Sprintf("truncate -s %dM %s", dataMiB, dataImage),
 	); err != nil {
 		return err
 	}
-	err := m.Samples()
-	if err == nil {
-		err = then()
+	if d.loop, err = m.Sh("losetup --find --show %s", dataImage); err != nil {
+		return err
 	}
-	return errors.Join(err, m.All(
-		"systemctl stop freezeframe.socket freezeframe.service",
-		"umount "+stateDir,
-		"dmsetup remove --retry ffdata",
-		"losetup -d /dev/loop7",
-		"rm -f /root/ffdata.img",
-		"printf '' > /etc/freezeframe/config.yaml",
-		"systemctl reset-failed freezeframe.service || true",
-		"systemctl start freezeframe.service",
-	))
+	if err := errors.Join(m.quick(d.watchdog), m.All(
+		fmt.Sprintf("dmsetup create ffdata --table '%s'", d.passOn()),
+		"mkfs.ext4 -q -F -E nodiscard "+mkfs+" "+dataDevice,
+		"mkdir -p "+stateDir,
+		d.mount(),
+		"printf 'box: {free_floor_bytes: 0}\n' > "+configFile,
+		"systemctl start freezeframe.socket freezeframe.service",
+	)); err != nil {
+		return err
+	}
+	if err := m.Samples(); err != nil {
+		return err
+	}
+	return then(d)
 }
 
-// answers wants the daemon to answer while its disk does not.
-func answers(m *Machine) func() error {
-	return func() error {
-		s, err := m.Status()
-		if err == nil {
-			m.Note("meanwhile: %.0f ms behind, %q", s.Box.LagMs, s.Box.Err)
-		}
+// data is where the state directory is.
+type data struct {
+	loop     string        // /dev/loop3
+	watchdog time.Duration // of the service
+}
+
+// lasting is longer than the watchdog.
+func (d data) lasting() time.Duration { return d.watchdog + 10*time.Second }
+
+func (d data) mount() string { return "mount -o errors=continue " + dataDevice + " " + stateDir }
+
+// passOn and fail are tables of the device.
+func (d data) passOn() string { return fmt.Sprintf("0 %d linear %s 0", dataSectors, d.loop) }
+func (d data) fail() string   { return fmt.Sprintf("0 %d error", dataSectors) }
+
+// behave exchanges the table, without a word to the filesystem.
+func (d data) behave(table string) string {
+	return fmt.Sprintf("dmsetup suspend --noflush --nolockfs ffdata && dmsetup load ffdata --table '%s' && dmsetup resume ffdata", table)
+}
+
+// quick gives the service another watchdog; 0: its own. It holds from the next
+// start on.
+func (m *Machine) quick(watchdog time.Duration) error {
+	const dropIn = "/run/systemd/system/freezeframe.service.d/watchdog.conf"
+	if watchdog == 0 {
+		return m.All("rm -f "+dropIn, "systemctl daemon-reload")
+	}
+	if err := os.MkdirAll(filepath.Dir(dropIn), 0o755); err != nil {
 		return err
+	}
+	text := fmt.Sprintf("[Service]\nWatchdogSec=%d\n", int(watchdog.Seconds()))
+	if err := os.WriteFile(dropIn, []byte(text), 0o644); err != nil {
+		return err
+	}
+	return m.All("systemctl daemon-reload")
+}
+
+// complains wants the daemon to say that its disk takes nothing.
+func complains(m *Machine) func(Status) error {
+	return func(s Status) error {
+		if s.Box.Err == "" {
+			return errors.New("the status does not say that nothing is written")
+		}
+		m.Note("meanwhile: %q", s.Box.Err)
+		return nil
 	}
 }
 
@@ -66,43 +125,43 @@ func needsData(m *Machine) error {
 
 var dataFrozen = Check{
 	Name:  "data-frozen",
-	About: "the filesystem of its data is frozen: the same process answers and samples on, and writes when it is thawed",
+	About: "the filesystem of its data is frozen for longer than the watchdog lasts: the same process answers and samples on, and nothing is missing when it is thawed",
 	Needs: needsData,
 	Run: func(m *Machine) error {
-		return onData(m, 64, func() error {
-			return m.Unshaken([]string{"fsfreeze --freeze " + stateDir}, m.Long(10*time.Second), answers(m), []string{"fsfreeze --unfreeze " + stateDir})
+		return onData(m, "", func(d data) error {
+			last := d.lasting()
+			return m.Unshaken([]string{"fsfreeze --freeze " + stateDir}, last, func(s Status) error {
+				m.Note("meanwhile: %.1f s behind", s.lag().Seconds())
+				if s.lag() < last/2 {
+					return fmt.Errorf("a frozen disk took what was recorded up to %v ago", s.lag())
+				}
+				return nil
+			}, []string{"fsfreeze --unfreeze " + stateDir})
 		})
 	},
 }
 
 var dataFull = Check{
 	Name:  "data-full",
-	About: "the filesystem of its data is full: it says so, and writes when there is room",
+	About: "the filesystem of its data is full: it says so, and writes when there is room, what was recorded meanwhile as well",
 	Needs: needsData,
 	Run: func(m *Machine) error {
-		return onData(m, 64, func() error {
-			return m.Unshaken([]string{"dd if=/dev/zero of=" + stateDir + "/filler bs=1M 2>/dev/null || test -s " + stateDir + "/filler"},
-				m.Long(8*time.Second), func() error {
-					s, err := m.Status()
-					if err == nil && s.Box.Err == "" {
-						err = errors.New("the status says nothing of a full disk")
-					}
-					m.Note("meanwhile: %q", s.Box.Err)
-					return err
-				}, []string{"rm " + stateDir + "/filler"})
+		return onData(m, "", func(d data) error {
+			filler := stateDir + "/filler"
+			return m.Unshaken([]string{"dd if=/dev/zero of=" + filler + " bs=64k 2>/dev/null || test -s " + filler},
+				d.lasting(), complains(m), []string{"rm -f " + filler})
 		})
 	},
 }
 
 var dataReadOnly = Check{
 	Name:  "data-read-only",
-	About: "the filesystem of its data becomes read-only: it says so, and writes when that is over",
+	About: "an error makes the filesystem of its data read-only: the same process answers and samples on, and says so; when that is mended and the service started again, all is there that was",
 	Needs: needsData,
 	Run: func(m *Machine) error {
-		return onData(m, 64, func() error {
-			// As after an error: busy files do not keep it from happening.
-			return m.Unshaken([]string{"echo u > /proc/sysrq-trigger; mount -o remount,ro " + stateDir + " || true"}, m.Long(8*time.Second), answers(m),
-				[]string{"mount -o remount,rw " + stateDir + " && mount -o remount,rw /"})
+		return onData(m, "", func(d data) error {
+			return outlived(m, d, "mount -o remount,errors=remount-ro "+stateDir+
+				" && echo lab > /sys/fs/ext4/$(basename $(readlink -f "+dataDevice+"))/trigger_fs_error", "true")
 		})
 	},
 }
@@ -112,15 +171,56 @@ var dataErrors = Check{
 	About: "the disk of its data returns errors to everything: it says so, and writes when that is over",
 	Needs: needsData,
 	Run: func(m *Machine) error {
-		return onData(m, 64, func() error {
-			size := 64 << 11
-			swap := func(table string) string {
-				return fmt.Sprintf("dmsetup suspend --noflush --nolockfs ffdata && dmsetup load ffdata --table '%s' && dmsetup resume ffdata", table)
-			}
-			return m.Unshaken([]string{swap(fmt.Sprintf("0 %d error", size))}, m.Long(8*time.Second), answers(m),
-				[]string{swap(fmt.Sprintf("0 %d linear /dev/loop7 0", size)),
-					// ext4 keeps an aborted journal aborted until it is mounted again.
-					"mount -o remount,rw " + stateDir + " 2>/dev/null || { umount --lazy " + stateDir + "; e2fsck -fy " + dataDevice + " >/dev/null; mount " + dataDevice + " " + stateDir + "; }"})
+		// A journal would stay aborted until its filesystem is mounted again.
+		return onData(m, "-O ^has_journal", func(d data) error {
+			return m.Unshaken([]string{d.behave(d.fail())}, d.lasting(), complains(m), []string{d.behave(d.passOn())})
 		})
 	},
+}
+
+var dataAborted = Check{
+	Name:  "data-aborted",
+	About: "such errors abort the journal of its filesystem: the same process answers and samples on; when that is mended and the service started again, all is there that was",
+	Needs: needsData,
+	Run: func(m *Machine) error {
+		return onData(m, "", func(d data) error { return outlived(m, d, d.behave(d.fail()), d.behave(d.passOn())) })
+	},
+}
+
+// outlived breaks the filesystem so that it has to be mounted again, after heal,
+// which takes a stop of the service: it holds files there.
+func outlived(m *Machine, d data, fault, heal string) error {
+	before, err := m.Status()
+	if err != nil {
+		return err
+	}
+	err = m.All(fault)
+	if err == nil {
+		err = m.endure(d.lasting(), complains(m))
+	}
+	var during Status
+	if err == nil {
+		during, err = m.Status()
+	}
+	if err == nil && during.PID != before.PID {
+		err = fmt.Errorf("process %d was replaced by %d", before.PID, during.PID)
+	}
+	if err = errors.Join(err, m.All(
+		heal,
+		"systemctl stop freezeframe.socket freezeframe.service",
+		"umount "+stateDir,
+		"e2fsck -fy "+dataDevice+"; test $? -le 1", // 1: it mended something
+		d.mount(),
+		"systemctl start freezeframe.socket freezeframe.service",
+	)); err != nil {
+		return err
+	}
+	if err := m.Samples(); err != nil {
+		return err
+	}
+	after, err := m.Status()
+	if err == nil && after.Box.Oldest.After(before.Box.Oldest) {
+		err = fmt.Errorf("the oldest reading is of %s, before it was of %s", after.Box.Oldest, before.Box.Oldest)
+	}
+	return err
 }

@@ -1,6 +1,7 @@
 package checks
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -14,12 +15,22 @@ var refusal = Check{
 		if err := m.All("useradd --system outsider", "useradd --system --groups freezeframe reader"); err != nil {
 			return err
 		}
-		text, err := m.Sh("setpriv --reuid=outsider --regid=outsider --init-groups freezeframe list")
+		const as = "setpriv --reuid=%s --regid=%s --init-groups freezeframe %s"
+		text, err := m.Sh(as, "outsider", "outsider", "list")
 		if err == nil || !strings.Contains(text, "freezeframe") || !strings.Contains(text, "group") {
 			return fmt.Errorf("an outsider is told %q (%v)", tail(text), err)
 		}
 		m.Note("an outsider is told: %s", tail(text))
-		_, err = m.Sh("setpriv --reuid=reader --regid=reader --init-groups freezeframe list")
-		return err
+		if _, err := m.Sh(as, "reader", "reader", "list"); err != nil {
+			return err
+		}
+		text, err = m.Sh(as, "reader", "reader", "reload")
+		if err == nil {
+			return errors.New("a member of the group may reload")
+		}
+		if !strings.Contains(text, "root") {
+			return fmt.Errorf("a member of the group that wants to reload is told %q", tail(text))
+		}
+		return nil
 	},
 }

@@ -17,11 +17,19 @@ var upgrade = Check{
 		return given(m)
 	},
 	Run: func(m *Machine) error {
+		version := func() (string, error) { return m.Sh("dpkg-query --show --showformat='${Version}' freezeframe") }
+		old, err := version()
+		if err != nil {
+			return err
+		}
 		runs := packaged(m) == nil
-		before, ends := 0, 0
+		var before Status
+		ends := 0
 		if runs {
-			var err error
-			if before, err = m.Number(Service, "MainPID"); err != nil {
+			if err := m.Samples(); err != nil {
+				return err
+			}
+			if before, err = m.Status(); err != nil {
 				return err
 			}
 			all, err := m.UncleanEnds()
@@ -30,8 +38,11 @@ var upgrade = Check{
 			}
 			ends = len(all)
 		}
-		if err := m.All("echo '# mine' >> /etc/freezeframe/config.yaml", "mkdir -p /var/lib/freezeframe", "dpkg --force-unsafe-io --force-confold --install "+m.Next, "grep -q '# mine' /etc/freezeframe/config.yaml", "test -d /var/lib/freezeframe"); err != nil {
+		if err := m.All("echo '# mine' >> "+configFile, "mkdir -p "+stateDir, "dpkg --force-unsafe-io --force-confold --install "+m.Next, "grep -q '# mine' "+configFile, "test -d "+stateDir); err != nil {
 			return err
+		}
+		if now, err := version(); err != nil || now == old {
+			return fmt.Errorf("the version is %s still: %v", now, err)
 		}
 		if !runs {
 			return nil
@@ -39,12 +50,18 @@ var upgrade = Check{
 		if err := m.Until(60*time.Second, m.Active); err != nil {
 			return err
 		}
-		after, err := m.Number(Service, "MainPID")
-		if err != nil || after == before {
-			return fmt.Errorf("the process is %d still: %v", after, err)
-		}
 		if err := m.Samples(); err != nil {
 			return err
+		}
+		after, err := m.Status()
+		if err != nil {
+			return err
+		}
+		switch {
+		case after.PID == before.PID:
+			return fmt.Errorf("the process is %d still", after.PID)
+		case after.Box.Oldest.After(before.Box.Oldest):
+			return fmt.Errorf("the oldest reading is of %s, before it was of %s", after.Box.Oldest, before.Box.Oldest)
 		}
 		all, err := m.UncleanEnds()
 		if err == nil && len(all) != ends {
@@ -59,16 +76,18 @@ var purge = Check{
 	About: "removed, it stops and keeps the recordings; purged, nothing of it is left",
 	Needs: given,
 	Run: func(m *Machine) error {
-		if err := m.All("mkdir -p /var/lib/freezeframe", "dpkg --remove freezeframe", "test -d /var/lib/freezeframe", "test ! -e /usr/bin/freezeframe"); err != nil {
+		if err := m.All("mkdir -p "+stateDir, "dpkg --remove freezeframe", "test -d "+stateDir, "test ! -e /usr/bin/freezeframe"); err != nil {
 			return err
 		}
-		if state, _ := m.Property(Service, "ActiveState"); state != "inactive" {
-			return fmt.Errorf("after the removal %s is %s", Service, state)
+		for _, unit := range []string{Service, "freezeframe.socket"} {
+			if state, err := m.Property(unit, "ActiveState"); err != nil || state != "inactive" {
+				return fmt.Errorf("after the removal %s is %s: %v", unit, state, err)
+			}
 		}
 		if err := m.All("dpkg --purge freezeframe"); err != nil {
 			return err
 		}
-		for _, path := range []string{"/var/lib/freezeframe", "/etc/freezeframe", "/run/freezeframe"} {
+		for _, path := range []string{stateDir, "/etc/freezeframe", "/run/freezeframe"} {
 			if _, err := os.Stat(path); err == nil {
 				return fmt.Errorf("%s is left after the purge", path)
 			}

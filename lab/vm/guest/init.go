@@ -37,6 +37,7 @@ var masked = []string{
 	"apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "e2scrub_reap.service",
 	"fstrim.timer", "logrotate.timer", "man-db.timer", "systemd-tmpfiles-clean.timer",
 	"serial-getty@ttyS0.service", "getty@tty1.service", "systemd-networkd-wait-online.service",
+	"rpcbind.socket", "rpcbind.service", "nfs-server.service", "nfs-client.target", "nfs-blkmap.service", // a fault starts them
 }
 
 // initialise is the first process of the initial RAM disk. It returns only

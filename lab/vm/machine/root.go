@@ -11,7 +11,7 @@ import (
 // packages is what the machine has, beside what is essential to Debian.
 var packages = []string{
 	"systemd", "systemd-sysv", "udev", "dbus", "kmod", // it boots
-	"python3", "iproute2", "nftables", "e2fsprogs", "dmsetup", "fuse3", "util-linux", "mount", "procps", // what faults are made with
+	"python3", "iproute2", "nftables", "e2fsprogs", "dmsetup", "fuse3", "nfs-kernel-server", "util-linux", "mount", "procps", // what faults are made with
 }
 
 // excluded is left out of the packages.
