@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -77,6 +78,9 @@ func TestTheStateDirectoryHasOneDaemon(t *testing.T) {
 	third := testStorage(t, dir)
 	if err := third.claim(); err != nil {
 		t.Errorf("after the first has ended: %v", err)
+	}
+	if _, err := third.lock.Write([]byte("x")); !errors.Is(err, syscall.EBADF) {
+		t.Errorf("the lock is open for writing, which keeps its filesystem from being made read-only: %v", err)
 	}
 }
 

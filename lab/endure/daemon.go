@@ -26,7 +26,7 @@ const (
 	// is on the disk, on a machine that does other things too.
 	startMost = 60 * time.Second
 	// answerMost is how long whoever asks waits.
-	answerMost = 30 * time.Second
+	answerMost = 60 * time.Second
 	// stopMost is how long it has to end when it is told to: the daemon says 15 s.
 	stopMost = 25 * time.Second
 	// recoverMost is how long after a condition the recording may take to be

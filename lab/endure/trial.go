@@ -193,6 +193,12 @@ type known struct {
 
 // before lets a while be recorded, with a report in it, and asks what there is.
 func (t *trial) before(calm time.Duration) (k known) {
+	m := measure(t.d)
+	defer m.end()
+	time.Sleep(calm)
+	m.end()
+	t.f.RSSBefore, t.f.CPUBefore = m.rss, m.perMinute()
+
 	thaw := t.Freeze(t.disk.Mount)
 	time.Sleep(frozenBefore)
 	thaw()
@@ -205,12 +211,6 @@ func (t *trial) before(calm time.Duration) (k known) {
 	}); err != nil {
 		t.note("of the filesystem that was frozen for %v before there is no report: %v", frozenBefore, err)
 	}
-	m := measure(t.d)
-	defer m.end()
-	time.Sleep(calm)
-	m.end()
-	t.f.RSSBefore, t.f.CPUBefore = m.rss, m.perMinute()
-
 	var err error
 	k.incidents, err = t.d.list()
 	t.Check(err)
