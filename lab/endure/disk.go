@@ -132,20 +132,10 @@ func (b *broken) errno() syscall.Errno {
 // errorFS serves the files of a directory at a mount point: BEHIND MOUNT. Between
 // "break" and "mend" everything fails.
 func errorFS(args []string) {
-	var st syscall.Stat_t
-	if err := syscall.Stat(args[0], &st); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
 	b := &broken{}
-	data := &fs.LoopbackRoot{Path: args[0], Dev: st.Dev}
-	top := &errorNode{LoopbackNode: fs.LoopbackNode{RootData: data}, b: b}
-	data.RootNode = top
-	server, err := fs.Mount(args[1], top, &fs.Options{
-		MountOptions: fuse.MountOptions{FsName: "errorfs", Name: "errorfs", DirectMount: true},
-	})
+	server, err := serveErrors(args[0], args[1], b)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "mount:", err)
+		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	lab.Listen("", func(line string) {
@@ -158,6 +148,24 @@ func errorFS(args []string) {
 		}
 	})
 	_ = server.Unmount()
+}
+
+// serveErrors mounts what is behind.
+func serveErrors(behind, mount string, b *broken) (*fuse.Server, error) {
+	var st syscall.Stat_t
+	if err := syscall.Stat(behind, &st); err != nil {
+		return nil, fmt.Errorf("look at %s: %w", behind, err)
+	}
+	data := &fs.LoopbackRoot{Path: behind, Dev: st.Dev}
+	top := &errorNode{LoopbackNode: fs.LoopbackNode{RootData: data}, b: b}
+	data.RootNode = top
+	server, err := fs.Mount(mount, top, &fs.Options{
+		MountOptions: fuse.MountOptions{FsName: "errorfs", Name: "errorfs", DirectMount: true},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("mount %s: %w", mount, err)
+	}
+	return server, nil
 }
 
 // errorNode is a file or directory whose every request may fail.

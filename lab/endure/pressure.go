@@ -192,17 +192,26 @@ func canCompile() error {
 	return nil
 }
 
-// compile makes the program of crowds.
+// compile makes the program of crowds, once.
 func (t *trial) compile() string {
-	source, program := filepath.Join(t.Dir, "crowd.c"), filepath.Join(t.Dir, "crowd")
+	program := filepath.Join(t.Dir, "crowd")
 	if _, err := os.Stat(program); err == nil {
 		return program
 	}
-	t.Check(os.WriteFile(source, crowdSource, 0o644))
-	if out, err := exec.Command("gcc", "-O2", "-static", "-o", program, source).CombinedOutput(); err != nil {
-		t.Fail("compile crowd.c: %v: %s", err, out)
-	}
+	program, err := compileIn(t.Dir)
+	t.Check(err)
 	return program
+}
+
+func compileIn(dir string) (string, error) {
+	source, program := filepath.Join(dir, "crowd.c"), filepath.Join(dir, "crowd")
+	if err := os.WriteFile(source, crowdSource, 0o644); err != nil {
+		return "", err
+	}
+	if out, err := exec.Command("gcc", "-O2", "-static", "-o", program, source).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("compile crowd.c: %w: %s", err, out)
+	}
+	return program, nil
 }
 
 var forks = condition{
