@@ -271,4 +271,3 @@ func (v *villain) slow(c net.Conn) {
 		time.Sleep(100 * time.Millisecond)
 	}
 }
-

@@ -111,7 +111,7 @@ func parse(args []string, w io.Writer) (o options, err error) {
 		}
 	}
 	for _, c := range []struct {
-		name             string
+		name              string
 		have, least, most int
 	}{
 		{"processes", o.rates.processes, 1, 1 << 20}, {"forks", o.rates.forks, 1, 10000},

@@ -26,20 +26,20 @@ func TestParse(t *testing.T) {
 		t.Errorf("%+v, %v", o, err)
 	}
 	for args, want := range map[string]string{
-		"data-full":         `what is "data-full"`,
-		"-only (":           "-only: ",
-		"-for 1ms":          "-for wants at least 1s",
-		"-calm 1s":          "-calm wants at least 5s",
-		"-kill-every 1ms":   "-kill-every wants at least 1s",
-		"-processes 0":      "-processes wants a number from 1 to",
+		"data-full":          `what is "data-full"`,
+		"-only (":            "-only: ",
+		"-for 1ms":           "-for wants at least 1s",
+		"-calm 1s":           "-calm wants at least 5s",
+		"-kill-every 1ms":    "-kill-every wants at least 1s",
+		"-processes 0":       "-processes wants a number from 1 to",
 		"-processes 9999999": "-processes wants a number from 1 to",
-		"-forks -1":         "-forks wants a number from 1 to",
-		"-lines 0":          "-lines wants a number from 1 to",
-		"-connections 0":    "-connections wants a number from 1 to",
-		"-soak 1m":          "-soak wants at least 4m0s",
-		"-soak -1h":         "-soak wants at least 4m0s",
-		"-for long":         "invalid value",
-		"-nothing":          "not defined",
+		"-forks -1":          "-forks wants a number from 1 to",
+		"-lines 0":           "-lines wants a number from 1 to",
+		"-connections 0":     "-connections wants a number from 1 to",
+		"-soak 1m":           "-soak wants at least 4m0s",
+		"-soak -1h":          "-soak wants at least 4m0s",
+		"-for long":          "invalid value",
+		"-nothing":           "not defined",
 	} {
 		if _, err := parse(strings.Fields(args), io.Discard); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", args, err, want)

@@ -107,7 +107,7 @@ type trial struct {
 	// errorFS is what serves the filesystem of the condition data-errors.
 	errorFS *lab.Proc
 	m       *meter
-	f      *figures
+	f       *figures
 
 	from, to     time.Time // what was recorded before
 	begun, ended time.Time // the condition
