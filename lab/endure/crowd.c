@@ -31,7 +31,8 @@ static long alive;
 static void end(void)
 {
 	for (long i = 0; i < alive; i++)
-		kill(all[i], SIGKILL);
+		if (all[i] > 1) /* 0 and -1 would be others */
+			kill(all[i], SIGKILL);
 	while (waitpid(-1, NULL, 0) > 0 || errno == EINTR)
 		;
 }
@@ -44,9 +45,9 @@ static int crowd(void)
 		if (!strncmp(line, "end", 3))
 			break;
 		long want = atol(line);
-		pid_t *more = realloc(all, want * sizeof *all);
+		pid_t *more = want > alive ? realloc(all, want * sizeof *all) : NULL;
 
-		if (want < alive || (want && !more)) {
+		if (!more) {
 			printf("%ld cannot be had\n", want);
 			continue;
 		}

@@ -52,6 +52,7 @@ func children(t *testing.T, pid int) (n int) {
 
 func TestCrowd(t *testing.T) {
 	cmd := exec.Command(compiled(t))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a mistake of its own kills nobody else
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
