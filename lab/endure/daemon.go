@@ -27,8 +27,10 @@ const (
 	startMost = 60 * time.Second
 	// answerMost is how long whoever asks waits.
 	answerMost = 60 * time.Second
-	// stopMost is how long it has to end when it is told to: the daemon says 15 s.
+	// stopMost is how long is waited until it has ended when it is told to;
+	// orderly is what it says it takes at most.
 	stopMost = 25 * time.Second
+	orderly  = 15 * time.Second
 	// recoverMost is how long after a condition the recording may take to be
 	// written again: after failures in a row it is tried once a minute.
 	recoverMost = 100 * time.Second
@@ -107,8 +109,28 @@ func (d *daemon) kill() error {
 	return errors.Join(d.gone(p, stopMost), p.Kill())
 }
 
-// stop ends it in order, and says how that went.
-func (d *daemon) stop() error {
+// stop ends it in order, and says how long that took, and what was not as it has
+// to be.
+func (d *daemon) stop() (took time.Duration, err error) {
+	began := time.Now()
+	err = d.terminate()
+	took = time.Since(began)
+	if err == nil && took > orderly+time.Second {
+		err = fmt.Errorf("it took %s to end", seconds(took))
+	}
+	if text, e := os.ReadFile(d.log); e != nil {
+		err = errors.Join(err, e)
+	} else if strings.Contains(string(text), unclean) {
+		err = errors.Join(err, errors.New("it says that "+unclean))
+	}
+	return took, err
+}
+
+// unclean is what its log says of an end that was ordered and did not come in
+// time.
+const unclean = "the next start will take this end for an unclean one"
+
+func (d *daemon) terminate() error {
 	p := d.running()
 	if how, dead := p.Dead(); dead {
 		return fmt.Errorf("it had ended before: %s", how)

@@ -10,7 +10,8 @@ import (
 )
 
 const (
-	// budgetRSS is what the daemon may have resident, in MiB.
+	// budgetRSS is what the daemon may have resident, in MiB, unless it is said
+	// otherwise.
 	budgetRSS = 64.0
 	// mostLate is the share of readings that may begin more than their period late.
 	mostLate = 0.02
@@ -26,7 +27,9 @@ type figures struct {
 	Length time.Duration `json:"length_ns"`
 
 	RSSBefore float64 `json:"rss_before_mib"` // the most of the calm before
+	RSSMean   float64 `json:"rss_mean_mib"`
 	RSSMost   float64 `json:"rss_most_mib"`
+	Budget    float64 `json:"rss_budget_mib"`
 	Files     int     `json:"files_most"`
 	Threads   int     `json:"threads_most"`
 	CPUBefore float64 `json:"cpu_before_s_per_min"`
@@ -55,13 +58,14 @@ type figures struct {
 	NotRecorded time.Duration `json:"not_recorded_ns"`
 	Lag         float64       `json:"lag_s"` // the most by which the disk was behind
 
-	Harmed   []string `json:"harmed"`    // processes beside it that are gone or stopped
-	OOMKills int64    `json:"oom_kills"` // of the machine
-	Meant    int64    `json:"oom_kills_meant"`
-	Starts   int      `json:"starts"` // beyond the first
-	Killed   int      `json:"killed"` // by us
-	Stopping string   `json:"stopping"`
-	Ended    bool     `json:"-"` // its own end was in order
+	Harmed   []string      `json:"harmed"`    // processes beside it that are gone or stopped
+	OOMKills int64         `json:"oom_kills"` // of the machine
+	Meant    int64         `json:"oom_kills_meant"`
+	Starts   int           `json:"starts"` // beyond the first
+	Killed   int           `json:"killed"` // by us
+	Stopping string        `json:"stopping"`
+	Stop     time.Duration `json:"stop_ns"`
+	Ended    bool          `json:"-"` // its own end was in order
 
 	Notes []string `json:"notes"`
 	Wrong []string `json:"wrong"` // what the condition itself found
@@ -71,8 +75,8 @@ type figures struct {
 func (f *figures) faults() []string {
 	var out []string
 	fault := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
-	if f.RSSMost > budgetRSS {
-		fault("%.1f MiB resident, where %.0f are the most", f.RSSMost, budgetRSS)
+	if f.RSSMost > f.Budget {
+		fault("%.1f MiB resident, where %.0f are the most", f.RSSMost, f.Budget)
 	}
 	if f.Readings == 0 {
 		fault("nothing was read")
@@ -122,16 +126,16 @@ func (f *figures) write(w io.Writer) (passed bool) {
 		word = "FAILED"
 	}
 	fmt.Fprintf(w, "%-15s %s  %s of it\n", f.Name, word, seconds(f.Length))
-	fmt.Fprintf(w, "    resident %.1f MiB before, at most %.1f of %.0f; CPU %.2f s a minute before, %.2f meanwhile; %d descriptors, %d threads at most\n",
-		f.RSSBefore, f.RSSMost, budgetRSS, f.CPUBefore, f.CPU, f.Files, f.Threads)
+	fmt.Fprintf(w, "    resident %.1f MiB before, %.1f on average, at most %.1f of %.0f; CPU %.2f s a minute before, %.2f meanwhile; %d descriptors, %d threads at most\n",
+		f.RSSBefore, f.RSSMean, f.RSSMost, f.Budget, f.CPUBefore, f.CPU, f.Files, f.Threads)
 	worst := "none later than before"
 	if f.WorstLate > 0 {
 		worst = fmt.Sprintf("the worst %.0f ms", 1000*f.WorstLate)
 	}
 	fmt.Fprintf(w, "    %.0f readings, %.0f late (%.2f %%, %s); dropped: %s; asked %d times, %d not answered, the slowest answer %d ms\n",
 		f.Readings, f.Late, 100*f.Late/max(f.Readings, 1), worst, plain(f.Dropped), f.Asked, len(f.Unanswered), f.Slowest.Milliseconds())
-	fmt.Fprintf(w, "    of before: %s recorded, %s lost (%s by the files), %d of %d reports; meanwhile: %s not on the disk, at most %.1f s behind, %d reports\n",
-		seconds(f.Before), seconds(f.Lost), seconds(f.LostOnDisk), f.Reports-len(f.LostReports), f.Reports, seconds(f.NotRecorded), f.Lag, f.NewReports)
+	fmt.Fprintf(w, "    of before: %s recorded, %s lost (%s by the files), %d of %d reports; meanwhile: %s not on the disk, at most %.1f s behind, %d reports; it took %s to end\n",
+		seconds(f.Before), seconds(f.Lost), seconds(f.LostOnDisk), f.Reports-len(f.LostReports), f.Reports, seconds(f.NotRecorded), f.Lag, f.NewReports, seconds(f.Stop))
 	for _, n := range f.Notes {
 		fmt.Fprintf(w, "    %s\n", n)
 	}
@@ -253,7 +257,7 @@ func trends(samples []sample, length time.Duration) []trend {
 }
 
 // writeTrends prints them and says whether all is flat and within the budget.
-func writeTrends(w io.Writer, all []trend) (flat bool) {
+func writeTrends(w io.Writer, all []trend, budget float64) (flat bool) {
 	flat = true
 	fmt.Fprintf(w, "%-14s %14s %12s %8s %8s\n", "", "second quarter", "last quarter", "ratio", "most")
 	for _, t := range all {
@@ -263,8 +267,8 @@ func writeTrends(w io.Writer, all []trend) (flat bool) {
 		}
 		fmt.Fprintf(w, "%-14s %14.1f %12.1f %8.3f %8.1f  %s\n", t.Name, t.Second, t.Last, t.Ratio, t.Most, word)
 	}
-	if len(all) == 0 || all[0].Most > budgetRSS {
-		fmt.Fprintf(w, "resident memory is above its budget of %.0f MiB\n", budgetRSS)
+	if len(all) == 0 || all[0].Most > budget {
+		fmt.Fprintf(w, "resident memory is above its budget of %.0f MiB\n", budget)
 		flat = false
 	}
 	return flat

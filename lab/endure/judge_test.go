@@ -11,7 +11,7 @@ import (
 // well is a condition of which nothing is wrong.
 func well() figures {
 	return figures{
-		Length: time.Minute, RSSMost: 40, Readings: 1000, Late: 3, Asked: 12, Before: 30 * time.Second,
+		Length: time.Minute, RSSMost: 40, Budget: budgetRSS, Readings: 1000, Late: 3, Asked: 12, Before: 30 * time.Second,
 		Reports: 1, Ended: true, OOMKills: 2, Meant: 2, Starts: 3, Killed: 3,
 	}
 }
@@ -202,12 +202,12 @@ func TestTrends(t *testing.T) {
 			t.Errorf("%s: grows %v, want %v: %+v", c.name, grows, c.grows, all)
 		}
 		var b strings.Builder
-		if flat := writeTrends(&b, all); flat != (len(c.grows) == 0) {
+		if flat := writeTrends(&b, all, budgetRSS); flat != (len(c.grows) == 0) {
 			t.Errorf("%s: flat is %t\n%s", c.name, flat, b.String())
 		}
 	}
 	var b strings.Builder
-	if writeTrends(&b, trends(grown(360, func(float64) sample { return sample{RSS: budgetRSS + 1, Files: 1, Threads: 1, Goroutines: 1} }), time.Hour)) {
+	if writeTrends(&b, trends(grown(360, func(float64) sample { return sample{RSS: budgetRSS + 1, Files: 1, Threads: 1, Goroutines: 1} }), time.Hour), budgetRSS) {
 		t.Error("memory above its budget is fine as long as it does not grow")
 	}
 }

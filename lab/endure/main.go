@@ -61,6 +61,8 @@ type options struct {
 	calm   time.Duration // before it
 	soak   time.Duration // 0: none
 	rates  rates
+	// resident is what the daemon may have resident, in MiB.
+	resident float64
 }
 
 // rates say how hard the machine is pressed.
@@ -87,6 +89,7 @@ func parse(args []string, w io.Writer) (o options, err error) {
 	f.DurationVar(&o.length, "for", 5*time.Minute, "how long each condition lasts")
 	f.DurationVar(&o.calm, "calm", 30*time.Second, "how long is recorded before it")
 	f.DurationVar(&o.soak, "soak", 0, "no conditions: the daemon under a load that changes, for so long; is it flat?")
+	f.Float64Var(&o.resident, "resident", budgetRSS, "MiB that the daemon may have resident")
 	f.IntVar(&o.rates.processes, "processes", 20000, "processes of the condition processes")
 	f.IntVar(&o.rates.forks, "forks", 200, "programs that the condition forks starts a second")
 	f.IntVar(&o.rates.lines, "lines", 50000, "lines of the condition kernel-log")
@@ -120,6 +123,9 @@ func parse(args []string, w io.Writer) (o options, err error) {
 		if c.have < c.least || c.have > c.most {
 			return o, fmt.Errorf("-%s wants a number from %d to %d", c.name, c.least, c.most)
 		}
+	}
+	if o.resident <= 0 {
+		return o, errors.New("-resident wants a number above 0")
 	}
 	if o.soak != 0 && o.soak < shortestSoak {
 		return o, fmt.Errorf("-soak wants at least %v", shortestSoak)

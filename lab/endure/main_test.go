@@ -16,7 +16,7 @@ func TestParse(t *testing.T) {
 		t.Fatal(err)
 	}
 	if o.length != 5*time.Minute || o.rates.processes != 20000 || o.rates.forks != 200 || o.rates.lines != 50000 ||
-		o.rates.connections != 1000 || o.rates.killEvery != 10*time.Second || o.soak != 0 {
+		o.rates.connections != 1000 || o.rates.killEvery != 10*time.Second || o.soak != 0 || o.resident != budgetRSS {
 		t.Errorf("without flags: %+v", o)
 	}
 	o, err = parse(strings.Fields("-for 20s -calm 5s -only ^data -soak 1h -processes 10 -forks 5 -lines 7 -connections 9 -kill-every 3s -bin x -out y"), io.Discard)
@@ -34,6 +34,7 @@ func TestParse(t *testing.T) {
 		"-processes 0":       "-processes wants a number from 1 to",
 		"-processes 9999999": "-processes wants a number from 1 to",
 		"-forks -1":          "-forks wants a number from 1 to",
+		"-resident 0":        "-resident wants a number above 0",
 		"-lines 0":           "-lines wants a number from 1 to",
 		"-connections 0":     "-connections wants a number from 1 to",
 		"-soak 1m":           "-soak wants at least 4m0s",

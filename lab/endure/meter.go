@@ -40,8 +40,10 @@ type meter struct {
 	pid        int
 	used, last time.Duration // CPU, in all and of this process so far
 	rss        float64       // MiB, the most
-	files      int           // the most
-	threads    int           // the most
+	rssSum     float64       // of all samples
+	samples    int
+	files      int // the most
+	threads    int // the most
 	counters   tally
 	worst      float64 // seconds that a reading began late; 0: none was worse than one before
 	goroutines float64
@@ -144,6 +146,8 @@ func (m *meter) sample(gauges bool) {
 		m.used += u.cpu - m.last
 	}
 	m.pid, m.last = pid, u.cpu
+	m.rssSum += u.rssMiB
+	m.samples++
 	m.rss, m.files, m.threads = max(m.rss, u.rssMiB), max(m.files, u.files), max(m.threads, u.threads)
 	m.mu.Unlock()
 	if !gauges || m.deaf.Load() {

@@ -62,7 +62,7 @@ func soak(l *lab.Lab, o options, w io.Writer) (ok bool, err error) {
 		Samples []sample      `json:"samples"`
 	}
 	err = l.Free(1, func(s *lab.Scene) {
-		t := &trial{Scene: s, rates: low, f: &figures{Name: "soak"}}
+		t := &trial{Scene: s, rates: low, f: &figures{Name: "soak", Budget: o.resident}}
 		defer t.keepLog(o.out, "soak")
 		t.prepare(o.bin, nil, soakDiskMiB)
 		t.m = measure(t.d)
@@ -111,10 +111,7 @@ func soak(l *lab.Lab, o options, w io.Writer) (ok bool, err error) {
 		t.Check(err)
 		t.f.OOMKills = after - killed
 		t.harmed()
-		stopped := t.d.stop()
-		if t.f.Ended = stopped == nil; stopped != nil {
-			t.f.Stopping = stopped.Error()
-		}
+		t.stop()
 		t.f.Before, t.f.Length = result.Length, result.Length // nothing is asked of before
 		result.Trends = trends(result.Samples, o.soak)
 		result.Wrong = t.f.faults()
@@ -124,7 +121,7 @@ func soak(l *lab.Lab, o options, w io.Writer) (ok bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	flat := writeTrends(w, result.Trends)
+	flat := writeTrends(w, result.Trends, o.resident)
 	if len(result.Wrong) > 0 {
 		fmt.Fprintf(w, "!! %s\n", strings.Join(result.Wrong, "\n!! "))
 	}

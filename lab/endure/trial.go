@@ -116,7 +116,7 @@ type trial struct {
 
 // run makes the condition and measures it. What goes wrong is in the figures.
 func (c *condition) run(l *lab.Lab, o options) figures {
-	f := figures{Name: c.name, LateOK: c.late, DeafOK: c.deaf}
+	f := figures{Name: c.name, Budget: o.resident, LateOK: c.late, DeafOK: c.deaf}
 	err := l.Free(1, func(s *lab.Scene) {
 		t := &trial{Scene: s, rates: o.rates, length: o.length, f: &f}
 		if c.most > 0 {
@@ -178,11 +178,17 @@ func (t *trial) through(c *condition, calm time.Duration) {
 	if c.after != nil {
 		c.after(t)
 	}
-	stopped := t.d.stop()
-	if t.f.Ended = stopped == nil; stopped != nil {
-		t.f.Stopping = stopped.Error()
-	}
+	t.stop()
 	t.compareFiles(before)
+}
+
+// stop ends the daemon as a service manager does.
+func (t *trial) stop() {
+	took, err := t.d.stop()
+	t.f.Stop = took
+	if t.f.Ended = err == nil; err != nil {
+		t.f.Stopping = err.Error()
+	}
 }
 
 // known is what the daemon knew before the condition.
@@ -269,6 +275,7 @@ func (t *trial) figures() {
 	f.Starts = t.d.starts - 1
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	f.RSSMean = m.rssSum / float64(max(m.samples, 1))
 	f.RSSMost, f.Files, f.Threads, f.WorstLate, f.Lag = m.rss, m.files, m.threads, m.worst, m.lag
 	f.Asked, f.Unanswered, f.Slowest = m.asked, m.unanswered, m.slowest
 }
