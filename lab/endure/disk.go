@@ -49,12 +49,13 @@ var dataFull = condition{
 
 // remountMost is how long a filesystem may take to become read-only: it can only
 // while nobody has a file open for writing, which is once a minute, when a segment
-// of the recording is closed.
+// of the recording is closed. The probe that syncs a small file has one open all
+// the time, without a name, and would never let it.
 const remountMost = 3 * time.Minute
 
 var dataReadOnly = condition{
 	name: "data-read-only", about: "the filesystem of its data is mounted again read-only",
-	said: true,
+	said: true, skip: true,
 	make: func(t *trial) (step, end func()) {
 		began := time.Now()
 		t.Check(remount(t.disk.Mount, unix.MS_RDONLY, remountMost))

@@ -64,7 +64,7 @@ func soak(l *lab.Lab, o options, w io.Writer) (ok bool, err error) {
 	err = l.Free(1, func(s *lab.Scene) {
 		t := &trial{Scene: s, rates: low, f: &figures{Name: "soak", Budget: o.resident}}
 		defer t.keepLog(o.out, "soak")
-		t.prepare(o.bin, nil, soakDiskMiB)
+		t.prepare(o.bin, &calm, soakDiskMiB)
 		t.m = measure(t.d)
 		defer t.m.end()
 		killed, err := oomKills()

@@ -38,6 +38,7 @@ type condition struct {
 	after func(*trial)
 	most  time.Duration // longest that it makes sense for; 0: as long as is wanted
 	said  bool          // the status has to say why nothing is written
+	skip  bool          // the probe that syncs a small file leaves this filesystem alone
 	late  bool          // all of the daemon is held up
 	deaf  bool          // the daemon is not there at times
 }
@@ -123,7 +124,7 @@ func (c *condition) run(l *lab.Lab, o options) figures {
 			t.length = min(t.length, c.most)
 		}
 		defer t.keepLog(o.out, c.name)
-		t.prepare(o.bin, c.state, diskMiB)
+		t.prepare(o.bin, c, diskMiB)
 		t.through(c, o.calm)
 	})
 	if err != nil {
@@ -133,14 +134,18 @@ func (c *condition) run(l *lab.Lab, o options) figures {
 }
 
 // prepare makes the filesystem and starts the daemon and what is beside it.
-func (t *trial) prepare(bin string, state func(*trial) string, megabytes int) {
+func (t *trial) prepare(bin string, c *condition, megabytes int) {
 	t.disk = t.LoopFS(megabytes, "-m", "0")
 	dir := t.disk.Path("state")
-	if state != nil {
-		dir = state(t)
+	if c.state != nil {
+		dir = c.state(t)
+	}
+	more := ""
+	if c.skip {
+		more = fmt.Sprintf("probes: {fsync: {skip: [%q]}}\n", t.disk.Mount)
 	}
 	var err error
-	t.d, err = newDaemon(bin, t.Dir, dir)
+	t.d, err = newDaemon(bin, t.Dir, dir, more)
 	t.Check(err)
 	for _, name := range []string{"metricsd", "chatd"} {
 		t.beside = append(t.beside, t.Start(lab.Cmd{Name: name, Role: "bystander", Args: []string{name, t.Dir}}))
