@@ -282,11 +282,11 @@ func TestParseStat(t *testing.T) {
 }
 
 func TestTasksOf(t *testing.T) {
-	if n, err := tasksOf("0.50 0.40 0.30 1/186 4711\n"); n != 186 || err != nil {
-		t.Errorf("%d, %v", n, err)
+	if running, all, err := tasksOf("0.50 0.40 0.30 3/186 4711\n"); running != 3 || all != 186 || err != nil {
+		t.Errorf("%d of %d, %v", running, all, err)
 	}
 	for _, bad := range []string{"", "1 2 3", "1 2 3 186 5", "1 2 3 1/x 5"} {
-		if n, err := tasksOf(bad); err == nil {
+		if _, n, err := tasksOf(bad); err == nil {
 			t.Errorf("%q gave %d", bad, n)
 		}
 	}

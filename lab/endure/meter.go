@@ -15,7 +15,9 @@ import (
 // Bounds of what a run may take of the machine, which others use too.
 const (
 	mostMemory = 3 << 30 // bytes, since it began
-	mostLoad   = 40      // processes, on average of a minute
+	mostLoad   = 40      // processes that want a CPU, mostLoadFor samples in a row
+	// The average of a minute would tell of the condition before.
+	mostLoadFor = 10
 )
 
 const (
@@ -52,6 +54,7 @@ type meter struct {
 	unanswered []string
 	slowest    time.Duration
 	broken     string // why the run has to end
+	loaded     int    // samples in a row with too many processes
 }
 
 // tally adds up counters that begin anew with each process.
@@ -197,9 +200,14 @@ func (m *meter) ask() {
 // guard notices when the run takes too much of the machine.
 func (m *meter) guard(memory int64) {
 	why := ""
-	if load := loadAverage(); load > mostLoad {
-		why = fmt.Sprintf("the load is %.0f", load)
-	} else if taken := memory - available(); taken > mostMemory {
+	if load := loadNow(); load > mostLoad {
+		if m.loaded++; m.loaded >= mostLoadFor {
+			why = fmt.Sprintf("%d processes want a CPU", load)
+		}
+	} else {
+		m.loaded = 0
+	}
+	if taken := memory - available(); taken > mostMemory {
 		why = fmt.Sprintf("%d MiB of memory less are available than before", taken>>20)
 	}
 	if why == "" {
@@ -269,12 +277,15 @@ func field(text, word string) int64 {
 	return 0
 }
 
-func loadAverage() float64 {
+// loadNow is how many processes run or want to; 0: it is not known.
+func loadNow() int {
 	text, err := os.ReadFile("/proc/loadavg")
 	if err != nil {
 		return 0
 	}
-	first, _, _ := strings.Cut(string(text), " ")
-	load, _ := strconv.ParseFloat(first, 64) // the kernel writes one
-	return load
+	running, _, err := tasksOf(string(text))
+	if err != nil {
+		return 0
+	}
+	return running
 }

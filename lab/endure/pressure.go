@@ -28,6 +28,8 @@ const (
 	crowdRoom   = 4000
 	// crowdStep is how many are forked before it is looked again at what they take.
 	crowdStep = 500
+	// crowdMost is how long one such step may take.
+	crowdMost = 2 * time.Minute
 )
 
 var memory = condition{
@@ -125,7 +127,7 @@ var processes = condition{
 		for n := 0; n < t.rates.processes; {
 			t.bearable()
 			n = min(n+crowdStep, t.rates.processes)
-			answer, err := crowd.Ask(strconv.Itoa(n), time.Minute)
+			answer, err := crowd.Ask(strconv.Itoa(n), crowdMost)
 			t.Check(err)
 			if answer != strconv.Itoa(n) {
 				t.Fail("wanted %d processes, the answer is %q", n, answer)
@@ -157,21 +159,21 @@ func mostProcesses() (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	tasks, err := tasksOf(string(load))
+	_, tasks, err := tasksOf(string(load))
 	return most - tasks, err
 }
 
-// tasksOf is how many tasks there are, by /proc/loadavg: "0.5 0.4 0.3 1/186 4711".
-func tasksOf(load string) (int, error) {
+// tasksOf is how many tasks want a CPU, and how many there are, by /proc/loadavg:
+// "0.5 0.4 0.3 1/186 4711".
+func tasksOf(load string) (running, all int, err error) {
 	f := strings.Fields(load)
 	if len(f) < 4 {
-		return 0, fmt.Errorf("a load average of %d fields: %q", len(f), load)
+		return 0, 0, fmt.Errorf("a load average of %d fields: %q", len(f), load)
 	}
-	_, all, ok := strings.Cut(f[3], "/")
-	if !ok {
-		return 0, fmt.Errorf("no tasks in the load average %q", load)
+	if _, err := fmt.Sscanf(f[3], "%d/%d", &running, &all); err != nil {
+		return 0, 0, fmt.Errorf("the tasks of the load average %q: %w", load, err)
 	}
-	return strconv.Atoi(all)
+	return running, all, nil
 }
 
 // over waits until a program that was told to end has, and forgets its number.
@@ -243,7 +245,7 @@ var kernelLog = condition{
 		return err
 	},
 	make: func(t *trial) (step, end func()) {
-		restore := t.Sysctl("/proc/sys/kernel/printk_devkmsg", "on") // else ten lines in five seconds
+		restore := t.admitLines()
 		fd, err := unix.Open("/dev/kmsg", unix.O_WRONLY|unix.O_CLOEXEC, 0)
 		t.Check(err)
 		began, n, last := time.Now(), 0, ""
@@ -267,6 +269,17 @@ var kernelLog = condition{
 				t.Check(logged(last))
 			}
 	},
+}
+
+// admitLines lets everything into the kernel's log: as it is, ten lines in five
+// seconds may come. The file wants the end of the line, too.
+func (t *trial) admitLines() (restore func()) {
+	const path = "/proc/sys/kernel/printk_devkmsg"
+	was, err := os.ReadFile(path)
+	t.Check(err)
+	restore = t.Later("write", path, string(was))
+	t.Check(os.WriteFile(path, []byte("on\n"), 0))
+	return restore
 }
 
 // logged wants a line to be in the kernel's log.
