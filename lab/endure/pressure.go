@@ -253,7 +253,7 @@ var kernelLog = condition{
 		write := func(due int) {
 			for ; n < min(due, t.rates.lines); n++ {
 				last = fmt.Sprintf("%s %d of %d: %s", mark, n+1, t.rates.lines, strings.Repeat("x", n%200))
-				_, err := unix.Write(fd, []byte("<15>"+last))
+				_, err := unix.Write(fd, []byte("<15>"+last+"\n")) // without its end a line is not finished
 				t.Check(err)
 			}
 		}
