@@ -73,7 +73,7 @@ func remount(mount string, flags uintptr, most time.Duration) error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("mount %s again: %w", mount, err)
+		return fmt.Errorf("mount %s again: %w (another freezeframe that runs has a file open for writing on every filesystem: end it)", mount, err)
 	}
 	return nil
 }
