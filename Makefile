@@ -14,7 +14,7 @@ TOOL   := $(GO) tool -modfile=tools/go.mod
 PAGE   := reports/page
 SOURCE := $(wildcard $(PAGE)/src/* $(PAGE)/*.ts $(PAGE)/*.json $(PAGE)/index.html)
 
-.PHONY: help demo build test race fuzz bench lab served vm vm-service incidents lint check page go-build man packages packages-of-page
+.PHONY: help demo build test race fuzz bench lab served endure vm vm-service incidents lint check page go-build man packages packages-of-page
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -81,6 +81,9 @@ lab: build ## make every fault for real and score the verdicts (root, a quiet ma
 
 served: go-build ## stall servers of many kinds, and hold what is said of them against their clients (root, a quiet machine)
 	$(RUN) ./lab/served -bin bin/freezeframe $(SERVED)
+
+endure: go-build ## the daemon beside a broken disk, exhausted memory, crowds, its own death (root); ENDURE='-for 20s' or '-soak 1h'
+	$(RUN) ./lab/endure -bin bin/freezeframe $(ENDURE)
 
 vm: build ## boot a Debian machine (QEMU, no KVM needed), check and score a few faults in it; VM= has flags of lab/vm, VMRUN=units.sh faults of units
 	CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags "-s -w" -o bin/labrun ./lab/run

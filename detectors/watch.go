@@ -3,7 +3,6 @@ package detectors
 import (
 	"context"
 	"fmt"
-	"os"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -128,7 +127,7 @@ func Start(o Options) (*Watch, error) {
 		running: map[string]bool{}, asking: map[string]context.CancelFunc{},
 		began: kernel.Now(), usage: kernel.ProcessUsage(),
 	}
-	boundHeap()
+	bounded := boundHeap()
 	// Loading takes memory for a moment, which cannot be given back once it is
 	// locked.
 	w.bpf = bpf.Load(o.BPF)
@@ -185,6 +184,9 @@ func Start(o Options) (*Watch, error) {
 		go w.raiseStarted(w.ctx)
 	}
 	go w.bpf.Guard(w.ctx, o.BPF.Budget)
+	if bounded {
+		go keepBound(w.ctx)
+	}
 	return w, nil
 }
 
@@ -448,24 +450,6 @@ func (w *Watch) first(stall freezeframe.Stall) {
 	// What judging took is needed again only at the next stall.
 	debug.FreeOSMemory()
 }
-
-// boundHeap keeps the garbage that judging a window makes small: the process
-// has the memory of its rings beside the heap, and all of it is resident. Who
-// set the runtime's own variables knows better.
-func boundHeap() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(50)
-	}
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(heapMost)
-	}
-}
-
-// heapMost is from when on the garbage collector works harder rather than let
-// the heap grow. It must lie well above what judging a window needs at once
-// (18 MB of heap and 10 MB of the runtime's own, for a usual one): below that
-// the collector takes every CPU there is, at our priority.
-const heapMost = 56 << 20
 
 // drain takes what else the probes have reported, so that a burst of lateness
 // is looked at once.

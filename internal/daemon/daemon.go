@@ -51,6 +51,9 @@ const (
 	// stopMost bounds a stop, whatever the disk does. It is below the unit's
 	// TimeoutStopSec.
 	stopMost = 15 * time.Second
+	// judgeMost is how long what stalled last may take to be judged then: the
+	// recording is ended in order in any case.
+	judgeMost = 9 * time.Second
 	// uncleanAfter is when the report of an unclean end is built at the latest:
 	// recording comes first.
 	uncleanAfter = 15 * time.Second
@@ -588,15 +591,23 @@ func (d *daemon) stop(stopStoring context.CancelFunc) {
 	d.notify.send(statusLine("Stopping: writing what is left"))
 	deadline := time.NewTimer(stopMost)
 	defer deadline.Stop()
-	ended := make(chan struct{})
+	ended, judged := make(chan struct{}), make(chan struct{})
 	go func() {
-		defer close(ended)
+		defer close(judged)
 		if w := d.watch.Load(); d.without.get().IsZero() {
 			for _, i := range w.Stop(context.Background()) {
 				d.keep(w, i)
 			}
 		}
 		d.judging.Wait()
+	}()
+	go func() {
+		defer close(ended)
+		select {
+		case <-judged:
+		case <-time.After(judgeMost):
+			d.log.Error().Dur("after", judgeMost).Msg("what stalled last is not judged in time: freezeframe diagnose --since judges it from the recording")
+		}
 		stopStoring()
 		<-d.store.done
 		d.end()

@@ -156,7 +156,8 @@ func (s *storage) claim() error {
 	if err := os.MkdirAll(s.dir, 0o750); err != nil {
 		return fmt.Errorf("make the state directory: %w (daemon.state_dir names another one)", err)
 	}
-	f, err := os.OpenFile(filepath.Join(s.dir, "lock"), os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o640)
+	// For writing it would keep the filesystem from being made read-only.
+	f, err := os.OpenFile(filepath.Join(s.dir, "lock"), os.O_CREATE|os.O_RDONLY|syscall.O_NOFOLLOW, 0o640)
 	if err != nil {
 		return fmt.Errorf("open the state directory: %w (daemon.state_dir names another one)", err)
 	}

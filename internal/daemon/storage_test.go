@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -78,6 +79,9 @@ func TestTheStateDirectoryHasOneDaemon(t *testing.T) {
 	if err := third.claim(); err != nil {
 		t.Errorf("after the first has ended: %v", err)
 	}
+	if _, err := third.lock.Write([]byte("x")); !errors.Is(err, syscall.EBADF) {
+		t.Errorf("the lock is open for writing, which keeps its filesystem from being made read-only: %v", err)
+	}
 }
 
 func TestStateDirectoryThatCannotBe(t *testing.T) {
@@ -129,6 +133,42 @@ func TestBlackBoxIsOpenedAnew(t *testing.T) {
 	wait("another configuration", func() bool { return s.box.Load() != second })
 	cancel()
 	<-s.done
+	again := testStorage(t, dir)
+	again.found = func(*recorder.Unclean) { t.Error("the end was not clean") }
+	if err := again.openBox(); err != nil {
+		t.Fatal(err)
+	}
+	if err := again.box.Load().Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A verdict that takes for ever costs its report: the recording is ended in order
+// all the same, and the next start does not take this end for an unclean one.
+func TestStopDoesNotWaitForVerdicts(t *testing.T) {
+	dir := t.TempDir()
+	d := &daemon{log: zerolog.Nop(), ending: make(chan struct{}), store: testStorage(t, dir), end: func() {}}
+	d.notify = newNotifier(zerolog.Nop())
+	defer d.notify.close()
+	d.without.set(time.Now()) // there is no watch to stop
+	d.judging.Add(1)
+	ctx, stopStoring := context.WithCancel(context.Background())
+	go d.store.run(ctx)
+	if err := <-d.store.first; err != nil {
+		t.Fatal(err)
+	}
+	d.store.follow(recorder.NewRing(recorder.MinBytes))
+	for end := time.Now().Add(30 * time.Second); d.store.box.Load() == nil; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the black box is not opened")
+		}
+	}
+	d.stop(stopStoring)
+	select {
+	case <-d.store.done:
+	default:
+		t.Error("the recording was not ended")
+	}
 	again := testStorage(t, dir)
 	again.found = func(*recorder.Unclean) { t.Error("the end was not clean") }
 	if err := again.openBox(); err != nil {
