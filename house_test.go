@@ -21,7 +21,7 @@ var doors = map[string]struct {
 	"github.com/spf13/viper":                {[]string{"internal/config"}, "internal/config is the door to the configuration"},
 	"github.com/hanwen/go-fuse":             {[]string{"lab/"}, "only the lab serves filesystems"},
 	"github.com/santhosh-tekuri/jsonschema": {nil, "schemas are checked in tests only: compiling them takes memory the daemon should not spend"},
-	"github.com/shirou/gopsutil/v3":         {[]string{"reports", "lab/"}, "host facts at report time, off the sampling path"},
+	"github.com/shirou/gopsutil/v3":         {[]string{"reports", "probes", "lab/"}, "off the sampling path only: host facts at report time, and what a slow request's thread reads from"},
 	"github.com/ianlancetaylor/demangle":    {[]string{"internal/symbols"}, "names are made readable in one place"},
 	"github.com/google/pprof":               {[]string{"internal/stacks"}, "stacks are written in one place"},
 	"unsafe":                                {[]string{"internal/kernel", "bpf", "probes", "lab/"}, "raw system calls only"},

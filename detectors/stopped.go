@@ -16,10 +16,14 @@ import (
 const (
 	// shortStop is the shortest stop of our own that is told.
 	shortStop = 100 * time.Millisecond
-	// lanesSpeak is how long after a SIGCONT every lane has said how late it
-	// was. A stall is over DefaultQuiet after it at the earliest.
-	lanesSpeak = 250 * time.Millisecond
+	// justThen is how long before a SIGCONT a lane may have stopped being late
+	// for it to be because of that.
+	justThen = 250 * time.Millisecond
 )
+
+// lanesSpeak is how long after a SIGCONT, and after that, every lane may have
+// said how late it was. A stall is over DefaultQuiet after it at the earliest.
+var lanesSpeak = [...]time.Duration{250 * time.Millisecond, 350 * time.Millisecond, time.Second, 3 * time.Second}
 
 // noticeStops tells of the times in which freezeframe itself was stopped: then
 // all its lanes and probes are late alike, as on a machine that was paused, and
@@ -35,16 +39,22 @@ func (w *Watch) noticeStops(ctx context.Context) {
 		case <-continued:
 		}
 		at := kernel.Now()
-		select {
-		case <-ctx.Done():
-		case <-time.After(lanesSpeak):
-		}
-		missed := w.ring.Events(freezeframe.EventMissed, freezeframe.Span{Start: at.Add(-2 * time.Second), End: kernel.Now()})
-		if s := stoppedUntil(missed, at); s.Length() >= shortStop {
+		// On a machine that is busy some lanes come to speak late.
+		for _, pause := range lanesSpeak {
+			select {
+			case <-ctx.Done():
+			case <-time.After(pause):
+			}
+			missed := w.ring.Events(freezeframe.EventMissed, freezeframe.Span{Start: at.Add(-2 * time.Second), End: kernel.Now()})
+			s := stoppedUntil(missed, at)
+			if s.Length() < shortStop {
+				continue
+			}
 			w.ring.AddEvent(freezeframe.Event{
 				Kind: freezeframe.EventStopped, At: s.Start, End: s.End, PID: os.Getpid(),
 				Text: fmt.Sprintf("freezeframe itself was stopped by a signal for %d ms", s.Length().Milliseconds()),
 			})
+			break
 		}
 	}
 }
@@ -58,7 +68,7 @@ func stoppedUntil(missed []freezeframe.Event, at freezeframe.Instant) freezefram
 		e := &missed[i]
 		lane := e.Attr("lane")
 		// What a lane ran late for after it was let go on again began later.
-		if e.End == 0 || lanes[lane] || e.End < at.Add(-lanesSpeak) || e.At > at {
+		if e.End == 0 || lanes[lane] || e.End < at.Add(-justThen) || e.At > at {
 			continue
 		}
 		lanes[lane] = true

@@ -461,6 +461,9 @@ func threadName(probe string) string {
 func setThreadName(name string) {
 	var b [16]byte
 	copy(b[:15], name)
+	if unix.Gettid() == unix.Getpid() {
+		return // its name is the process's
+	}
 	unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&b)), 0, 0, 0)
 }
 
