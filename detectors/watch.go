@@ -133,28 +133,6 @@ func Start(o Options) (*Watch, error) {
 	w.bpf = bpf.Load(o.BPF)
 	debug.FreeOSMemory()
 	w.started = kernel.Now()
-	w.tracker = Tracker{Quiet: o.Quiet, Settled: w.started.Add(settling)}
-	if o.Realtime {
-		err := kernel.SetRealtime(RealtimePriority)
-		if err != nil {
-			w.right(freezeframe.Need{
-				What: "run with real-time priority", Lost: "readings may come late while ordinary processes starve",
-				Fix: "run as root, or grant CAP_SYS_NICE", Err: err.Error(),
-			})
-		}
-		w.raised = err == nil
-		monitor, err := kernel.RelaxMonitor()
-		if err != nil {
-			w.right(freezeframe.Need{What: "let the Go runtime's monitor sleep longer", Lost: "about 1 % of a CPU", Err: err.Error()})
-		}
-		w.monitor = monitor
-		if err := kernel.MlockAll(); err != nil {
-			w.right(freezeframe.Need{
-				What: "keep the recorder in memory", Lost: "readings may come late while memory is short",
-				Fix: "run as root, or grant CAP_IPC_LOCK", Err: err.Error(),
-			})
-		}
-	}
 	texts := w.ring.Texts()
 	w.chase = newChase(w.focus, texts, texts.String, w.ring.AddEvent)
 	po := o.Probes
@@ -173,8 +151,13 @@ func Start(o Options) (*Watch, error) {
 		w.bpf.Close()
 		return nil, fmt.Errorf("start the sampler: %w", err)
 	}
+	if o.Realtime {
+		w.firstReadings()
+		w.raise()
+	}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	w.probes = all
+	w.tracker = Tracker{Quiet: o.Quiet, Settled: kernel.Now().Add(settling)}
 	for _, p := range all {
 		w.probe(p)
 	}
@@ -188,6 +171,46 @@ func Start(o Options) (*Watch, error) {
 		go keepBound(w.ctx)
 	}
 	return w, nil
+}
+
+// firstReadings waits until each lane has read once: the first round of
+// everything is work that must not hold up others, as it would at our priority
+// on a slow machine of one CPU.
+func (w *Watch) firstReadings() {
+	for end := kernel.Now().Add(firstMost); kernel.Now() < end; time.Sleep(10 * time.Millisecond) {
+		lanes := w.sampler.Pulse()
+		if !slices.ContainsFunc(lanes[:], func(p recorder.Pulse) bool { return !p.Sampled }) {
+			return
+		}
+	}
+}
+
+// firstMost is how long that may take: on a machine that is busy the rest is
+// read at our priority.
+const firstMost = 2 * time.Second
+
+// raise asks for real-time priority for all threads there are, and keeps them in
+// memory.
+func (w *Watch) raise() {
+	err := kernel.SetRealtime(RealtimePriority)
+	if err != nil {
+		w.right(freezeframe.Need{
+			What: "run with real-time priority", Lost: "readings may come late while ordinary processes starve",
+			Fix: "run as root, or grant CAP_SYS_NICE", Err: err.Error(),
+		})
+	}
+	w.raised = err == nil
+	monitor, err := kernel.RelaxMonitor()
+	if err != nil {
+		w.right(freezeframe.Need{What: "let the Go runtime's monitor sleep longer", Lost: "about 1 % of a CPU", Err: err.Error()})
+	}
+	w.monitor = monitor
+	if err := kernel.MlockAll(); err != nil {
+		w.right(freezeframe.Need{
+			What: "keep the recorder in memory", Lost: "readings may come late while memory is short",
+			Fix: "run as root, or grant CAP_IPC_LOCK", Err: err.Error(),
+		})
+	}
 }
 
 // probe starts a probe. One that asks an address can be ended by itself.
