@@ -28,6 +28,9 @@ func (d *daemon) lookBack(ctx context.Context, q lookback.Question, now time.Tim
 	if now.Sub(q.Until) < reachesNow {
 		c := d.coverage()
 		o.Now = &c
+		if w := d.watch.Load(); w != nil {
+			o.Began = w.Started()
+		}
 	}
 	if r := d.openReport(); r != nil {
 		o.Have = append(o.Have, r)

@@ -42,6 +42,8 @@ type Options struct {
 	// Now is what is watched at this moment, where the span reaches into it; nil:
 	// it does not, or nobody watches.
 	Now *freezeframe.Coverage
+	// Began is since when it is watched then; zero: not known.
+	Began time.Time
 	// Judged is given each stall that was judged now; nil: nobody wants it.
 	Judged func(freezeframe.Report, detectors.Incident)
 }
@@ -347,6 +349,11 @@ func (l *look) gaps() []freezeframe.Gap {
 	case before == nil:
 		gap(at, until, 0, "nothing is kept of it: freezeframe was not running, or it is too long ago")
 	case l.Now != nil:
+		// Of a run of some seconds nothing is on the disk.
+		if began := l.Began.Add(-recorder.Uninterrupted); began.After(at) {
+			gap(at, l.Began, 0, "the machine was down, or freezeframe was not running")
+			at = l.Began
+		}
 		gap(at, until, recorder.Uninterrupted, "it has not reached the disk; the last minutes are in memory")
 	default:
 		gap(at, until, recorder.Uninterrupted, "freezeframe was not running")

@@ -55,6 +55,15 @@ func TestGaps(t *testing.T) {
 	}
 }
 
+// Who asks a daemon that has just begun is not told that hours are in its memory.
+func TestGapBeforeARunThatBegins(t *testing.T) {
+	l := &look{q: Question{Since: at(0), Until: at(60)}, survey: recorder.Survey{Passages: []recorder.Passage{{Run: 1, Boot: "a", Start: at(0), End: at(40)}}}}
+	l.Now, l.Began = &freezeframe.Coverage{}, at(59.9)
+	if got := l.gaps(); len(got) != 1 || !got[0].Start.Equal(at(40)) || !got[0].End.Equal(at(59.9)) || !strings.Contains(got[0].Why, "not running") {
+		t.Errorf("%+v", got)
+	}
+}
+
 // Only so many stalls are judged for one look, the newest, and it is said.
 func TestFewAreJudged(t *testing.T) {
 	l := &look{}
