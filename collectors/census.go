@@ -21,6 +21,7 @@ const (
 	maxThreads     = 2048 // threads known at a time
 	maxListed      = 512  // threads of one process known at a time
 	newPerSweep    = 256  // processes looked at closer in one sweep
+	newStalled     = 64   // the same while a stall is open
 	newAtFirst     = 4096 // the same in the first
 	manyThreads    = 256  // from here on /proc/PID/stat is slow: it adds up the threads
 	threadsBudget  = 20000
@@ -157,6 +158,7 @@ type census struct {
 	order     []int32 // slots in the order of the last listing
 	round     uint32
 	sweptAt   freezeframe.Instant
+	sweepTook time.Duration // CPU time of the last sweep over /proc
 	swept     bool
 
 	threads     []thread
@@ -570,16 +572,20 @@ func (c *census) sweep(now freezeframe.Instant) error {
 		}
 		c.endWalk(err)
 	}
+	cpu, began := kernel.ThreadCPU(), kernel.Now()
 	c.entries.Rewind(c.root)
 	c.round++
 	c.order = c.order[:0]
 	c.takeFacts()
+	stalled := c.host.Focus.Stalled(now)
 	budget := threadsBudget
 	fresh := newPerSweep
-	if !c.swept {
+	switch {
+	case !c.swept:
 		fresh = newAtFirst
+	case stalled:
+		fresh = newStalled
 	}
-	stalled := c.host.Focus.Stalled(now)
 	for {
 		pid, ok := c.entries.Next()
 		if !ok {
@@ -642,13 +648,33 @@ func (c *census) sweep(now freezeframe.Instant) error {
 	}
 	c.reapThreads(now)
 	c.swept, c.sweptAt = true, now
+	c.sweepTook = usedSince(cpu, began)
 	c.facts.ring()
 	return nil
 }
 
+// What sweeps over /proc, and looks at the threads of whoever is busy, may take
+// of a CPU: one part in so many. They run before all others' work, and where
+// processes come and go by the thousand each costs more.
+const (
+	sweepPartCalm    = 30
+	sweepPartStalled = 10
+)
+
+// wait is how long after a sweep the next one is due.
+func (c *census) wait(stalled bool) time.Duration {
+	if stalled {
+		return max(stalledSweep, sweepPartStalled*c.sweepTook)
+	}
+	if d := sweepPartCalm * c.sweepTook; d > time.Second {
+		return d
+	}
+	return 0 // each reading sweeps
+}
+
 // refresh sweeps for a collector that is read without procs.
 func (c *census) refresh(now freezeframe.Instant) error {
-	if c.swept && now.Sub(c.sweptAt) < 1500*time.Millisecond {
+	if c.swept && now.Sub(c.sweptAt) < max(1500*time.Millisecond, 2*c.wait(c.host.Focus.Stalled(now))) {
 		c.takeFacts()
 		c.facts.ring()
 		return nil

@@ -139,12 +139,13 @@ func (c *procs) Collect(t *freezeframe.Table) error {
 		}
 		s.watch()
 	}
-	if stalled && s.swept && now.Sub(s.sweptAt) < stalledSweep {
+	if s.swept && now.Sub(s.sweptAt) < s.wait(stalled) {
 		s.takeFacts()
 		c.watched(t, now)
 		s.facts.ring()
 		return nil
 	}
+	cpu, began := kernel.ThreadCPU(), kernel.Now()
 	if err := s.sweep(now); err != nil {
 		return err
 	}
@@ -167,6 +168,7 @@ func (c *procs) Collect(t *freezeframe.Table) error {
 		}
 		c.row(t, p)
 	}
+	s.sweepTook = usedSince(cpu, began)
 	return nil
 }
 

@@ -895,3 +895,56 @@ func TestOwnThreadsWhileCalm(t *testing.T) {
 		t.Error("our own threads were read again within a second")
 	}
 }
+
+// Without BPF sweeps that take long become rare, and those of the threads of
+// whoever is busy; the watched are read as ever.
+func TestSweepsThatTakeLongAreRare(t *testing.T) {
+	h := live()
+	p, ts, _ := processCollectors(t, h)
+	if p.census.walk != nil {
+		t.Fatal("BPF is in use")
+	}
+	var table freezeframe.Table
+	rows := func(c freezeframe.Collector, in time.Duration) int {
+		table.At = kernel.Now().Add(in)
+		collect(t, c, &table)
+		table.At = 0
+		return len(table.Keys)
+	}
+	all := rows(p, 0)
+	if all < 3 {
+		t.Fatalf("%d processes", all)
+	}
+	p.census.sweepTook = time.Second
+	if n := rows(p, 25*time.Second); n != 0 {
+		t.Errorf("calm: %d rows within thirty times of what a sweep took", n)
+	}
+	if n := rows(p, 31*time.Second); n < all/2 {
+		t.Errorf("calm: %d rows of %d after it", n, all)
+	}
+
+	_, pid := startCat(t)
+	stall(h, int32(pid))
+	p.census.sweepTook, p.census.sweptAt = 100*time.Millisecond, kernel.Now()
+	if n := rows(p, 500*time.Millisecond); n != 1 || byName(t, p, &table, pid) == nil {
+		t.Errorf("stalled: %d rows, want the watched process alone", n)
+	}
+	if n := rows(p, 1100*time.Millisecond); n < all/2 {
+		t.Errorf("stalled: %d rows of %d after ten times of what a sweep took", n, all)
+	}
+
+	self := p.census.byPID.get(p.census.self)
+	for i := range p.census.processes {
+		p.census.processes[i].active = p.census.processes[i].used != 0
+	}
+	rows(ts, 1200*time.Millisecond)
+	busy := len(table.Keys)
+	ts.busyAt, ts.busyTook = kernel.Now().Add(1200*time.Millisecond), 20*time.Millisecond
+	rows(ts, 1300*time.Millisecond)
+	if p.census.processes[self].tick != ts.tick || byName(t, ts, &table, pid) == nil {
+		t.Error("stalled: the watched and our own have no row")
+	}
+	if len(table.Keys) >= busy {
+		t.Errorf("stalled: %d threads read soon after %d", len(table.Keys), busy)
+	}
+}

@@ -54,7 +54,8 @@ const (
 // tasks reads /proc/PID/task/TID: a row a thread. While a stall is open these
 // are the threads of the watched processes, our own, every thread that is
 // stuck (D, T, t) and those of the processes that used CPU in the last second,
-// in this order, up to maxTaskRows; dropped counts what found no place. While
+// in this order, up to maxTaskRows; dropped counts what found no place. Where the
+// last would take more than a tenth of a CPU they are read less often. While
 // nothing is wrong only threads that ran since the reading before or are stuck
 // have a row, and the watched and our own once a second, so that a stall's
 // first reading has a predecessor.
@@ -74,6 +75,8 @@ type tasks struct {
 	tick      uint32
 	dropped   uint64
 	baseAt    freezeframe.Instant // when the watched were last read
+	busyAt    freezeframe.Instant // when those of all busy processes were, without BPF
+	busyTook  time.Duration       // CPU time of that
 	deepLeft  int
 	statusMax int
 	cursor    int // where in census.order the search goes on
@@ -228,14 +231,8 @@ func (c *tasks) Collect(t *freezeframe.Table) error {
 			c.leader(slot)
 		}
 	}
-	for _, slot := range s.order {
-		// We always run, and while nothing is wrong nobody asks how.
-		if p := &s.processes[slot]; p.used != 0 && p.active && (base || p.pid != s.self) {
-			c.process(slot, false)
-		}
-	}
-	if base {
-		c.search()
+	if !c.stalled || c.now.Sub(c.busyAt) >= sweepPartStalled*c.busyTook {
+		c.busy(base)
 	}
 	if c.stats != nil {
 		c.readDelays()
@@ -250,6 +247,23 @@ func (c *tasks) Collect(t *freezeframe.Table) error {
 		}
 	}
 	return nil
+}
+
+// busy samples the threads of the processes that used CPU, and searches for
+// stuck ones.
+func (c *tasks) busy(base bool) {
+	s := c.census
+	cpu, began := kernel.ThreadCPU(), kernel.Now()
+	for _, slot := range s.order {
+		// We always run, and while nothing is wrong nobody asks how.
+		if p := &s.processes[slot]; p.used != 0 && p.active && (base || p.pid != s.self) {
+			c.process(slot, false)
+		}
+	}
+	if base {
+		c.search()
+	}
+	c.busyAt, c.busyTook = c.now, usedSince(cpu, began)
 }
 
 // walk is Collect where BPF tells of threads.

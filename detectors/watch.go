@@ -189,9 +189,16 @@ func (w *Watch) firstReadings() {
 // read at our priority.
 const firstMost = 2 * time.Second
 
-// raise asks for real-time priority for all threads there are, and keeps them in
-// memory.
+// raise keeps the process in memory, and asks for real-time priority for all
+// threads there are.
 func (w *Watch) raise() {
+	// First, since it fills some 50 MiB of pages.
+	if err := kernel.MlockAll(); err != nil {
+		w.right(freezeframe.Need{
+			What: "keep the recorder in memory", Lost: "readings may come late while memory is short",
+			Fix: "run as root, or grant CAP_IPC_LOCK", Err: err.Error(),
+		})
+	}
 	err := kernel.SetRealtime(RealtimePriority)
 	if err != nil {
 		w.right(freezeframe.Need{
@@ -205,12 +212,6 @@ func (w *Watch) raise() {
 		w.right(freezeframe.Need{What: "let the Go runtime's monitor sleep longer", Lost: "about 1 % of a CPU", Err: err.Error()})
 	}
 	w.monitor = monitor
-	if err := kernel.MlockAll(); err != nil {
-		w.right(freezeframe.Need{
-			What: "keep the recorder in memory", Lost: "readings may come late while memory is short",
-			Fix: "run as root, or grant CAP_IPC_LOCK", Err: err.Error(),
-		})
-	}
 }
 
 // probe starts a probe. One that asks an address can be ended by itself.

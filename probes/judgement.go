@@ -308,6 +308,9 @@ type service struct {
 	slowEnds    float32             // answers that took longer than half the floor, fading within a second
 	slowEndsAt  freezeframe.Instant // when the last was
 	slowShare   float32             // of the last second that was counted, at least
+	heard       uint32              // connections that were answered since the reading before, where that is inferred
+	heardOf     uint32              // those of the readings that followed each other closely, not counted yet
+	heardFor    time.Duration       // over which time
 	unseen      bool                // a connection that waits for accept is in the table
 }
 
@@ -342,7 +345,7 @@ func (p *judgement) learn(s *service, kind int, took int64, now freezeframe.Inst
 		b.add(took)
 	case now.Sub(s.learnt) >= time.Second:
 		s.learnt = now
-		if p.exact && kind == waitAnswer && b.total < enough {
+		if kind == waitAnswer && b.total < enough {
 			b.add(took) // of what nothing is known, all is news
 			return
 		}
@@ -770,6 +773,29 @@ func (s *service) count(n float32, now freezeframe.Instant) {
 	s.rate += (n/gap - s.rate) * weight
 }
 
+// hear counts the answers of which one reading of the connections told, where
+// they are inferred, a gap after the one before. What lies between readings far
+// apart says nothing: a connection that was answered may have been often.
+func (s *service) hear(gap time.Duration) {
+	heard := s.heard
+	s.heard = 0
+	if gap > sparse {
+		return
+	}
+	s.heardOf += heard
+	if s.heardFor += gap; s.heardFor < time.Second {
+		return
+	}
+	over := float32(s.heardFor.Seconds())
+	s.answers = float32(s.heardOf) / over
+	if s.counted == 0 {
+		s.rate = s.answers
+	}
+	s.rate += (s.answers - s.rate) * min(1, over/float32(rateOver.Seconds()))
+	s.counted += freezeframe.Instant(s.heardFor)
+	s.heardOf, s.heardFor = 0, 0
+}
+
 // slowOnes is how many slow requests there were within about a second, or are.
 func (s *service) slowOnes(now freezeframe.Instant) float32 {
 	return max(s.slowSince(now)+float32(s.overdue), s.slowShare*s.answers)
@@ -826,13 +852,13 @@ func (p *judgement) worth(n *conn, s *service, kind int, age time.Duration, now 
 				return 0.25 // such requests have always taken so long
 			case !unread && s.pieces >= 2 && s.overdue < 2 && age < pieceWait:
 				return 0.25 // the rest of the request may be on its way
-			case !p.exact && !others, p.exact && s.silent(w, age):
+			case s.silent(w, age), !p.exact && !others && age < p.floors[kind]: // which opens nothing
 				return 0.9
 			case p.manySlow(s, now):
 				return 0.6
 			case p.exact && others && (age >= firstSight || s.overdue >= 2) && s.partly(now) < partlyStalled:
 				return lonely // most are answered as ever: slow requests, not a service that stalls
-			case p.exact && age >= firstSight && (s.overdue < 2 || now.Sub(s.first) < known):
+			case age >= firstSight && (s.overdue < 2 || now.Sub(s.first) < known):
 				return lonely // a few requests take long, and most do not: it may be how they are
 			case s.overdue < 2 && age < firstSight && now.Sub(s.stalledAt) > time.Second && !p.repeated(s, w, age, now):
 				return lonely // one request takes longer, and all others do not
@@ -840,12 +866,10 @@ func (p *judgement) worth(n *conn, s *service, kind int, age time.Duration, now 
 			return 0.6
 		case age < firstSight || others || !s.sends || w.began.Sub(p.began) < learning || age < 2*s.usual[waitAnswer].ordinary():
 			return 0.2
-		case p.exact && n.talks:
+		case n.talks:
 			// Of a service of a few requests nobody knows what they take: only
 			// that its thread was held up would tell.
 			return lonely
-		case n.talks || !p.exact && s.slowNow >= 2:
-			return 0.6
 		}
 		return 0.2
 	case waitDelivery, waitConnect:

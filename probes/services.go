@@ -36,6 +36,7 @@ type services struct {
 	listening columns
 	connected columns
 	learnt    freezeframe.Instant // when the last time of learning began
+	looked    freezeframe.Instant // when connections were last read
 }
 
 const (
@@ -340,6 +341,11 @@ func (p *services) observeConnections(t *freezeframe.Table) {
 			p.look(n, row, now)
 		}
 	}
+	gap := now.Sub(p.looked)
+	p.looked = now
+	for i := range p.listeners.n {
+		p.listeners.slots[i].hear(gap)
+	}
 	p.settle(now)
 }
 
@@ -445,6 +451,9 @@ func (p *services) infer(n *conn, row []uint64, fresh, serving bool, last, now f
 	if serving && !unaccepted && answered {
 		if s != nil {
 			s.answered = max(s.answered, sent)
+			if fresh || wrote || more {
+				s.heard++
+			}
 			// One answer, once: those that were waited for count when they end.
 			if more && received > p.began && n.waits[waitAnswer].began == 0 {
 				p.learn(s, waitAnswer, int64(sent.Sub(received)), now)
@@ -454,6 +463,10 @@ func (p *services) infer(n *conn, row []uint64, fresh, serving bool, last, now f
 	} else {
 		switch {
 		case more && wrote && done > n.waits[waitAnswer].began:
+			if s != nil {
+				s.answered = max(s.answered, done)
+				s.heard++
+			}
 			p.end(n, waitAnswer, done, now) // the next request has come already
 		case more:
 			// More of the request came: it was not complete, and nobody could

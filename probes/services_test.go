@@ -341,8 +341,8 @@ func TestAnswerStallsAgain(t *testing.T) {
 			w.request(key, map[string]uint64{"bytes_sent": 500, "segs_out": 9, "sent_at": uint64(w.now.Add(-time.Second))})
 		}
 		w.step(1500 * time.Millisecond)
-		if q := w.best(waitAnswer); q < 0.9 {
-			t.Fatalf("stall %d: quality %v, want 0.9", stall, q)
+		if q := w.best(waitAnswer); q < 0.6 {
+			t.Fatalf("stall %d: quality %v, want 0.6", stall, q)
 		}
 		open := make(map[freezeframe.Instant]int)
 		for _, r := range w.reports {
@@ -434,9 +434,9 @@ func TestAnswerAtFirstSight(t *testing.T) {
 		low, high float32
 	}{
 		{"a fresh connection alone", []map[string]uint64{fresh}, 2 * time.Second, 0.2, 0.2},
-		{"a connection that has talked", []map[string]uint64{talking}, 700 * time.Millisecond, 0.5, 0.9},
+		{"a connection that has talked", []map[string]uint64{talking}, 700 * time.Millisecond, 0.3, 0.3},
 		{"the same, early", []map[string]uint64{talking}, 400 * time.Millisecond, 0.2, 0.2},
-		{"several, of a service that answers", []map[string]uint64{fresh, {"bytes_sent": 30, "segs_out": 1}}, 900 * time.Millisecond, 0.5, 0.9},
+		{"several, as long polls are", []map[string]uint64{talking, talking, fresh}, 900 * time.Millisecond, 0.3, 0.3},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			w := newWorld(t)
@@ -617,14 +617,14 @@ func TestAnswersToAClientThatIsBehind(t *testing.T) {
 }
 
 // One request that takes longer while others are answered is a slow request;
-// two, or one for long, are a service that does not answer.
+// two at a time are a service that does not answer.
 func TestOneSlowRequest(t *testing.T) {
 	for name, c := range map[string]struct {
 		slow  int
 		lasts time.Duration
 		stall bool
 	}{
-		"one": {1, 350 * time.Millisecond, false}, "two": {2, 350 * time.Millisecond, true}, "one for long": {1, 700 * time.Millisecond, true},
+		"one": {1, 350 * time.Millisecond, false}, "two": {2, 350 * time.Millisecond, true}, "one for long": {1, 3 * time.Second, false}, "two for long": {2, 1200 * time.Millisecond, true},
 	} {
 		w := newWorld(t)
 		for range 30 {
@@ -650,12 +650,12 @@ func TestOneSlowRequestAfterAnother(t *testing.T) {
 			w.serve(5, 1, 5*time.Millisecond)
 		}
 		w.reports = nil
-		for range 2 {
-			w.request(6, map[string]uint64{"bytes_sent": 500, "segs_out": 9, "sent_at": uint64(w.now.Add(-time.Millisecond))})
+		for key := range freezeframe.Key(2) {
+			w.request(6+key, map[string]uint64{"bytes_sent": 500, "segs_out": 9, "sent_at": uint64(w.now.Add(-time.Millisecond))})
 			for began := w.now; w.now.Sub(began) < 300*time.Millisecond; {
 				w.serve(5, 1, 5*time.Millisecond)
 			}
-			delete(w.conns, 6)
+			delete(w.conns, 6+key)
 			for began := w.now; w.now.Sub(began) < apart; {
 				w.serve(5, 1, 5*time.Millisecond)
 			}
