@@ -262,7 +262,11 @@ func (t *Tracker) adjoining(stall freezeframe.Span, services map[string]bool, no
 			if !services[it.late.Target] {
 				gap, to = adjoins, stall
 			}
-			if span := it.span(now); span.Start < to.End.Add(gap) && span.End > to.Start.Add(-gap) {
+			span := it.span(now)
+			if !services[it.late.Target] && span.Length() > growsFor && span.Length() > 2*stall.Length() {
+				continue // a queue that somebody waits at for a minute has nothing to do with it
+			}
+			if span.Start < to.End.Add(gap) && span.End > to.Start.Add(-gap) {
 				grown = hull(grown, span)
 			}
 		}

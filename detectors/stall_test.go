@@ -254,6 +254,22 @@ func TestSingleSlowRequestsThatAdjoin(t *testing.T) {
 	}
 }
 
+// Whoever waits at another service's queue for a minute has nothing to do with a
+// stall that falls into it; for a second, he may.
+func TestLongWaitAtAnotherServiceDoesNotBlurTheEdges(t *testing.T) {
+	for began, want := range map[time.Duration]time.Duration{time.Second: 30 * time.Second, 29 * time.Second: 29 * time.Second} {
+		queue := answer(began, 0, 0)
+		queue.Target, queue.Quality = "0.0.0.0:81", single
+		reports := inFlight(queue, began+500*ms, 30*time.Second+400*ms)
+		i := slices.IndexFunc(reports, func(l freezeframe.Lateness) bool { return l.Seen >= at(30*time.Second+300*ms) })
+		reports = slices.Insert(reports, i, answer(30*time.Second, 0, 30*time.Second+300*ms))
+		stalls, _, _ := run(t, 35*time.Second, reports...)
+		if len(stalls) != 1 || stalls[0].Span.Start != at(want) {
+			t.Errorf("from %v: %+v, want one stall from %v on", began, stalls, want)
+		}
+	}
+}
+
 // edged is a wait that BPF told of: it belongs to a stall from 50 ms on, though
 // what opens one is far longer.
 func edged(probe string, began, done time.Duration) freezeframe.Lateness {
