@@ -107,6 +107,7 @@ type Watch struct {
 	// Owned by the loop until it is done.
 	tracker Tracker
 	pending []freezeframe.Stall // over, waiting for the time after them
+	rested  freezeframe.Instant // until when no verdict is made after the last
 }
 
 // Start begins to record and to probe. The error says why nothing could be
@@ -450,7 +451,7 @@ func (w *Watch) loop(ctx context.Context) {
 		if ended != nil {
 			w.chase.reset()
 			w.pending = append(w.pending, *ended)
-			if w.opts.OnVerdict != nil {
+			if w.opts.OnVerdict != nil && now >= w.rested {
 				w.first(*ended)
 			}
 		}
@@ -468,9 +469,11 @@ func (w *Watch) loop(ctx context.Context) {
 // first hands out the verdict on a stall as soon as it is over, before the
 // time after it is recorded.
 func (w *Watch) first(stall freezeframe.Stall) {
+	began := kernel.Now()
 	if incident, err := w.judge(stall); err == nil {
 		w.opts.OnVerdict(incident)
 	}
+	w.rested = kernel.Now().Add(w.rest(kernel.Now().Sub(began)))
 	// What judging took is needed again only at the next stall.
 	debug.FreeOSMemory()
 }
@@ -494,17 +497,35 @@ func (w *Watch) next(now freezeframe.Instant, open bool) time.Duration {
 		return pace
 	}
 	if len(w.pending) > 0 {
-		return max(w.pending[0].End.Add(keepAfter).Sub(now), pace)
+		return max(w.pending[0].End.Add(keepAfter).Sub(now), w.rested.Sub(now), pace)
 	}
 	return 0
 }
 
+// rest is how long no other verdict is made after one that took so long: where
+// stalls follow each other, making their reports must not be what holds up the
+// machine. Those that wait are not forgotten by the ring meanwhile.
+func (w *Watch) rest(took time.Duration) time.Duration {
+	if len(w.pending) > manyPending {
+		return 2 * took
+	}
+	return min(8*took, restMost)
+}
+
+const (
+	restMost    = 5 * time.Second
+	manyPending = 8
+)
+
 // settle hands out the stalls whose time after is recorded.
 func (w *Watch) settle(now freezeframe.Instant) {
-	for len(w.pending) > 0 && now >= w.pending[0].End.Add(keepAfter) {
+	for len(w.pending) > 0 && now >= w.pending[0].End.Add(keepAfter) && now >= w.rested {
 		stall := w.pending[0]
 		w.pending = w.pending[1:]
+		began := kernel.Now()
 		incident, err := w.judge(stall)
+		now = kernel.Now()
+		w.rested = now.Add(w.rest(now.Sub(began)))
 		if err != nil {
 			w.need(freezeframe.Need{What: "keep the recording of a stall", Lost: "its report", Err: err.Error()})
 			continue

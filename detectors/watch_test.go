@@ -101,3 +101,41 @@ func TestStallBehindAnotherIsNotLate(t *testing.T) {
 	cancel()
 	<-w.done
 }
+
+// Where stalls follow each other, the verdicts on them do not: making them must
+// not be what takes the CPU from everybody.
+func TestVerdictsDoNotFollowEachOtherAtOnce(t *testing.T) {
+	ring := recorder.NewRing(recorder.MinBytes)
+	focus := &freezeframe.Focus{}
+	var judged []freezeframe.Instant
+	slow := freezeframe.Rule{Cause: "slow", Judge: func(freezeframe.Window) []freezeframe.Finding {
+		judged = append(judged, kernel.Now())
+		time.Sleep(100 * time.Millisecond)
+		return nil
+	}}
+	w := &Watch{
+		opts: Options{Rules: []freezeframe.Rule{slow}}, focus: focus, ring: ring, sampler: recorder.NewSampler(ring, freezeframe.Host{Focus: focus}, nil),
+		late: make(chan freezeframe.Lateness, 16), asks: make(chan func()), out: make(chan Incident, maxKept), done: make(chan struct{}),
+		chase: newChase(focus, ring.Texts(), ring.Texts().String, ring.AddEvent), tracker: Tracker{Quiet: 100 * time.Millisecond},
+	}
+	now := kernel.Now()
+	for i := range 2 {
+		end := now.Add(-keepAfter - time.Duration(2-i)*time.Second)
+		w.pending = append(w.pending, freezeframe.Stall{Span: freezeframe.Span{Start: end.Add(-300 * time.Millisecond), End: end}})
+	}
+	w.settle(kernel.Now())
+	if len(judged) != 1 || len(w.pending) != 1 {
+		t.Fatalf("%d verdicts at once, %d stalls wait", len(judged), len(w.pending))
+	}
+	if wait := w.next(kernel.Now(), false); wait < 400*time.Millisecond {
+		t.Errorf("the next after %v, of one that took 100 ms", wait)
+	}
+	w.settle(w.rested)
+	if len(judged) != 2 || len(w.pending) != 0 {
+		t.Errorf("%d verdicts after the rest, %d stalls wait", len(judged), len(w.pending))
+	}
+	w.pending = make([]freezeframe.Stall, manyPending+1)
+	if many, few := w.rest(time.Second), restMost; many >= few {
+		t.Errorf("a rest of %v while many wait", many)
+	}
+}
