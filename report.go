@@ -130,6 +130,8 @@ type SymptomReport struct {
 	Count   int       `json:"count"`
 	Error   string    `json:"error,omitempty"`
 	Victims []string  `json:"victims,omitempty"` // "comm (pid)"
+	// Doubtful: that somebody waited for it is not certain; it came with what is.
+	Doubtful bool `json:"doubtful,omitempty"`
 }
 
 // CauseReport is one ranked cause.

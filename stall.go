@@ -36,6 +36,10 @@ type Lateness struct {
 	Victims []Victim // who should have done the work
 }
 
+// Felt is the quality from which on it is taken for certain that somebody waited.
+// Less opens no stall: it is told with one that something else opened.
+const Felt = 0.5
+
 // Late returns how long the work has taken so far.
 func (l *Lateness) Late() time.Duration {
 	if l.Done != 0 {
@@ -72,6 +76,9 @@ type Symptom struct {
 	Err     string
 	Victims []Victim
 }
+
+// Doubtful tells whether it is not certain that anybody waited.
+func (s *Symptom) Doubtful() bool { return s.Quality < Felt }
 
 // Stall is a span in which work did not get done, with every symptom that
 // overlaps it: one freeze, one stall.

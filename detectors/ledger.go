@@ -39,6 +39,9 @@ func Account(w freezeframe.Window) freezeframe.Ledger {
 		if sy.Err != "" && sy.Worst == 0 {
 			continue // refused at once: nobody's time is missing
 		}
+		if aside(w.Stall().Symptoms, i) {
+			continue // whoever waits for news at another service is no victim
+		}
 		var accounts []freezeframe.Account
 		for _, v := range sy.Victims {
 			for _, a := range b.accounts(i, v, sy.Span) {
@@ -63,6 +66,24 @@ func Account(w freezeframe.Window) freezeframe.Ledger {
 		ledger.Blocked[i] = blocked(accounts)
 	}
 	return ledger
+}
+
+// aside tells whether a symptom is doubtful, of what nothing else says that it
+// stalled, while others did for certain.
+func aside(all []freezeframe.Symptom, i int) bool {
+	if !all[i].Doubtful() {
+		return false
+	}
+	felt := false
+	for j := range all {
+		if sy := &all[j]; !sy.Doubtful() && !sy.Own {
+			if sy.Target == all[i].Target {
+				return false
+			}
+			felt = true
+		}
+	}
+	return felt
 }
 
 // sample is one row of the tasks source.

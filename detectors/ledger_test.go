@@ -385,3 +385,25 @@ func TestSleepersOutweighWhoeverWantsACPU(t *testing.T) {
 		t.Errorf("blocked %v, want the first second", got)
 	}
 }
+
+// Whoever waits for news at one service while another stalls is no victim; at the
+// one that stalls he may be.
+func TestDoubtfulSymptomsAreNotAccountedFor(t *testing.T) {
+	for target, victims := range map[string]int{"0.0.0.0:81": 1, "0.0.0.0:80": 2} {
+		w := windowtest.New(6*second, 2*second, 4*second)
+		w.Symptom(freezeframe.Symptom{Probe: "answer", Target: "0.0.0.0:80", Quality: 0.9, Victims: []freezeframe.Victim{{PID: 7, Comm: "orders"}}})
+		w.Symptom(freezeframe.Symptom{Probe: "receive", Target: target, Quality: 0.3, Victims: []freezeframe.Victim{{PID: 8, Comm: "queue"}}})
+		for pid := range 2 {
+			sampled(w, 7+pid, func(time.Duration) windowtest.V {
+				return windowtest.V{"state": int('D'), "wchan": "io_schedule", "pid": 7 + pid}
+			})
+		}
+		pids := map[int]bool{}
+		for _, a := range Account(w).Accounts {
+			pids[a.Victim.PID] = true
+		}
+		if len(pids) != victims || !pids[7] {
+			t.Errorf("doubtful at %s: accounts of %v, want %d", target, pids, victims)
+		}
+	}
+}

@@ -17,7 +17,7 @@ const (
 	timesUsual = 4
 	// minQuality is how certain a probe must be that somebody waited before
 	// its lateness may open a stall on its own.
-	minQuality = 0.5
+	minQuality = freezeframe.Felt
 	// single is the quality of one slow request beside others that are answered,
 	// and adjoins how far from a stall it still belongs to it: a reading.
 	single  = 0.3
@@ -388,7 +388,7 @@ func rank(sy *freezeframe.Symptom) int {
 	switch {
 	case sy.Own:
 		return 2
-	case sy.Quality < minQuality:
+	case sy.Doubtful():
 		return 1
 	}
 	return 0

@@ -749,6 +749,10 @@ const (
 	// enoughMissed is how many answers must be missing, by how many there are in a
 	// second, for it to say something that no other request was answered.
 	enoughMissed = 3
+	// inferred is how many answers a second a service must give for a missing one
+	// to prove something where waits are inferred: a server that pushes news, and
+	// whose clients acknowledge them, looks like one that answers at once.
+	inferred = 3
 	// rateOver is the time over which a service's answers are averaged.
 	rateOver = 10 * time.Second
 	// known is how long a service must have been known for two slow requests at
@@ -852,6 +856,8 @@ func (p *judgement) worth(n *conn, s *service, kind int, age time.Duration, now 
 				return 0.25 // such requests have always taken so long
 			case !unread && s.pieces >= 2 && s.overdue < 2 && age < pieceWait:
 				return 0.25 // the rest of the request may be on its way
+			case !p.exact && !others && s.rate < inferred && age >= p.floors[kind]:
+				return lonely // whoever waits for news looks like this
 			case s.silent(w, age), !p.exact && !others && age < p.floors[kind]: // which opens nothing
 				return 0.9
 			case p.manySlow(s, now):

@@ -249,6 +249,8 @@ func symptom(s *freezeframe.Symptom, clock freezeframe.Clock) freezeframe.Sympto
 		WorstMs: ms(s.Worst),
 		Count:   s.Count,
 		Error:   s.Err,
+
+		Doubtful: s.Doubtful(),
 	}
 	seen := make(map[string]bool)
 	for _, v := range s.Victims {

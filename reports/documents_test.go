@@ -500,3 +500,17 @@ func TestEveryProbeHasWords(t *testing.T) {
 		t.Errorf("three victims: %q", got)
 	}
 }
+
+// The longest wait is not what people felt where it is doubtful that it was one.
+func TestHeadlineIsOfWhatWasFelt(t *testing.T) {
+	r := &freezeframe.Report{Stall: freezeframe.StallReport{Symptoms: []freezeframe.SymptomReport{
+		{Probe: "answer", Target: "web", WorstMs: 300}, {Probe: "answer", Target: "queue", WorstMs: 10000, Doubtful: true},
+	}}}
+	if got := Headline(r); !strings.Contains(got, "web") {
+		t.Errorf("%q", got)
+	}
+	r.Stall.Symptoms = append(r.Stall.Symptoms[1:], freezeframe.SymptomReport{Probe: "heartbeat", WorstMs: 300})
+	if got := Headline(r); !strings.Contains(got, "queue") {
+		t.Errorf("of our own work: %q", got)
+	}
+}

@@ -347,15 +347,18 @@ func (p *printer) row(name, text string) {
 }
 
 // Headline says what people felt: the symptom of a service before that of our
-// own probes, and the longest of its kind.
+// own probes and what may have been felt, and the longest of its kind.
 func Headline(r *freezeframe.Report) string {
 	best := -1
 	rank := func(s *freezeframe.SymptomReport) int {
 		switch s.Probe {
 		case "accept", "receive", "answer", "active":
-			return 2 // users of a service waited
+			if s.Doubtful {
+				return 1
+			}
+			return 3 // users of a service waited
 		case "delivery", "connect", "stuck":
-			return 1 // somebody's process waited
+			return 2 // somebody's process waited
 		case ProbeUnclean:
 			return -1 // told with the other
 		}

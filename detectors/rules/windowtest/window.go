@@ -244,7 +244,9 @@ func (w *Window) Kernel(at time.Duration, text string) {
 func (w *Window) Symptom(sy freezeframe.Symptom) int {
 	sy.Span = w.stall.Span
 	sy.Late = freezeframe.Union(sy.Span)
-	sy.Quality = 1
+	if sy.Quality == 0 {
+		sy.Quality = 1
+	}
 	sy.Count = 1
 	if sy.Err == "" {
 		sy.Worst = sy.Span.Length()

@@ -14,7 +14,7 @@ export interface Cause {
   chain: string[]; evidence: Evidence[]; remedy: string[]; symptom_of?: string;
 }
 export interface Symptom {
-  probe: string; target: string; start: string; end: string; worst_ms: number; count: number; error?: string; victims?: string[];
+  probe: string; target: string; start: string; end: string; worst_ms: number; count: number; error?: string; victims?: string[]; doubtful?: boolean;
 }
 export interface Account { victim: string; symptom: string; total_ms: number; class_ms: Record<string, number>; longest?: string }
 export interface Item { at: string; end?: string; what: string; text: string }
