@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 	"unsafe"
 
@@ -23,18 +24,24 @@ const (
 	fsyncBackoff = 20
 	fsyncMost    = 16 // filesystems
 	fsyncRetry   = 10 * time.Second
+	fsyncNames   = 8 // of files, should others have the first
+	// leaveWithin bounds how long the end of the probe waits for its files to be
+	// removed.
+	leaveWithin = 500 * time.Millisecond
+	// remountTakes is longer than mount(8) takes from one of its calls to the next.
+	remountTakes = 100 * time.Millisecond
 	// A file that keeps its one block would never meet a full filesystem, so
 	// when less than this is left the block is given back and asked for again.
 	nearlyFull = 16 << 20
 )
 
-// fsync writes 8 bytes to an unlinked file on every writable local filesystem,
-// twice a second, and waits until the device has them: one 4 KiB write and
-// one flush of the device's cache, 16 KiB/s a filesystem with the journal of a
-// typical one. It is late when a device, a journal, writeback or a frozen
-// filesystem holds up whoever saves something: databases stop committing, logs
-// stop, editors hang in "save". Err is set when the write is refused: ENOSPC
-// (also when only root may still write), EROFS, EIO, EDQUOT.
+// fsync writes 8 bytes to a file on every writable local filesystem, twice a
+// second, and waits until the device has them: one 4 KiB write and one flush of
+// the device's cache, 16 KiB/s a filesystem with the journal of a typical one.
+// It is late when a device, a journal, writeback or a frozen filesystem holds up
+// whoever saves something: databases stop committing, logs stop, editors hang in
+// "save". Err is set when the write is refused: ENOSPC (also when only root may
+// still write), EROFS, EIO, EDQUOT.
 type fsync struct{ hub *hub }
 
 func (p *fsync) Name() string { return "fsync" }
@@ -58,6 +65,8 @@ func (p *fsync) Run(ctx context.Context, late func(freezeframe.Lateness)) error 
 	defer stop()
 
 	running := make(map[mountKey]context.CancelFunc)
+	var watches sync.WaitGroup
+	defer func() { lessThan(leaveWithin, watches.Wait) }()
 	buf := make([]byte, 64<<10)
 	for ctx.Err() == nil {
 		text, err := readAll(fd, buf)
@@ -65,7 +74,7 @@ func (p *fsync) Run(ctx context.Context, late func(freezeframe.Lateness)) error 
 			return fmt.Errorf("read %s: %w", path, err)
 		}
 		buf = text[:cap(text)]
-		p.follow(ctx, running, parseMounts(text), late)
+		p.follow(ctx, running, &watches, parseMounts(text), late)
 		first := true
 		conn.Read(func(uintptr) bool {
 			again := !first
@@ -95,13 +104,23 @@ func readAll(fd int, buf []byte) ([]byte, error) {
 	}
 }
 
+// lessThan waits for what may hang with a disk, and not for longer than that.
+func lessThan(d time.Duration, what func()) {
+	done := make(chan struct{})
+	go func() { what(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(d):
+	}
+}
+
 // follow starts work on the mounts that ought to be written to, and ends it
-// on those that are gone or opted out; one that turned read-only under us is
-// kept, since that is news.
-func (p *fsync) follow(ctx context.Context, running map[mountKey]context.CancelFunc, all []mount, late func(freezeframe.Lateness)) {
+// on those that are gone, opted out or that somebody mounted read-only; a
+// filesystem that turned read-only under its mount is kept, since that is news.
+func (p *fsync) follow(ctx context.Context, running map[mountKey]context.CancelFunc, watches *sync.WaitGroup, all []mount, late func(freezeframe.Lateness)) {
 	there := make(map[mountKey]bool)
 	for _, m := range all {
-		there[mountKey{m.id, m.point}] = true
+		there[mountKey{m.id, m.point}] = !m.told
 	}
 	for key, cancel := range running {
 		if !there[key] {
@@ -125,7 +144,7 @@ func (p *fsync) follow(ctx context.Context, running map[mountKey]context.CancelF
 		}
 		own, cancel := context.WithCancel(ctx)
 		running[mountKey{m.id, m.point}] = cancel
-		go p.watch(own, m, late)
+		watches.Go(func() { p.watch(own, m, late) })
 	}
 }
 
@@ -134,19 +153,25 @@ type mountKey struct {
 	point string
 }
 
-// watch has one filesystem written to until ctx ends, and tries again now and
-// then when that cannot even begin.
+// watch has one filesystem written to until ctx ends and the file is gone, and
+// tries again now and then when that cannot even begin.
 func (p *fsync) watch(ctx context.Context, m mount, late func(freezeframe.Lateness)) {
 	told := ""
-	for {
-		f := &saved{fd: -1}
+	for ctx.Err() == nil {
+		f := &saved{fd: -1, dir: -1}
+		ended := make(chan struct{})
 		j := &job{hub: p.hub, probe: p.Name(), target: m.point,
-			setup: func() error { return f.open(m) },
-			loop:  func(w *worker) { f.loop(w) },
-			done:  f.close,
+			setup:   func() error { return f.open(m, p.hub.FsyncDirs) },
+			loop:    func(w *worker) { f.loop(w) },
+			done:    func() { f.close(); close(ended) },
+			forgive: func(l freezeframe.Lateness) bool { return l.Err == "EROFS" && madeReadOnly(m) },
 		}
 		err := j.start(ctx, plan{every: int64(fsyncEvery), backoff: fsyncBackoff, floor: int64(fsyncFloor)}, late)
-		if err == nil || ctx.Err() != nil {
+		if err == nil {
+			<-ended
+			continue // somebody removed the file
+		}
+		if ctx.Err() != nil {
 			return
 		}
 		if told != err.Error() {
@@ -161,48 +186,139 @@ func (p *fsync) watch(ctx context.Context, m mount, late func(freezeframe.Latene
 	}
 }
 
-// saved is the file that is written.
+// madeReadOnly tells whether somebody has just mounted m read-only, as mount(8)
+// does: for that the kernel first makes the filesystem so, and then the mount. A
+// write may be refused before follow knows.
+func madeReadOnly(m mount) bool {
+	time.Sleep(remountTakes)
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return false
+	}
+	for _, now := range parseMounts(b) {
+		if now.id == m.id && now.point == m.point {
+			return now.told
+		}
+	}
+	return false
+}
+
+// saved is the file that is written. It has a name, and between two writes it is
+// open for reading only: an unlinked file, or one that is open for writing, would
+// keep everybody from mounting its filesystem read-only (EBUSY).
 type saved struct {
-	fd   int
+	fd   int      // for reading, which is enough to sync it
+	dir  int      // where it is
+	name string   // in dir
+	path [32]byte // by which fd is opened for writing
 	stat unix.Statfs_t
+	file unix.Stat_t
 	data [8]byte
 	n    uint64
 }
 
-// open makes a file without a name on the filesystem. It goes through a copy
-// of the mount that no path leads to, where that is allowed: a file open on
-// the mount itself would make umount(8) fail.
-func (f *saved) open(m mount) error {
-	point := m.point
-	tree, err := unix.OpenTree(unix.AT_FDCWD, m.point, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
-	if err == nil {
-		defer unix.Close(tree)
-		point = "/proc/self/fd/" + strconv.Itoa(tree)
-	}
-	var st unix.Stat_t
-	if err := unix.Stat(point, &st); err != nil {
-		return fmt.Errorf("stat %s: %w", m.point, err)
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return fmt.Errorf("write on %s: %w", m.point, unix.ENOTDIR)
-	}
-	f.fd, err = unix.Open(point, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
-	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EISDIR) || errors.Is(err, unix.EINVAL) {
-		name := filepath.Join(point, ".freezeframe-"+strconv.Itoa(os.Getpid()))
-		f.fd, err = unix.Open(name, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
-		if err == nil {
-			unix.Unlink(name)
-		}
+// open makes the file, in the first of dirs that is on the filesystem or else in
+// its root. It goes through a copy of the mount that no path leads to, where that
+// is allowed: a file open on the mount itself would make umount(8) fail.
+func (f *saved) open(m mount, dirs []string) error {
+	root, err := unix.OpenTree(unix.AT_FDCWD, m.point, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		root, err = unix.Open(m.point, unix.O_PATH|unix.O_CLOEXEC, 0)
 	}
 	if err != nil {
-		return fmt.Errorf("make a file on %s: %w", m.point, err)
+		return fmt.Errorf("open %s: %w", m.point, err)
 	}
-	return nil
+	defer unix.Close(root)
+	for _, dir := range dirs {
+		if f.dir < 0 {
+			f.dir = openBelow(root, m, dir)
+		}
+	}
+	if f.dir < 0 {
+		// As long as root is open mounts propagate to it; not to what is opened there.
+		if f.dir, err = unix.Openat(root, ".", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+			return fmt.Errorf("write on %s: %w", m.point, err)
+		}
+	}
+	for n := range fsyncNames {
+		f.name = ".freezeframe-sync-" + strconv.Itoa(n)
+		if f.fd, err = takeFile(f.dir, f.name); err != nil {
+			return fmt.Errorf("make a file on %s: %w", m.point, err)
+		}
+		if f.fd >= 0 {
+			copy(f.path[:], "/proc/self/fd/"+strconv.Itoa(f.fd))
+			return nil
+		}
+	}
+	return fmt.Errorf("make a file on %s: remove .freezeframe-sync-*: all %d names are others'", m.point, fsyncNames)
 }
 
+// openBelow opens a directory through a copy of the mount, if that is where its
+// path leads to; -1: it is not.
+func openBelow(root int, m mount, path string) (dir int) {
+	below, err := filepath.Rel(m.point, path)
+	if err != nil || !filepath.IsLocal(below) {
+		return -1
+	}
+	dir, err = unix.Openat2(root, below, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS})
+	if err != nil {
+		return -1
+	}
+	var there, here unix.Stat_t
+	if unix.Stat(path, &there) != nil || unix.Fstat(dir, &here) != nil || there.Dev != here.Dev || there.Ino != here.Ino {
+		unix.Close(dir) // another filesystem is mounted over it
+		return -1
+	}
+	return dir
+}
+
+// takeFile makes a file, or takes one that a process which was killed has left;
+// -1: it is another process's, or another user's.
+func takeFile(dir int, name string) (fd int, err error) {
+	for range 8 {
+		const flags = unix.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_CLOEXEC
+		fd, err := unix.Openat(dir, name, flags|unix.O_CREAT|unix.O_EXCL, 0o600)
+		made := err == nil
+		if err == unix.EEXIST {
+			if fd, err = unix.Openat(dir, name, flags, 0); err == unix.ENOENT {
+				continue
+			}
+			if err != nil {
+				return -1, nil // a link, or not for us
+			}
+		}
+		if err != nil {
+			return -1, err
+		}
+		var file, in unix.Stat_t
+		if err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err == nil {
+			err = errors.Join(unix.Fstat(fd, &file), unix.Fstat(dir, &in))
+		}
+		// The owner need not be who makes it: vfat has none, NFS another.
+		ours := made || file.Uid == uint32(os.Geteuid()) || file.Uid == in.Uid
+		switch {
+		case err == nil && file.Mode&unix.S_IFMT == unix.S_IFREG && file.Nlink == 1 && file.Size <= int64(len(saved{}.data)) && ours:
+			return fd, nil
+		case err == nil && file.Nlink == 0: // whoever had it ended just now
+			unix.Close(fd)
+			continue
+		}
+		unix.Close(fd)
+		return -1, nil
+	}
+	return -1, nil
+}
+
+// close removes the file, unless somebody has.
 func (f *saved) close() {
 	if f.fd >= 0 {
+		if unix.Fstat(f.fd, &f.file) == nil && f.file.Nlink > 0 {
+			_ = unix.Unlinkat(f.dir, f.name, 0) // what is left is taken the next time
+		}
 		unix.Close(f.fd)
+	}
+	if f.dir >= 0 {
+		unix.Close(f.dir)
 	}
 }
 
@@ -211,27 +327,43 @@ func (f *saved) close() {
 func (f *saved) loop(w *worker) {
 	entersyscallblock()
 	for w.wait() {
+		if f.gone() {
+			break
+		}
 		w.finish(f.save())
 	}
 	exitsyscall()
 }
 
+// gone tells whether somebody has removed the file.
+//
+//go:nosplit
+//go:norace
+func (f *saved) gone() bool {
+	_, _, errno := unix.RawSyscall(unix.SYS_FSTAT, uintptr(f.fd), uintptr(unsafe.Pointer(&f.file)), 0)
+	return errno == 0 && f.file.Nlink == 0
+}
+
 //go:nosplit
 //go:norace
 func (f *saved) save() uintptr {
-	fd := uintptr(f.fd)
-	_, _, errno := unix.RawSyscall(unix.SYS_FSTATFS, fd, uintptr(unsafe.Pointer(&f.stat)), 0)
+	_, _, errno := unix.RawSyscall(unix.SYS_FSTATFS, uintptr(f.fd), uintptr(unsafe.Pointer(&f.stat)), 0)
+	full := errno == 0 && f.stat.Blocks > 0 && f.stat.Bavail*uint64(f.stat.Bsize) < nearlyFull
+	fd, _, errno := unix.RawSyscall6(unix.SYS_OPENAT, atCWD, uintptr(unsafe.Pointer(&f.path)), unix.O_WRONLY|unix.O_CLOEXEC, 0, 0, 0)
 	if errno == 0 {
-		size := uint64(f.stat.Bsize)
-		if f.stat.Blocks > 0 && f.stat.Bavail*size < nearlyFull {
+		if full {
 			unix.RawSyscall(unix.SYS_FTRUNCATE, fd, 0, 0)
 		}
+		f.n++
+		*(*uint64)(unsafe.Pointer(&f.data)) = f.n
+		_, _, errno = unix.RawSyscall6(unix.SYS_PWRITE64, fd, uintptr(unsafe.Pointer(&f.data)), 8, 0, 0, 0)
+		// Where a server has the last word, it is said here.
+		if _, _, closed := unix.RawSyscall(unix.SYS_CLOSE, fd, 0, 0); errno == 0 {
+			errno = closed
+		}
 	}
-	f.n++
-	*(*uint64)(unsafe.Pointer(&f.data)) = f.n
-	_, _, errno = unix.RawSyscall6(unix.SYS_PWRITE64, fd, uintptr(unsafe.Pointer(&f.data)), 8, 0, 0, 0)
 	if errno == 0 {
-		_, _, errno = unix.RawSyscall(unix.SYS_FDATASYNC, fd, 0, 0)
+		_, _, errno = unix.RawSyscall(unix.SYS_FDATASYNC, uintptr(f.fd), 0, 0)
 	}
 	if errno == 0 && f.stat.Blocks > 0 && (f.stat.Bavail == 0 || f.stat.Files > 0 && f.stat.Ffree == 0) {
 		// Root may use what is reserved for it; nobody else can write.
@@ -239,3 +371,6 @@ func (f *saved) save() uintptr {
 	}
 	return uintptr(errno)
 }
+
+// atCWD is AT_FDCWD as a system call takes it.
+const atCWD = ^uintptr(-unix.AT_FDCWD - 1)

@@ -197,6 +197,143 @@ func TestFsyncOnAFilesystemThatWasFull(t *testing.T) {
 	}
 }
 
+// syncing runs the probe on one filesystem until stop is called.
+func syncing(t *testing.T, point string, o Options) (c *collected, stop func()) {
+	t.Helper()
+	c = &collected{}
+	o.FsyncSkip, o.Events = otherMounts(t, point), c.event
+	h := newHub(o)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- (&fsync{hub: h}).Run(ctx, c.add) }()
+	return c, func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		waitUnused(t, h)
+	}
+}
+
+// written waits until a file is written to.
+func written(t *testing.T, path string) {
+	t.Helper()
+	from := time.Now()
+	for info, err := os.Stat(path); err != nil || info.Size() != 8 || info.ModTime().Before(from); info, err = os.Stat(path) {
+		if time.Since(from) > 10*time.Second {
+			t.Fatalf("%s is not written: %v", path, err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func remount(t *testing.T, point, options string) {
+	t.Helper()
+	if out, err := exec.Command("mount", "-o", "remount,"+options, point).CombinedOutput(); err != nil {
+		t.Fatalf("remount %s: %v: %s", options, err, out)
+	}
+}
+
+func TestFsyncLetsItsFilesystemBeMadeReadOnly(t *testing.T) {
+	point := loopFilesystem(t)
+	c, stop := syncing(t, point, Options{})
+	file := filepath.Join(point, ".freezeframe-sync-0")
+	for range 5 {
+		written(t, file)
+		remount(t, point, "ro")
+		time.Sleep(700 * time.Millisecond) // one would have come
+		remount(t, point, "rw")
+	}
+	written(t, file)
+	stop()
+	for _, l := range c.late {
+		if l.Err != "" {
+			t.Errorf("somebody wanted it so, and yet: %+v", l)
+		}
+	}
+	for _, e := range c.events {
+		t.Errorf("somebody wanted it so, and yet: %s", e.Text)
+	}
+	if _, err := os.Stat(file); err == nil {
+		t.Errorf("%s is left", file)
+	}
+}
+
+func TestFsyncOnAFilesystemThatFailed(t *testing.T) {
+	point := loopFilesystem(t)
+	source := ""
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range parseMounts(b) {
+		if m.point == point {
+			source = filepath.Base(m.source)
+		}
+	}
+	remount(t, point, "errors=remount-ro")
+	c, stop := syncing(t, point, Options{})
+	defer stop()
+	written(t, filepath.Join(point, ".freezeframe-sync-0"))
+	if err := os.WriteFile("/sys/fs/ext4/"+source+"/trigger_fs_error", []byte("test"), 0); err != nil {
+		t.Fatal(err)
+	}
+	first := c.until(t, "refused", func(l freezeframe.Lateness) bool { return l.Err == "EROFS" && l.Target == point })
+	again := c.until(t, "refused again", func(l freezeframe.Lateness) bool { return l.Err == "EROFS" && l.Done != first.Done })
+	if again.Began != first.Began || again.Done.Sub(first.Done) < 4*time.Second {
+		t.Errorf("refused since %v at %v, and then since %v at %v: want that to be one failure, and 5 s between two tries", first.Began, first.Done, again.Began, again.Done)
+	}
+}
+
+func TestFsyncFiles(t *testing.T) {
+	point := loopFilesystem(t)
+	own := filepath.Join(point, "var", "own")
+	name := func(dir string, n string) string { return filepath.Join(dir, ".freezeframe-sync-"+n) }
+	var stops []func()
+	begin := func(o Options) {
+		_, stop := syncing(t, point, o)
+		stops = append(stops, stop)
+	}
+	// What a process that was killed has left is taken; what is another's is not:
+	// a link, a file with two names, a directory, more than we write.
+	precious := filepath.Join(point, "precious")
+	for path, text := range map[string]string{name(point, "0"): "", precious: "1", name(point, "5"): "0123456789"} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, err := range []error{os.Link(precious, name(point, "1")), os.Symlink("precious", name(point, "2")), os.Mkdir(name(point, "3"), 0o755), os.WriteFile(name(point, "4"), nil, 0o600), os.Chown(name(point, "4"), 7, 7)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	begin(Options{FsyncDirs: []string{own, "/nowhere"}})
+	written(t, name(point, "0"))
+	begin(Options{})
+	written(t, name(point, "6"))
+	if err := os.MkdirAll(own, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	begin(Options{FsyncDirs: []string{"/", own}})
+	written(t, name(own, "0"))
+	// Removed, it is made again.
+	if err := os.Remove(name(own, "0")); err != nil {
+		t.Fatal(err)
+	}
+	written(t, name(own, "0"))
+	for _, stop := range stops {
+		stop()
+	}
+	for _, path := range []string{name(point, "0"), name(point, "6"), name(own, "0")} {
+		if _, err := os.Stat(path); err == nil {
+			t.Errorf("%s is left", path)
+		}
+	}
+	if text, err := os.ReadFile(precious); err != nil || string(text) != "1" {
+		t.Errorf("another's file has %q: %v", text, err)
+	}
+}
+
 func waitUnused(t *testing.T, h *hub) {
 	for i := 0; used(h) > 0; i++ {
 		if i > 500 {

@@ -32,6 +32,10 @@ const (
 	// push everything else out of the recording.
 	kernelLogRate  = 100
 	kernelLogFloor = time.Second // between two reports of a kind
+	// goesOn is how long a filesystem that failed may be silent: whoever tries to
+	// write makes it fail again, until somebody mends it.
+	goesOn      = 5 * time.Minute
+	maxFailures = 64
 )
 
 func (p *kernelLog) Name() string { return "kernel_log" }
@@ -147,10 +151,16 @@ type kernelLines struct {
 	suppressed int
 	lost       uint64
 	told       [len(kernelSymptoms)]freezeframe.Instant
+	failures   map[string]failing // of filesystems, by kind and device
 }
 
+// failing is one that goes on: its first line, and when its last was read.
+type failing struct{ since, last freezeframe.Instant }
+
 const (
-	oomKill = "oom kill"
+	oomKill           = "oom kill"
+	filesystemError   = "filesystem error"
+	remountedReadOnly = "remounted read-only"
 	// killedOther is the quality of a kill that took no service: a batch job
 	// that is killed keeps nobody waiting.
 	killedOther = 0.4
@@ -168,10 +178,10 @@ var kernelSymptoms = [...]struct {
 	{"rcu stall", 0.9, []string{"rcu", "stall"}},
 	{"workqueue lockup", 0.8, []string{"workqueue lockup"}},
 	{oomKill, 0.9, []string{"Killed process", "total-vm"}},
-	{"filesystem error", 0.8, []string{"EXT4-fs error"}},
-	{"filesystem error", 0.8, []string{"XFS", "hutting down filesystem"}},
-	{"filesystem error", 0.8, []string{"BTRFS", "error"}},
-	{"remounted read-only", 0.9, []string{"emounting filesystem read-only"}},
+	{filesystemError, 0.8, []string{"EXT4-fs error"}},
+	{filesystemError, 0.8, []string{"XFS", "hutting down filesystem"}},
+	{filesystemError, 0.8, []string{"BTRFS", "error"}},
+	{remountedReadOnly, 0.9, []string{"emounting filesystem read-only"}},
 	{"I/O error", 0.6, []string{"I/O error"}},
 	{"nfs server not responding", 0.8, []string{"nfs: server", "not responding"}},
 	{"conntrack table full", 0.8, []string{"nf_conntrack: table full", "dropping packet"}}, // from 6.12 on with "in netns N"
@@ -230,7 +240,7 @@ func (k *kernelLines) take(r kmsg, now freezeframe.Instant) {
 	k.told[symptom] = now
 	k.hub.suspect(now)
 	s := kernelSymptoms[symptom]
-	l := freezeframe.Lateness{Probe: "kernel_log", Target: s.kind, Began: at, Done: at, Seen: now, Quality: s.quality, Err: s.kind}
+	l := freezeframe.Lateness{Probe: "kernel_log", Target: s.kind, Began: k.began(s.kind, r.text, at, now), Done: at, Seen: now, Quality: s.quality, Err: s.kind}
 	pid, comm := kernelVictim(r.text)
 	if pid != 0 {
 		l.Victims = []freezeframe.Victim{{PID: pid, Comm: comm}}
@@ -239,6 +249,27 @@ func (k *kernelLines) take(r kmsg, now freezeframe.Instant) {
 		l.Quality = killedOther
 	}
 	k.late(l)
+}
+
+// began is when that began of which a line tells: the first line of a filesystem's
+// failure, which is told again for as long as somebody tries to write.
+func (k *kernelLines) began(kind, text string, at, now freezeframe.Instant) freezeframe.Instant {
+	if kind != filesystemError && kind != remountedReadOnly {
+		return at
+	}
+	_, device, _ := strings.Cut(text, "(")
+	device, _, _ = strings.Cut(device, ")")
+	key := kind + " " + strings.TrimPrefix(device, "device ")
+	f := k.failures[key]
+	if f.since == 0 || now.Sub(f.last) > goesOn {
+		f.since = at
+	}
+	f.last = now
+	if k.failures == nil || len(k.failures) == maxFailures {
+		k.failures = map[string]failing{}
+	}
+	k.failures[key] = f
+	return f.since
 }
 
 // flush tells how many lines were left out since the last time.

@@ -201,3 +201,31 @@ func TestAKillOpensAStallOnlyWhereItTookAService(t *testing.T) {
 		}
 	}
 }
+
+// A filesystem that failed is told of for as long as somebody tries to write: that
+// is one failure, and another filesystem's is another.
+func TestAFailureThatGoesOn(t *testing.T) {
+	var c collected
+	k := kernelLines{hub: newHub(Options{}), late: c.add}
+	now := freezeframe.Instant(time.Hour)
+	line := func(after time.Duration, text string) {
+		now = now.Add(after)
+		k.take(kmsg{sequence: k.next, at: time.Duration(now), text: text}, now)
+	}
+	line(0, "EXT4-fs error (device dm-0): trigger_test_error:126: comm sh: lab")
+	line(2*time.Second, "EXT4-fs error (device dm-0): ext4_journal_check_start:83: comm x: Detected aborted journal")
+	line(2*time.Second, "EXT4-fs error (device sdb1): ext4_find_entry:1455: inode #2: comm ls: reading directory lblock 0")
+	line(2*time.Second, "EXT4-fs error (device dm-0) in __ext4_new_inode:1096: Journal has aborted")
+	line(goesOn+time.Second, "EXT4-fs error (device dm-0): ext4_lookup:1785: inode #2: comm ls: deleted inode referenced")
+	line(2*time.Second, "I/O error, dev sdb, sector 8 op 0x0:(READ) flags 0x0 phys_seg 1 prio class 2")
+	line(2*time.Second, "I/O error, dev sdb, sector 8 op 0x0:(READ) flags 0x0 phys_seg 1 prio class 2")
+	began := []time.Duration{0, 0, 4 * time.Second, 0, 7*time.Second + goesOn, 9*time.Second + goesOn, 11*time.Second + goesOn}
+	if len(c.late) != len(began) {
+		t.Fatalf("%d reports, want %d", len(c.late), len(began))
+	}
+	for i, l := range c.late {
+		if got := time.Duration(l.Began) - time.Hour; got != began[i] {
+			t.Errorf("line %d: it goes on since %v, want %v", i, got, began[i])
+		}
+	}
+}

@@ -17,6 +17,7 @@ type mount struct {
 	fstype   string
 	source   string
 	readonly bool // the mount or the whole filesystem
+	told     bool // the mount: somebody wants it so; an error makes only the filesystem read-only
 }
 
 // parseMounts reads mountinfo (proc_pid_mountinfo(5)). Lines it does not
@@ -59,7 +60,8 @@ func parseMount(line []byte) (m mount, ok bool) {
 	}
 	m.fstype = unescape(s.Word())
 	m.source = unescape(s.Word())
-	m.readonly = hasOption(options, "ro") || hasOption(s.Word(), "ro")
+	m.told = hasOption(options, "ro")
+	m.readonly = m.told || hasOption(s.Word(), "ro")
 	return m, m.point != "" && m.fstype != ""
 }
 

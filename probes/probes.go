@@ -17,6 +17,9 @@ const EventSuspended = "suspended"
 type Options struct {
 	// FsyncSkip lists mount points on which nothing may be written.
 	FsyncSkip []string
+	// FsyncDirs lists directories for what is written, each for its filesystem; on
+	// others it is in the root.
+	FsyncDirs []string
 	// NetworkMounts allows the fsync probe on network and FUSE filesystems.
 	NetworkMounts bool
 	// HTTP and TCP list URLs and host:port addresses that are asked actively.

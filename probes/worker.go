@@ -42,6 +42,7 @@ type worker struct {
 	reported int64 // when a watcher last reported it as overdue
 	failed   uintptr
 	failedAt int64
+	since    int64 // the due from which on all work failed like this
 	good     int64 // how often the work was done
 	usual    baseline
 	note     note // what the worker's own thread writes
@@ -137,7 +138,9 @@ func (w *worker) wait() bool {
 func (w *worker) finish(errno uintptr) int64 {
 	now := w.rawNow()
 	due := w.due
-	if w.settle(now, errno) {
+	if post := w.settle(now, errno); errno != 0 && post {
+		w.post(&w.note, w.since, now, now, int64(errno))
+	} else if post {
 		w.post(&w.note, due, now, now, int64(errno))
 	}
 	return now
@@ -163,8 +166,15 @@ func (w *worker) settle(now int64, errno uintptr) (post bool) {
 		rest := w.backoff * min(now-w.began, max(w.usual.p99(), restAtLeast))
 		next = max(next, now+min(rest, restAtMost))
 	}
+	if errno != 0 && errno != w.failed {
+		w.since = w.due
+	}
+	if errno == uintptr(unix.EROFS) {
+		// It takes somebody to mend that, and each try may be a line of the kernel's log.
+		next = max(next, now+restAtMost)
+	}
 	if errno != 0 {
-		// Once when it begins to fail, and once a second while it lasts.
+		// Once when it begins to fail, and once a second while it lasts: all as one.
 		post = errno != w.failed || now-w.failedAt >= 1e9
 		if post {
 			w.failedAt = now
@@ -300,6 +310,8 @@ type job struct {
 	loop  func(*worker)
 	// done runs on the worker's thread after the loop.
 	done func()
+	// forgive tells of a refusal whether it is as somebody wants it; nil: none is.
+	forgive func(freezeframe.Lateness) bool
 	// other gets the notes that are not about the work.
 	other func(note, func(freezeframe.Lateness))
 }
@@ -432,6 +444,9 @@ func (j *job) tell(n note, late func(freezeframe.Lateness)) {
 	switch n.kind {
 	case noteFailed:
 		l.Err = errnoName(unix.Errno(n.value))
+		if j.forgive != nil && j.forgive(l) {
+			return
+		}
 		j.hub.event(refused(l.Seen, j.probe, j.target, l.Err))
 		if n.good == 0 {
 			// It was refused before anyone watched: a state, not an incident.

@@ -67,12 +67,20 @@ func TestRefusedOnceAndThenOnceASecond(t *testing.T) {
 	told := 0
 	for range 30 {
 		w.began = w.due
-		if w.settle(w.due+ms, uintptr(unix.EROFS)) {
+		if w.settle(w.due+ms, uintptr(unix.ENOSPC)) {
 			told++
 		}
 	}
 	if told != 3 {
 		t.Errorf("told %d times in 3 s, want 3", told)
+	}
+	if w.since != 1000*ms {
+		t.Errorf("it fails since %d ms, want 1000", w.since/ms)
+	}
+	changed := w.due
+	w.settle(w.due+ms, uintptr(unix.EROFS))
+	if w.since != changed || w.due < changed+restAtMost {
+		t.Errorf("read-only since %d ms, tried again at %d: want %d, and 5 s later", w.since/ms, w.due/ms, changed/ms)
 	}
 	if !w.settle(w.due+ms, 0) || w.note.kind != noteDone {
 		t.Error("that it works again was not told")

@@ -3,6 +3,7 @@ package recorder
 import (
 	"bufio"
 	"cmp"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -91,33 +92,56 @@ type boxFile interface {
 	Sync() error
 }
 
-type diskFile struct{ *os.File }
+// diskFile is a segment's file. Between two flushes it is open for reading only,
+// which is enough to sync it: one open for writing would keep its filesystem from
+// being mounted read-only.
+type diskFile struct {
+	file *os.File
+	to   *os.File // nil: nothing was written since the last sync
+}
 
-func (f diskFile) Sync() error {
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var synced error
-	if err := raw.Control(func(fd uintptr) {
-		for synced = syscall.Fdatasync(int(fd)); synced == syscall.EINTR; {
-			synced = syscall.Fdatasync(int(fd))
+func (f *diskFile) Write(p []byte) (int, error) {
+	if f.to == nil {
+		to, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.file.Fd()), os.O_WRONLY|os.O_APPEND, 0)
+		if err != nil {
+			return 0, &os.PathError{Op: "write", Path: f.file.Name(), Err: errors.Unwrap(err)}
 		}
-	}); err != nil {
+		f.to = to
+	}
+	return f.to.Write(p)
+}
+
+func (f *diskFile) Sync() error {
+	if err := f.release(); err != nil {
 		return err
 	}
-	if synced != nil {
-		return &os.PathError{Op: "fdatasync", Path: f.Name(), Err: synced}
+	err := error(syscall.EINTR)
+	for err == syscall.EINTR {
+		err = syscall.Fdatasync(int(f.file.Fd()))
+	}
+	if err != nil {
+		return &os.PathError{Op: "fdatasync", Path: f.file.Name(), Err: err}
 	}
 	return nil
 }
 
+func (f *diskFile) release() error {
+	to := f.to
+	if to == nil {
+		return nil
+	}
+	f.to = nil
+	return to.Close()
+}
+
+func (f *diskFile) Close() error { return errors.Join(f.release(), f.file.Close()) }
+
 func createSegment(path string) (boxFile, error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o640)
+	f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE|os.O_EXCL, 0o640)
 	if err != nil {
 		return nil, err
 	}
-	return diskFile{f}, nil
+	return &diskFile{file: f}, nil
 }
 
 // syncDir makes the names in a directory survive a power cut.

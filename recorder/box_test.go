@@ -633,6 +633,46 @@ func TestBoxGoesOnAfterTheDiskFailed(t *testing.T) {
 	}
 }
 
+// Whoever mounts its filesystem read-only can do so at any moment, is told what
+// that costs, and gets all that was recorded meanwhile afterwards.
+func TestBoxLetsItsFilesystemBeMadeReadOnly(t *testing.T) {
+	mount := t.TempDir()
+	if err := syscall.Mount("box", mount, "tmpfs", 0, "size=8m"); err != nil {
+		t.Skipf("no tmpfs can be mounted here: %v", err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(mount, syscall.MNT_DETACH) })
+	m := newMachine(t)
+	begin := m.wall()
+	b, f, _ := m.box(BoxOptions{Dir: filepath.Join(mount, "box")})
+	from := m.now().Mono.Add(machineStep)
+	m.record(f, 100*time.Second)
+	if f.to == nil {
+		t.Fatal("no segment is open, which is what this is about")
+	}
+	if err := syscall.Mount("", mount, "", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
+		t.Fatalf("remount it read-only: %v", err)
+	}
+	for range 3 {
+		m.step(3 * time.Second)
+		err := f.flush()
+		if !errors.Is(err, syscall.EROFS) {
+			t.Fatalf("a read-only filesystem: %v", err)
+		}
+		b.fail(err)
+	}
+	if st := b.Stats(); !strings.Contains(st.Err, "read-only") {
+		t.Errorf("the status says %q", st.Err)
+	}
+	if err := syscall.Mount("", mount, "", syscall.MS_REMOUNT, "size=8m"); err != nil {
+		t.Fatal(err)
+	}
+	m.record(f, 6*time.Second)
+	complete(t, pinOne(t, b, begin, m.wall()), from, m.now().Mono)
+	if st := b.Stats(); st.Err != "" || st.GapCount != 0 {
+		t.Errorf("%+v", st)
+	}
+}
+
 // A power cut costs the pause and two flushes: no more than is promised, on a disk
 // that allows it.
 func TestFlushesComeSoonerOnASlowDisk(t *testing.T) {

@@ -126,6 +126,7 @@ func watchOptions(c config.Config) detectors.Options {
 	return detectors.Options{
 		Probes: probes.Options{
 			FsyncSkip:     c.Probes.Fsync.Skip,
+			FsyncDirs:     []string{c.Daemon.StateDir, "/var/tmp"},
 			NetworkMounts: c.Probes.NetworkMounts,
 			HTTP:          c.Probes.HTTP,
 			TCP:           c.Probes.TCP,

@@ -143,6 +143,15 @@ func TestWhoFlushes(t *testing.T) {
 	}
 }
 
+// TestReadOnlyInAllButName: after an error newer kernels refuse writes to a
+// filesystem that stays mounted as it was.
+func TestReadOnlyInAllButName(t *testing.T) {
+	verdict(t, build(func(w *window) {
+		refusedAt(w, "/srv/data", "EROFS")
+		mount(w, 2, "/srv/data", "loop3", 7<<20|3, nil)
+	}), "fs.readonly", freezeframe.Culprit{Kind: freezeframe.CulpritMount, Mount: "/srv/data"})
+}
+
 // TestJournalOnAFullDevice: those who wait for a journal wait for the device
 // when that is full of what does not go through the journal.
 func TestJournalOnAFullDevice(t *testing.T) {

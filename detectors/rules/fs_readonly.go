@@ -12,7 +12,7 @@ func fsReadonly() freezeframe.Rule {
 		Cause: "fs.readonly",
 		Title: "a filesystem that became read-only",
 		Means: "The filesystem was made read-only, mostly by the kernel itself after an error on the disk, so every write to it failed.",
-		Proof: "A write was refused with EROFS on a mount that is read-only now; the kernel's line about it where there is one.",
+		Proof: "A write to a mount that had taken writes was refused with EROFS; the kernel's line about it where there is one.",
 		Remedy: []string{
 			"Now: read `dmesg` for the error behind it; save the data; unmount and `fsck` before `mount -o remount,rw MOUNTPOINT`.",
 			"So that it does not come back: check the disk (`smartctl -a`), memory and the storage's log.",
@@ -20,7 +20,13 @@ func fsReadonly() freezeframe.Rule {
 		Reads:    []string{sourceLedger, sourceSymptoms, "tasks.file", "mounts.mountpoint", "mounts.readonly", "procs.write_bytes", freezeframe.EventKernelLog},
 		Subsumes: []freezeframe.Cause{"app.worker_pool_exhausted", "net.accept_queue_overflow", "dep.remote_unresponsive"},
 		Judge: func(w freezeframe.Window) []freezeframe.Finding {
-			out := judgeRefused(w, []string{"EROFS"}, func(mt *mount) (string, bool) { return "mounted read-only", mt.readonly }, "was read-only")
+			out := judgeRefused(w, []string{"EROFS"}, func(mt *mount) (string, bool) {
+				if mt.readonly {
+					return "mounted read-only", true
+				}
+				// After an error newer kernels take no writes, and leave the mount as it was.
+				return "not mounted read-only, and yet it takes no writes", true
+			}, "was read-only")
 			for i := range out {
 				out[i].Culprit.PID, out[i].Culprit.Comm = 0, "" // who wrote most has no part in it
 				for _, l := range kernelLog(w, time.Minute) {

@@ -19,7 +19,7 @@ type Setting struct {
 
 // about says what each key does; a test holds it against keys.
 var about = map[string]string{
-	"probes.fsync.skip":     "Mount points of local filesystems that the probe which syncs a small file must not touch.",
+	"probes.fsync.skip":     "Mount points of local filesystems that the probe which syncs a small file must not touch. The file is .freezeframe-sync-0: in daemon.state_dir, else in /var/tmp, where these are on the filesystem, else in its root.",
 	"probes.network_mounts": "Sync a small file on network and FUSE filesystems too. Their server sees these writes.",
 	"probes.http":           "URLs to get again and again, as a user would. Without any, no request is sent to a service.",
 	"probes.tcp":            "Addresses, host:port, to connect to again and again.",

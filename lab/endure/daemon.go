@@ -53,13 +53,13 @@ type daemon struct {
 
 // newDaemon writes the configuration of a daemon whose data is in state; what
 // else it has is in dir. more is the end of the configuration.
-func newDaemon(bin, dir, state, more string) (*daemon, error) {
+func newDaemon(bin, dir, state string) (*daemon, error) {
 	d := &daemon{
 		bin: bin, state: state, config: filepath.Join(dir, "config.yaml"),
 		metrics: filepath.Join(dir, "metrics.sock"), log: filepath.Join(dir, "daemon.log"),
 	}
-	text := fmt.Sprintf("daemon: {state_dir: %q, socket: %q, metrics: %q}\nbox: {free_floor_bytes: %d}\nlog: {level: info}\n%s",
-		d.state, d.socket(), d.metrics, freeFloor, more)
+	text := fmt.Sprintf("daemon: {state_dir: %q, socket: %q, metrics: %q}\nbox: {free_floor_bytes: %d}\nlog: {level: info}\n",
+		d.state, d.socket(), d.metrics, freeFloor)
 	return d, os.WriteFile(d.config, []byte(text), 0o600)
 }
 

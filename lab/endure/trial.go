@@ -38,7 +38,6 @@ type condition struct {
 	after func(*trial)
 	most  time.Duration // longest that it makes sense for; 0: as long as is wanted
 	said  bool          // the status has to say why nothing is written
-	skip  bool          // the probe that syncs a small file leaves this filesystem alone
 	late  bool          // all of the daemon is held up
 	deaf  bool          // the daemon is not there at times
 }
@@ -140,12 +139,8 @@ func (t *trial) prepare(bin string, c *condition, megabytes int) {
 	if c.state != nil {
 		dir = c.state(t)
 	}
-	more := ""
-	if c.skip {
-		more = fmt.Sprintf("probes: {fsync: {skip: [%q]}}\n", t.disk.Mount)
-	}
 	var err error
-	t.d, err = newDaemon(bin, t.Dir, dir, more)
+	t.d, err = newDaemon(bin, t.Dir, dir)
 	t.Check(err)
 	for _, name := range []string{"metricsd", "chatd"} {
 		t.beside = append(t.beside, t.Start(lab.Cmd{Name: name, Role: "bystander", Args: []string{name, t.Dir}}))

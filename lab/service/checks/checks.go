@@ -47,6 +47,7 @@ func All() []Check {
 		dataFrozen,
 		dataFull,
 		dataReadOnly,
+		dataRemounted,
 		dataErrors,
 		dataAborted,
 		upgrade,
@@ -328,7 +329,7 @@ func (s *Status) lost(before Status) error {
 		return fmt.Errorf("process %d was replaced by %d", before.PID, s.PID)
 	case s.Box.Gaps > before.Box.Gaps:
 		return fmt.Errorf("%d times what was recorded did not reach the disk before it was overwritten", s.Box.Gaps-before.Box.Gaps)
-	case s.Box.Oldest.After(before.Box.Oldest):
+	case !before.Box.Oldest.IsZero() && s.Box.Oldest.After(before.Box.Oldest):
 		return fmt.Errorf("the oldest reading is of %s, before it was of %s", s.Box.Oldest, before.Box.Oldest)
 	}
 	return nil

@@ -58,4 +58,8 @@ func TestWhatIsLost(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	nothing := statusAt(func(s *Status) { s.Box.Oldest = time.Time{} })
+	if s := statusAt(nil); s.lost(nothing) != nil {
+		t.Errorf("of nothing is lost: %v", s.lost(nothing))
+	}
 }

@@ -166,6 +166,26 @@ var dataReadOnly = Check{
 	},
 }
 
+var dataRemounted = Check{
+	Name:  "data-remounted",
+	About: "somebody mounts the filesystem of its data read-only: it does not stand in the way, says so, calls that no incident, and writes when that is over, what was recorded meanwhile as well",
+	Needs: needsData,
+	Run: func(m *Machine) error {
+		return onData(m, "", func(d data) error {
+			if err := m.Unshaken([]string{"mount -o remount,ro " + stateDir}, d.lasting(), complains(m), []string{"mount -o remount,rw " + stateDir}); err != nil {
+				return err
+			}
+			all, err := m.Listing()
+			for _, i := range all {
+				if i.Cause == "fs.readonly" {
+					err = errors.Join(err, fmt.Errorf("a report says: %s", i.Summary))
+				}
+			}
+			return err
+		})
+	},
+}
+
 var dataErrors = Check{
 	Name:  "data-errors",
 	About: "the disk of its data returns errors to everything: it says so, and writes when that is over",

@@ -13,6 +13,9 @@ var paused = Check{
 	About: "the process is stopped (SIGSTOP) for a minute: it goes on, and reports that as a stall of its own",
 	Needs: packaged,
 	Run: func(m *Machine) error {
+		if err := m.Samples(); err != nil { // there is something to lose
+			return err
+		}
 		before, err := m.Status()
 		if err != nil {
 			return err
