@@ -112,6 +112,10 @@ type Table struct {
 	Took time.Duration // how long it took
 	Keys []Key
 	Vals []uint64
+	// Rows stands in place of Vals in a table that was read back from a
+	// recording: a row that is as it was is the earlier table's, and must not be
+	// changed.
+	Rows [][]uint64
 }
 
 // Reset empties the table and keeps its memory.
@@ -132,7 +136,12 @@ func (t *Table) Row(key Key, width int) []uint64 {
 }
 
 // Values returns row i of a table whose source has the given width.
-func (t *Table) Values(i, width int) []uint64 { return t.Vals[i*width : (i+1)*width] }
+func (t *Table) Values(i, width int) []uint64 {
+	if t.Rows != nil {
+		return t.Rows[i]
+	}
+	return t.Vals[i*width : (i+1)*width]
+}
 
 // Texts is the dictionary of a recording. Intern returns the id of a string;
 // the id is a hash of the bytes, so it is the same in every recording. It does

@@ -128,7 +128,7 @@ func (s *Series) Points(key Key, column string) []Point {
 		t := &s.Tables[i]
 		for r, k := range t.Keys {
 			if k == key {
-				out = append(out, Point{t.At, t.Vals[r*width+c]})
+				out = append(out, Point{t.At, t.Values(r, width)[c]})
 				break
 			}
 		}
@@ -194,7 +194,7 @@ func (s *Series) Top(column string) []Amount {
 	for i := range s.Tables {
 		t := &s.Tables[i]
 		for r, k := range t.Keys {
-			v := t.Vals[r*width+c]
+			v := t.Values(r, width)[c]
 			st := states[k]
 			if st == nil {
 				states[k] = &state{last: v}

@@ -37,11 +37,16 @@ func mustWriter(t testing.TB, r *Ring, src freezeframe.Source) *Writer {
 	return w
 }
 
-// clone copies a table, with empty slices in place of nil ones.
+// clone copies a table, with empty slices in place of nil ones and its rows one
+// behind the other.
 func clone(t *freezeframe.Table) freezeframe.Table {
 	c := *t
 	c.Keys = append([]freezeframe.Key{}, t.Keys...)
 	c.Vals = append([]uint64{}, t.Vals...)
+	for _, row := range t.Rows {
+		c.Vals = append(c.Vals, row...)
+	}
+	c.Rows = nil
 	return c
 }
 
@@ -255,7 +260,7 @@ func TestRowWhoseTextsFillAChunk(t *testing.T) {
 		table.At++
 		w.Append(&table)
 	}
-	if got := pinAll(t, r).tables(0); len(got) != 3 || got[2].Vals[11] != row[11] {
+	if got := pinAll(t, r).tables(0); len(got) != 3 || got[2].Values(0, len(kinds))[11] != row[11] {
 		t.Fatalf("got %d tables", len(got))
 	}
 }

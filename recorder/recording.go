@@ -53,6 +53,7 @@ type block struct {
 
 type decodedSource struct {
 	tables []freezeframe.Table
+	covers freezeframe.Span
 	bytes  int
 	used   uint64
 }
@@ -60,12 +61,14 @@ type decodedSource struct {
 const (
 	// keepPlain is how many bytes of chunks are kept as they are; beyond, they
 	// are packed and unpacked again for each source that is read.
-	keepPlain = 12 << 20
+	keepPlain = 8 << 20
 	// keepDecoded is how many bytes of decoded tables are kept for the next
 	// reader; the last used source is kept in any case.
-	keepDecoded = 12 << 20
-	// maxDecoded is how many values and keys one source may decode to.
+	keepDecoded = 8 << 20
+	// maxDecoded is how many words of memory one source may decode to, and
+	// maxRead how many values and keys may be read for that.
 	maxDecoded = 32 << 20
+	maxRead    = 16 * maxDecoded
 	// pinMargin is how far beyond a span readings are pinned, so that those of
 	// slow sources frame it.
 	pinMargin = 3e9
@@ -131,39 +134,144 @@ func (rec *Recording) chunk(b *block) ([]byte, error) {
 
 // tables returns every table of a source, oldest first. They must not be
 // changed.
-func (rec *Recording) tables(index int) []freezeframe.Table {
+func (rec *Recording) tables(index int) []freezeframe.Table { return rec.over(index, everything) }
+
+// everything is every moment there is.
+var everything = freezeframe.Span{Start: math.MinInt64, End: math.MaxInt64}
+
+// over returns the tables of a source over a span, with one at or before its
+// start and one at or after its end where there are such, and perhaps more. What
+// is asked of a window is mostly near its stall: the rest stays encoded.
+func (rec *Recording) over(index int, span freezeframe.Span) []freezeframe.Table {
 	rec.mu.Lock()
 	defer rec.mu.Unlock()
 	rec.clock++
-	if have := rec.decoded[index]; have != nil {
+	have := rec.decoded[index]
+	if have != nil && have.covers.Start <= span.Start && have.covers.End >= span.End {
 		have.used = rec.clock
 		return have.tables
 	}
+	covers := rec.reach(span)
+	if have != nil {
+		covers.Start, covers.End = min(covers.Start, have.covers.Start), max(covers.End, have.covers.End)
+		rec.forget(index)
+	}
+	have = rec.decode(index, covers)
+	for rec.held+have.bytes > keepDecoded && len(rec.decoded) > 0 {
+		oldest := -1
+		for i, other := range rec.decoded {
+			if oldest < 0 || other.used < rec.decoded[oldest].used {
+				oldest = i
+			}
+		}
+		rec.forget(oldest)
+	}
+	if rec.decoded == nil {
+		rec.decoded = make(map[int]*decodedSource)
+	}
+	rec.decoded[index] = have
+	rec.held += have.bytes
+	return have.tables
+}
+
+// forget drops what is decoded of a source.
+func (rec *Recording) forget(index int) {
+	rec.held -= rec.decoded[index].bytes
+	delete(rec.decoded, index)
+}
+
+// beyond is how much more than was asked for is decoded on both sides: the next
+// who asks wants a little more or less.
+const beyond = 3 * time.Second
+
+// reach returns what to decode when a span is asked for.
+func (rec *Recording) reach(span freezeframe.Span) freezeframe.Span {
+	all := rec.readings()
+	if rec.merged || 2*span.And(all).Length() >= all.Length() {
+		return everything
+	}
+	if span.Start > math.MinInt64+freezeframe.Instant(beyond) {
+		span.Start = span.Start.Add(-beyond)
+	}
+	if span.End < math.MaxInt64-freezeframe.Instant(beyond) {
+		span.End = span.End.Add(beyond)
+	}
+	return span
+}
+
+// errEnough ends decoding when what comes after is not asked for.
+var errEnough = errors.New("the rest is not asked for")
+
+// decode reads a source's tables over a span, with one before and one after it.
+func (rec *Recording) decode(index int, covers freezeframe.Span) *decodedSource {
 	src := &rec.Sources[index]
-	kept := 0 // values and keys
-	d := newDecoder(index, src, maxDecoded)
-	if leave := rec.sparse(src); leave != nil {
-		d.budget = 16 * maxDecoded // most of it is not kept
-		d.emit = func(t *freezeframe.Table) error {
-			if leave(t.At) {
-				return nil
-			}
-			d.out = append(d.out, copyOf(t, d.out))
-			if kept += len(t.Vals) + len(t.Keys); kept > maxDecoded {
-				return errTooLarge
-			}
+	d := newDecoder(index, src, maxRead)
+	leave := rec.sparse(src)
+	rows := sharing{width: len(src.Columns)}
+	var before freezeframe.Table // the last one before the span
+	held, framed := false, covers == everything
+	d.emit = func(t *freezeframe.Table) error {
+		if leave != nil && leave(t.At) {
 			return nil
 		}
-	}
-	var before *block
-	for i := range rec.blocks {
-		b := &rec.blocks[i]
-		if b.lane != src.Lane {
-			continue
+		if t.At < covers.Start {
+			before.Due, before.At, before.Took = t.Due, t.At, t.Took
+			before.Keys, before.Vals = append(before.Keys[:0], t.Keys...), append(before.Vals[:0], t.Vals...)
+			held, framed = true, true
+			return nil
 		}
+		if len(rows.out) == 0 {
+			if held {
+				rows.add(&before)
+			}
+			framed = framed || t.At == covers.Start
+		}
+		if rows.add(t); rows.words > maxDecoded {
+			return errTooLarge
+		}
+		if !rec.merged && t.At >= covers.End {
+			return errEnough
+		}
+		return nil
+	}
+	blocks := make([]*block, 0, len(rec.blocks))
+	first := 0 // of them, that may hold a table before the span
+	for i := range rec.blocks {
+		if b := &rec.blocks[i]; b.lane == src.Lane {
+			// Which snapshots are left out depends on those before.
+			if leave == nil && b.first < covers.Start {
+				first = len(blocks)
+			}
+			blocks = append(blocks, b)
+		}
+	}
+	rec.decodeBlocks(d, src, blocks[first:])
+	if first > 0 && !framed {
+		rows, held, d.open = sharing{width: len(src.Columns)}, false, nil
+		rec.decodeBlocks(d, src, blocks)
+	}
+	if len(rows.out) == 0 && held {
+		rows.add(&before)
+	}
+	out := rows.out
+	slices.SortStableFunc(out, func(a, b freezeframe.Table) int { return int(min(max(a.At-b.At, -1), 1)) })
+	if rec.merged {
+		out = slices.CompactFunc(out, func(a, b freezeframe.Table) bool { return a.At == b.At && a.Due == b.Due })
+	}
+	return &decodedSource{tables: out, covers: covers, bytes: 8*rows.words + 120*len(out), used: rec.clock}
+}
+
+// decodeBlocks hands a source's tables in some blocks, which follow each other,
+// to the decoder.
+func (rec *Recording) decodeBlocks(d *decoder, src *freezeframe.Source, blocks []*block) {
+	var before *block
+	for _, b := range blocks {
 		data, err := rec.chunk(b)
 		if err == nil {
 			err = d.chunk(data, b.first, before != nil && before.number+1 == b.number)
+		}
+		if errors.Is(err, errEnough) {
+			return
 		}
 		before = b
 		if err != nil {
@@ -174,34 +282,10 @@ func (rec *Recording) tables(index int) []freezeframe.Table {
 				Err:  err.Error(),
 			})
 			if errors.Is(err, errTooLarge) {
-				break
+				return
 			}
 		}
 	}
-	slices.SortStableFunc(d.out, func(a, b freezeframe.Table) int { return int(min(max(a.At-b.At, -1), 1)) })
-	if rec.merged {
-		d.out = slices.CompactFunc(d.out, func(a, b freezeframe.Table) bool { return a.At == b.At && a.Due == b.Due })
-	}
-	if d.emit == nil {
-		kept = maxDecoded - d.budget
-	}
-	have := &decodedSource{tables: d.out, bytes: 8*kept + 100*len(d.out), used: rec.clock}
-	for rec.held+have.bytes > keepDecoded && len(rec.decoded) > 0 {
-		oldest := -1
-		for i, other := range rec.decoded {
-			if oldest < 0 || other.used < rec.decoded[oldest].used {
-				oldest = i
-			}
-		}
-		rec.held -= rec.decoded[oldest].bytes
-		delete(rec.decoded, oldest)
-	}
-	if rec.decoded == nil {
-		rec.decoded = make(map[int]*decodedSource)
-	}
-	rec.decoded[index] = have
-	rec.held += have.bytes
-	return have.tables
 }
 
 const (
@@ -212,16 +296,79 @@ const (
 	fullSpan = 20 * time.Second
 )
 
-// copyOf copies a table; keys that are those of the last one are shared with it.
-func copyOf(t *freezeframe.Table, before []freezeframe.Table) freezeframe.Table {
-	out := *t
-	out.Vals = slices.Clone(t.Vals)
-	if n := len(before); n > 0 && slices.Equal(t.Keys, before[n-1].Keys) {
-		out.Keys = before[n-1].Keys
+// sharing keeps tables with each row that is as it was in the table before
+// only once: of a thousand processes next to none has changed within 250 ms, and
+// a window has hundreds of readings.
+type sharing struct {
+	width  int
+	out    []freezeframe.Table
+	words  int      // of memory taken
+	free   []uint64 // for the next rows
+	lookup keyIndex
+}
+
+// rowsAtOnce is for how many rows memory is taken at a time. All of it stays
+// while one of them is in use.
+const rowsAtOnce = 32
+
+// add keeps a copy of a table.
+func (s *sharing) add(t *freezeframe.Table) {
+	out := freezeframe.Table{Due: t.Due, At: t.At, Took: t.Took}
+	var before freezeframe.Table
+	if n := len(s.out); n > 0 {
+		before = s.out[n-1]
+	}
+	sameKeys := slices.Equal(t.Keys, before.Keys)
+	if sameKeys {
+		out.Keys = before.Keys
 	} else {
 		out.Keys = slices.Clone(t.Keys)
+		s.words += len(out.Keys)
 	}
-	return out
+	// As long as all rows are as they were, the list of them is too.
+	same, indexed := 0, false
+	if sameKeys {
+		for same < len(t.Keys) && slices.Equal(t.Values(same, s.width), before.Rows[same]) {
+			same++
+		}
+	}
+	if sameKeys && same == len(t.Keys) {
+		out.Rows = before.Rows
+		s.out = append(s.out, out)
+		return
+	}
+	out.Rows = append(make([][]uint64, 0, len(t.Keys)), before.Rows[:same]...)
+	s.words += 3 * len(t.Keys)
+	next := same // where the row in the table before is expected
+	for r := same; r < len(t.Keys); r++ {
+		row, found := t.Values(r, s.width), -1
+		switch {
+		case next < len(before.Keys) && before.Keys[next] == t.Keys[r]:
+			found = next
+		case len(before.Keys) > 0:
+			if !indexed {
+				s.lookup.build(before.Keys)
+				indexed = true
+			}
+			found = s.lookup.find(before.Keys, t.Keys[r])
+		}
+		if found >= 0 {
+			next = found + 1
+			if slices.Equal(row, before.Rows[found]) {
+				out.Rows = append(out.Rows, before.Rows[found])
+				continue
+			}
+		}
+		if len(s.free) < s.width {
+			s.free = make([]uint64, min(rowsAtOnce, 1+len(s.out))*s.width)
+			s.words += len(s.free)
+		}
+		own := s.free[:s.width:s.width]
+		s.free = s.free[s.width:]
+		copy(own, row)
+		out.Rows = append(out.Rows, own)
+	}
+	s.out = append(s.out, out)
 }
 
 // sparse tells which readings of a source are left out of what is decoded; nil:
@@ -260,13 +407,13 @@ func (rec *Recording) note(n freezeframe.Need) {
 // source returns the index of the newest source of a name that has tables, or
 // else of the newest, or -1. A source that came back with other columns is
 // another source.
-func (rec *Recording) source(name string) int {
+func (rec *Recording) source(name string, span freezeframe.Span) int {
 	found := -1
 	for i := len(rec.Sources) - 1; i >= 0; i-- {
 		if rec.Sources[i].Name != name {
 			continue
 		}
-		if len(rec.tables(i)) > 0 {
+		if len(rec.over(i, span)) > 0 {
 			return i
 		}
 		if found < 0 {
@@ -280,18 +427,19 @@ func (rec *Recording) source(name string) int {
 // start and one at or after its end where there are such. The tables must not
 // be changed.
 func (rec *Recording) Series(source string, span freezeframe.Span) freezeframe.Series {
-	i := rec.source(source)
+	asked := freezeframe.Span{Start: span.Start, End: max(span.Start, span.End)}
+	i := rec.source(source, asked)
 	if i < 0 {
 		return freezeframe.Series{Source: freezeframe.Source{Name: source}, Span: span}
 	}
-	tables := rec.tables(i)
+	tables := rec.over(i, asked)
 	from, found := slices.BinarySearchFunc(tables, span.Start, func(t freezeframe.Table, at freezeframe.Instant) int {
 		return int(min(max(t.At-at, -1), 1))
 	})
 	if !found && from > 0 {
 		from--
 	}
-	to, _ := slices.BinarySearchFunc(tables, max(span.End, span.Start), func(t freezeframe.Table, at freezeframe.Instant) int {
+	to, _ := slices.BinarySearchFunc(tables, asked.End, func(t freezeframe.Table, at freezeframe.Instant) int {
 		return int(min(max(t.At-at, -1), 1))
 	})
 	to = max(min(to+1, len(tables)), from)

@@ -106,7 +106,7 @@ func chartKeys(s *freezeframe.Series, most int, by string) []freezeframe.Key {
 			width := len(s.Source.Columns)
 			for t := range s.Tables {
 				for r, k := range s.Tables[t].Keys {
-					amount[k] = max(amount[k], s.Tables[t].Vals[r*width+c])
+					amount[k] = max(amount[k], s.Tables[t].Values(r, width)[c])
 				}
 			}
 		}
@@ -154,7 +154,7 @@ func values(s *freezeframe.Series, key freezeframe.Key, column int) []*float64 {
 		if r < 0 {
 			continue
 		}
-		v := t.Vals[r*width+column]
+		v := t.Values(r, width)[column]
 		f := float64(int64(v)) // a negative level is two's complement
 		if counter {
 			seconds := t.At.Sub(at).Seconds()
