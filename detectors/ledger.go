@@ -39,6 +39,9 @@ func Account(w freezeframe.Window) freezeframe.Ledger {
 		if sy.Err != "" && sy.Worst == 0 {
 			continue // refused at once: nobody's time is missing
 		}
+		if sy.Probe == "listen" {
+			continue // who should listen is no more
+		}
 		var accounts []freezeframe.Account
 		for _, v := range sy.Victims {
 			for _, a := range b.accounts(i, v, sy.Span) {

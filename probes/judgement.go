@@ -309,6 +309,7 @@ type service struct {
 	slowEndsAt  freezeframe.Instant // when the last was
 	slowShare   float32             // of the last second that was counted, at least
 	unseen      bool                // a connection that waits for accept is in the table
+	absent      absence             // nobody listens any more
 }
 
 // usuallySlow tells whether answers are often as long as this at this service.
