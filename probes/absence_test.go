@@ -145,4 +145,25 @@ func TestServiceThatIsGone(t *testing.T) {
 			t.Errorf("%+v", w.reports)
 		}
 	})
+	t.Run("one that comes and goes", func(t *testing.T) {
+		w := newExactWorld(t)
+		w.second["far"] = 1 // it is not there yet
+		w.step(5 * time.Second)
+		w.second["far"] = 0
+		w.quick(40, 2*ms)
+		w.step(1500 * ms)
+		w.refusing(gone(w), 0, 500*ms)
+		if len(w.reports) > 0 {
+			t.Errorf("%+v", w.reports)
+		}
+	})
+	t.Run("one that was there when we came", func(t *testing.T) {
+		w := newExactWorld(t)
+		w.quick(40, 2*ms)
+		w.step(1500 * ms)
+		w.refusing(gone(w), 0, 500*ms)
+		if q := w.best(reportListen); q < 0.9 {
+			t.Errorf("quality %v, want 0.9", q)
+		}
+	})
 }

@@ -152,6 +152,12 @@ func TestServicesThatWereDown(t *testing.T) {
 			queues(w, supervisor, "480,700")
 			ends(w, stallFrom-3*s, 700, supervisor, "orders", time.Hour, v{"code": 1})
 		}, "", "", ""},
+		"something else had been late": {func(w *window) {
+			queues(w, supervisor, "480,700")
+			w.Stall().Symptoms[0].Late = freezeframe.Union(windowtest.Span(stallFrom, stallFrom+500*ms))
+			ends(w, stallFrom+1500*ms, 700, supervisor, "orders", time.Hour, v{"code": 1})
+			ends(w, stallFrom+100*ms, hog, 1, "backup", time.Hour, nil)
+		}, "", "", ""},
 		"nothing": {calm, "", "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -166,6 +172,9 @@ func TestServicesThatWereDown(t *testing.T) {
 			}
 			if i != 0 || v.Findings[0].Cause != x.cause || !strings.Contains(v.Findings[0].Summary, x.says) {
 				t.Fatalf("verdict %+v", v.Findings)
+			}
+			if slices.ContainsFunc(v.Symptoms, func(f freezeframe.Finding) bool { return f.Cause == "app.restarted" }) {
+				t.Errorf("said twice: %+v", v.Symptoms)
 			}
 			f := v.Findings[0]
 			if f.Culprit.Unit != x.unit {
