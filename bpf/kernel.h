@@ -216,11 +216,17 @@ struct sock {
 	__u16 sk_protocol;
 	__u16 sk_type;
 	__u8 sk_shutdown;
+	int sk_err;
 	struct pid *sk_peer_pid;
+} READS;
+
+struct net_device {
+	possible_net_t nd_net;
 } READS;
 
 struct sk_buff {
 	struct sock *sk;
+	struct net_device *dev;
 	char cb[48];
 	unsigned int len;
 	__u16 transport_header;
@@ -329,6 +335,7 @@ struct cred {
 
 struct kernfs_node {
 	__u64 id;
+	const char *name;
 } READS;
 
 struct cgroup {
@@ -367,6 +374,7 @@ struct task_struct {
 	struct sched_info sched_info;
 	struct mm_struct *mm;
 	int exit_state;
+	int exit_code; /* as wait(2) tells it */
 	__s32 pid;
 	__s32 tgid;
 	struct task_struct *group_leader;

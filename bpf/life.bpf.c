@@ -5,7 +5,7 @@
  * life: who starts processes and how long they live, counted by parent, so
  * that a swarm that nobody saw alive still has a name; who sent a signal that
  * ends, stops or continues a process; whom the kernel ended for memory; who
- * froze a cgroup.
+ * froze a cgroup; how a process ended.
  */
 #include "kernel.h"
 #include "rate.h"
@@ -38,21 +38,22 @@ struct {
 	__type(value, struct parent);
 } parents SEC(".maps");
 
-enum { SIGNAL = 1, OOM = 2, FREEZE = 3, THAW = 4 };
+enum { SIGNAL = 1, OOM = 2, FREEZE = 3, THAW = 4, END = 5 };
 
 struct deed {
 	__u64 at;
 	__u32 kind;
 	__s32 signal;
-	__s32 code;   /* siginfo.si_code; 0x80: the kernel itself */
-	__s32 result; /* 0: delivered */
+	__s32 code;   /* siginfo.si_code; 0x80: the kernel itself. END: the exit status */
+	__s32 result; /* 0: delivered. END: 1 with a core dump */
 	__u32 pid, tid;
 	__u32 from_pid, from_tid, from_ppid;
 	__u32 from_kernel; /* it was a thread of the kernel */
 	char comm[TASK_COMM_LEN];
 	char from_comm[TASK_COMM_LEN];
 	char from_parent_comm[TASK_COMM_LEN];
-	char cgroup[128];
+	char cgroup[128]; /* END: the last part of its path */
+	__u64 lived; /* END: since its birth */
 };
 
 struct {
@@ -60,9 +61,20 @@ struct {
 	__uint(max_entries, 1 << 18);
 } deeds SEC(".maps");
 
+/* The ends of processes that lived briefly, told in this second. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct rate);
+} brief_ends SEC(".maps");
+
 /* What lives for longer is seen by others, and its end is not when it ran. */
 volatile const __u64 brief_ns = 2000000000;
 volatile const __u64 told_most = 500; /* a second and CPU */
+/* And of the ends of processes that lived briefly: a compiler run must not take
+ * the place of what is rare. */
+volatile const __u64 brief_most = 16;
 /* mark_victim passes a task since Linux 6.8, and only its pid before. */
 volatile const __u8 victim_is_task = 1;
 
@@ -111,26 +123,6 @@ int BPF_PROG(execed, struct task_struct *p)
 	return 0;
 }
 
-SEC("tp_btf/sched_process_exit")
-int BPF_PROG(exited, struct task_struct *p)
-{
-	struct parent *v;
-	__u64 now = bpf_ktime_get_boot_ns();
-
-	if (p->flags & PF_KTHREAD)
-		return 0;
-	v = parent_of(p->real_parent);
-	if (!v)
-		return 0;
-	if (now - p->start_boottime < brief_ns)
-		__sync_fetch_and_add(&v->ran, p->se.sum_exec_runtime);
-	if (p->signal->live.counter != 0)
-		return 0;
-	__sync_fetch_and_add(&v->exits, 1);
-	__sync_fetch_and_add(&v->lived, now - p->group_leader->start_boottime);
-	return 0;
-}
-
 static __always_inline struct deed *begin(__u32 kind)
 {
 	struct rate *t = rate_here();
@@ -149,6 +141,7 @@ static __always_inline struct deed *begin(__u32 kind)
 	d->kind = kind;
 	d->signal = d->code = d->result = 0;
 	d->pid = d->tid = 0;
+	d->lived = 0;
 	d->comm[0] = d->cgroup[0] = 0;
 	d->from_pid = from->tgid;
 	d->from_tid = from->pid;
@@ -164,6 +157,61 @@ static __always_inline void target(struct deed *d, struct task_struct *p)
 	d->pid = p->tgid;
 	d->tid = p->pid;
 	bpf_probe_read_kernel(d->comm, sizeof(d->comm), p->group_leader->comm);
+}
+
+/* ended tells how a process ended, and whose child it was. */
+static __always_inline void ended(struct task_struct *p, __u64 lived)
+{
+	__u32 zero = 0;
+	struct rate *r;
+	struct deed *d;
+	const char *name;
+	int code = p->exit_code;
+
+	if (lived < brief_ns) {
+		r = bpf_map_lookup_elem(&brief_ends, &zero);
+		if (!r || !may_tell(r, bpf_ktime_get_ns(), brief_most))
+			return;
+	}
+	d = begin(END);
+	if (!d)
+		return;
+	d->signal = code & 0x7f;
+	d->code = code >> 8 & 0xff;
+	d->result = code >> 7 & 1;
+	d->lived = lived;
+	target(d, p);
+	d->from_pid = p->real_parent->tgid;
+	d->from_tid = p->real_parent->pid;
+	d->from_ppid = p->real_parent->real_parent->tgid;
+	d->from_kernel = 0;
+	bpf_probe_read_kernel(d->from_comm, sizeof(d->from_comm), p->real_parent->group_leader->comm);
+	bpf_probe_read_kernel(d->from_parent_comm, sizeof(d->from_parent_comm), p->real_parent->real_parent->group_leader->comm);
+	name = BPF_CORE_READ(p, cgroups, dfl_cgrp, kn, name);
+	if (name)
+		bpf_probe_read_kernel_str(d->cgroup, sizeof(d->cgroup), name);
+	bpf_ringbuf_submit(d, BPF_RB_NO_WAKEUP);
+}
+
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(exited, struct task_struct *p)
+{
+	struct parent *v;
+	__u64 now = bpf_ktime_get_boot_ns();
+
+	if (p->flags & PF_KTHREAD)
+		return 0;
+	v = parent_of(p->real_parent);
+	if (!v)
+		return 0;
+	if (now - p->start_boottime < brief_ns)
+		__sync_fetch_and_add(&v->ran, p->se.sum_exec_runtime);
+	if (p->signal->live.counter != 0)
+		return 0;
+	__sync_fetch_and_add(&v->exits, 1);
+	__sync_fetch_and_add(&v->lived, now - p->group_leader->start_boottime);
+	ended(p, now - p->group_leader->start_boottime);
+	return 0;
 }
 
 SEC("tp_btf/signal_generate")

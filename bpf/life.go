@@ -10,7 +10,7 @@ import (
 var lifeFamily = family{
 	name: "life",
 	at:   "tp_btf sched_process_{fork,exec,exit}, signal_generate, mark_victim, cgroup_{freeze,unfreeze}",
-	lost: "who starts short-lived processes, who sent a signal, who froze a cgroup",
+	lost: "who starts short-lived processes, how a process ended, who sent a signal, who froze a cgroup",
 	load: loadLifeFamily,
 }
 
@@ -47,15 +47,16 @@ const (
 	OOMVictim = 2 // the kernel chose a process to end for memory
 	Froze     = 3 // a cgroup is to be frozen (version 2)
 	Thawed    = 4
+	Ended     = 5 // a process did: From is its parent
 )
 
-// Deed is what one process did to another (struct deed).
+// Deed is what one process did to another, or that one ended (struct deed).
 type Deed struct {
 	At                  uint64
 	Kind                uint32
 	Signal              int32
-	Code                int32 // siginfo_t.si_code: SI_USER 0, SI_TKILL -6, SI_KERNEL 128
-	Result              int32 // 0: delivered, 1: ignored, 2: pending already (trace/events/signal.h)
+	Code                int32 // siginfo_t.si_code: SI_USER 0, SI_TKILL -6, SI_KERNEL 128; of an end the exit status
+	Result              int32 // 0: delivered, 1: ignored, 2: pending already (trace/events/signal.h); of an end 1: with a core dump
 	PID, TID            uint32
 	FromPID, FromTID    uint32
 	FromPPID            uint32
@@ -64,6 +65,7 @@ type Deed struct {
 	FromCommBytes       [16]byte
 	FromParentCommBytes [16]byte
 	CgroupBytes         [128]byte
+	LivedNS             uint64 // of one that ended
 }
 
 // Comm is the name of the process that it was done to.
@@ -75,7 +77,8 @@ func (d *Deed) FromComm() []byte { return cstring(d.FromCommBytes[:]) }
 // FromParentComm is the name of that one's parent.
 func (d *Deed) FromParentComm() []byte { return cstring(d.FromParentCommBytes[:]) }
 
-// Cgroup is the path of the cgroup that was frozen, below its mount.
+// Cgroup is the path of the cgroup that was frozen, below its mount; of a process
+// that ended only the last part of it (version 2).
 func (d *Deed) Cgroup() []byte { return cstring(d.CgroupBytes[:]) }
 
 // Life reads what life.bpf.c tells. Parents and Deeds are for one goroutine

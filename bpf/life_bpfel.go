@@ -16,6 +16,7 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	lifeMapBriefEnds    = "brief_ends"
 	lifeMapDeeds        = "deeds"
 	lifeMapParents      = "parents"
 	lifeMapRates        = "rates"
@@ -26,6 +27,7 @@ const (
 	lifeProgOom         = "oom"
 	lifeProgSignalled   = "signalled"
 	lifeProgThawed      = "thawed"
+	lifeVarBriefMost    = "brief_most"
 	lifeVarBriefNs      = "brief_ns"
 	lifeVarToldMost     = "told_most"
 	lifeVarVictimIsTask = "victim_is_task"
@@ -86,15 +88,17 @@ type lifeProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type lifeMapSpecs struct {
-	Deeds   *ebpf.MapSpec `ebpf:"deeds"`
-	Parents *ebpf.MapSpec `ebpf:"parents"`
-	Rates   *ebpf.MapSpec `ebpf:"rates"`
+	BriefEnds *ebpf.MapSpec `ebpf:"brief_ends"`
+	Deeds     *ebpf.MapSpec `ebpf:"deeds"`
+	Parents   *ebpf.MapSpec `ebpf:"parents"`
+	Rates     *ebpf.MapSpec `ebpf:"rates"`
 }
 
 // lifeVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type lifeVariableSpecs struct {
+	BriefMost    *ebpf.VariableSpec `ebpf:"brief_most"`
 	BriefNs      *ebpf.VariableSpec `ebpf:"brief_ns"`
 	ToldMost     *ebpf.VariableSpec `ebpf:"told_most"`
 	VictimIsTask *ebpf.VariableSpec `ebpf:"victim_is_task"`
@@ -120,13 +124,15 @@ func (o *lifeObjects) Close() error {
 //
 // It can be passed to loadLifeObjects or ebpf.CollectionSpec.LoadAndAssign.
 type lifeMaps struct {
-	Deeds   *ebpf.Map `ebpf:"deeds"`
-	Parents *ebpf.Map `ebpf:"parents"`
-	Rates   *ebpf.Map `ebpf:"rates"`
+	BriefEnds *ebpf.Map `ebpf:"brief_ends"`
+	Deeds     *ebpf.Map `ebpf:"deeds"`
+	Parents   *ebpf.Map `ebpf:"parents"`
+	Rates     *ebpf.Map `ebpf:"rates"`
 }
 
 func (m *lifeMaps) Close() error {
 	return _LifeClose(
+		m.BriefEnds,
 		m.Deeds,
 		m.Parents,
 		m.Rates,
@@ -137,6 +143,7 @@ func (m *lifeMaps) Close() error {
 //
 // It can be passed to loadLifeObjects or ebpf.CollectionSpec.LoadAndAssign.
 type lifeVariables struct {
+	BriefMost    *ebpf.Variable `ebpf:"brief_most"`
 	BriefNs      *ebpf.Variable `ebpf:"brief_ns"`
 	ToldMost     *ebpf.Variable `ebpf:"told_most"`
 	VictimIsTask *ebpf.Variable `ebpf:"victim_is_task"`

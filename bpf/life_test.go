@@ -124,6 +124,83 @@ func TestSignalsNameTheirSender(t *testing.T) {
 	}
 }
 
+// TestEndsAreTold has processes end in every way there is; each is told with its
+// status, how long it lived and whose child it was.
+func TestEndsAreTold(t *testing.T) {
+	l := lifeOf(t)
+	for script, want := range map[string]struct {
+		signal unix.Signal
+		status int32
+	}{
+		"exit 0":                      {0, 0},
+		"exit 3":                      {0, 3},
+		"kill -KILL $$":               {unix.SIGKILL, 0},
+		"ulimit -c 0; kill -SEGV $$":  {unix.SIGSEGV, 0},
+		"sleep 0.05; kill -TERM $$":   {unix.SIGTERM, 0},
+		"(exit 9) & wait $!; exit 17": {0, 17},
+	} {
+		t.Run(script, func(t *testing.T) {
+			// Of brief processes only some are told in a second.
+			var got []Deed
+			for end := time.Now().Add(10 * time.Second); len(got) == 0 && time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+				l.Deeds(1e6, func(*Deed) {})
+				began := nowNS()
+				cmd := exec.Command("/bin/sh", "-c", script)
+				_ = cmd.Run() // it fails, as it should
+				took := nowNS() - began
+				l.Deeds(1e6, func(d *Deed) {
+					if d.Kind == Ended && d.PID == uint32(cmd.Process.Pid) {
+						got = append(got, *d)
+					}
+				})
+				for _, d := range got {
+					if d.At < began || d.LivedNS == 0 || d.LivedNS > took {
+						t.Errorf("at %d, lived for %d of %d ns", d.At, d.LivedNS, took)
+					}
+				}
+			}
+			if len(got) != 1 {
+				t.Fatalf("%d ends are told, want 1: %+v", len(got), got)
+			}
+			d := &got[0]
+			if unix.Signal(d.Signal) != want.signal || d.Code != want.status || d.Result != 0 {
+				t.Errorf("signal %d, status %d, core %d; want signal %d, status %d", d.Signal, d.Code, d.Result, want.signal, want.status)
+			}
+			if d.FromPID != uint32(os.Getpid()) || string(d.Comm()) != "sh" || string(d.FromComm()) == "" {
+				t.Errorf("%q, child of %d (%q)", d.Comm(), d.FromPID, d.FromComm())
+			}
+		})
+	}
+}
+
+// TestBriefEndsLeaveRoom has many brief processes end: few are told, and a signal
+// that comes meanwhile is.
+func TestBriefEndsLeaveRoom(t *testing.T) {
+	l := lifeOf(t)
+	l.Deeds(1e6, func(*Deed) {})
+	began := time.Now()
+	cmd := exec.Command("/bin/sh", "-c", "i=0; while [ $i -lt 900 ]; do /bin/true; i=$((i+1)); done; kill -CONT $$; exit 0")
+	if err := cmd.Run(); err != nil {
+		t.Fatal(err)
+	}
+	seconds := int(time.Since(began).Seconds()) + 2
+	ends, signals := 0, 0
+	l.Deeds(1e6, func(d *Deed) {
+		switch {
+		case d.Kind == Ended && d.FromPID == uint32(cmd.Process.Pid):
+			ends++
+		case d.Kind == Signalled && d.FromPID == uint32(cmd.Process.Pid) && unix.Signal(d.Signal) == unix.SIGCONT:
+			signals++
+		}
+	})
+	if most := 16 * seconds * possibleCPUs(); ends == 0 || ends > most {
+		t.Errorf("%d ends of 900 are told, want 1 to %d", ends, most)
+	}
+	if signals != 1 {
+		t.Errorf("%d signals are told, want 1", signals)
+	}
+}
+
 // TestFreezersAreNamed freezes a cgroup of version 2 by a shell: the shell did
 // it, and thawed it again.
 func TestFreezersAreNamed(t *testing.T) {

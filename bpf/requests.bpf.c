@@ -11,6 +11,7 @@
  *   sock_recv_length   a process has read
  *   sock_send_length   a process has written; sendfile and io_uring too
  *   inet_sock_set_state   a TCP connection was made, or ended
+ *   tcp_send_reset        a TCP client was told that nobody listens
  *
  * Kernels before 6.3 have only the last; the others are made of what they have
  * for TCP.
@@ -57,6 +58,9 @@
 #define SHARDS 4 /* at most */
 #define PATH 108
 
+#define ECONNREFUSED 111
+#define OFTEN 20000000 /* ns: how often refusals at one service are told at most */
+
 #define QUICK 2 /* jiffies */
 #define EXACT 8 /* a power of two */
 
@@ -64,7 +68,7 @@
 enum { LISTENER = 1, SERVER = 2, CLIENT = 3, IGNORED = 4 };
 
 /* What is waited for; the histograms are in this order too. */
-enum { ACCEPT = 0, RECEIVE = 1, ANSWER = 2, REPLY = 3, KINDS = 4 };
+enum { ACCEPT = 0, RECEIVE = 1, ANSWER = 2, REPLY = 3, KINDS = 4, ABSENCE = 4 };
 
 /* How a wait stands. */
 enum {
@@ -74,6 +78,7 @@ enum {
 	TAKEN_UP = 3,  /* accepted at some moment since the last walk */
 	SUPERSEDED = 5, /* more of the request came, and it was not complete */
 	QUEUED = 4,    /* at a Unix listener; queue says how many */
+	REFUSED = 6,   /* ABSENCE: a client was; unanswered says how many were */
 };
 
 /* known is in a socket's storage. */
@@ -136,7 +141,11 @@ struct service {
 	__u8 used;
 	__u8 spare;
 	char path[PATH];
+	__u32 listeners;    /* TCP sockets that listen here */
+	__u32 refused;      /* clients, since gone */
 	__u32 spare2;
+	__u64 gone;         /* when the last of the listeners was closed; 0: there is one */
+	__u64 refused_told;
 };
 
 /* history is the counts of a service, on some of the CPUs, since user space
@@ -247,6 +256,7 @@ struct {
 } flight SEC(".maps");
 
 volatile const bool older = false;     /* the tracepoints are those before Linux 6.3 */
+volatile const bool resets = false;    /* tcp_send_reset tells of those without a socket: since Linux 6.10 */
 volatile const __u32 shard_mask = 0;   /* shards - 1 */
 volatile const __u64 told_most = 500;  /* a second and CPU */
 volatile const __u32 walk_most = 400;  /* told by one walk */
@@ -365,6 +375,8 @@ static __noinline __u32 enter(struct place *p, struct unix_address *name, __u64 
 	s->path_bytes = 0;
 	s->connects = 0;
 	s->next_thread = 0;
+	s->listeners = s->refused = 0;
+	s->gone = s->refused_told = 0;
 	__builtin_memset(s->threads, 0, sizeof(s->threads));
 	if (name) {
 		len = BPF_CORE_READ(name, len) - offsetof(struct sockaddr_un, sun_path);
@@ -458,12 +470,110 @@ static __always_inline void give_back(struct state *st, __u32 slot)
 	bpf_map_push_elem(&free_states, &slot, BPF_ANY);
 }
 
+/* answered is when a service last answered anybody. */
+static __always_inline __u64 answered(__u32 service)
+{
+	__u64 at = 0;
+	__u32 i, shard;
+
+	for (i = 0; i < SHARDS; i++) {
+		shard = service * (shard_mask + 1) + (i & shard_mask);
+		struct history *h = bpf_map_lookup_elem(&histories, &shard);
+		if (h && h->last[ANSWER] > at)
+			at = h->last[ANSWER];
+	}
+	return at;
+}
+
+/* absence tells that nobody listens at a service any more, that a client was
+ * refused because of that, or that somebody does again; of the thread at work. */
+static __noinline int absence(__u32 id, __u32 how, __u64 now)
+{
+	struct service *s = service_of(id);
+	struct rate *r;
+	struct told *t;
+
+	if (!s)
+		return 0;
+	r = rate_here();
+	if (!r || !may_tell(r, now, told_most))
+		return 0;
+	t = bpf_ringbuf_reserve(&ended, sizeof(*t), 0);
+	if (!t) {
+		r->lost++;
+		return 0;
+	}
+	__builtin_memset(t, 0, sizeof(*t));
+	t->kind = ABSENCE;
+	t->how = how;
+	t->service = id;
+	t->turn = s->turn;
+	t->family = s->place.family;
+	t->began = s->gone;
+	t->done = now;
+	t->unanswered = s->refused;
+	t->answered = answered(id);
+	t->cookie = s->cookie;
+	if (how != REFUSED) {
+		t->thread = bpf_get_current_pid_tgid();
+		bpf_get_current_comm(t->comm, sizeof(t->comm));
+	}
+	bpf_ringbuf_submit(t, BPF_RB_NO_WAKEUP);
+	return 0;
+}
+
+static __always_inline void begins_to_listen(__u32 id)
+{
+	struct service *s = service_of(id);
+
+	if (!s || !id)
+		return;
+	__sync_fetch_and_add(&s->listeners, 1);
+	if (s->gone) {
+		absence(id, DONE, bpf_ktime_get_ns());
+		s->gone = 0;
+		s->refused = 0;
+	}
+}
+
+static __always_inline void listens_no_more(__u32 id)
+{
+	struct service *s = service_of(id);
+
+	if (!s || !id || !s->listeners)
+		return;
+	__sync_fetch_and_add(&s->listeners, -1);
+	if (s->listeners || !answered(id))
+		return;
+	s->refused = 0;
+	s->refused_told = 0;
+	s->gone = bpf_ktime_get_ns();
+	absence(id, IN_FLIGHT, s->gone);
+}
+
+/* refuses counts a client that wanted a service at which nobody listens. */
+static __always_inline void refuses(__u32 id)
+{
+	struct service *s = service_of(id);
+	__u64 now;
+
+	if (!s || !id || !s->gone)
+		return;
+	now = bpf_ktime_get_ns();
+	__sync_fetch_and_add(&s->refused, 1);
+	s->seen = now; /* it is wanted: it keeps its slot */
+	if (now - s->refused_told < OFTEN)
+		return;
+	s->refused_told = now;
+	absence(id, REFUSED, now);
+}
+
 static __always_inline void listen_at(struct sock *sk)
 {
 	struct place p = {};
 	struct known *k;
 	__u64 *bits;
-	__u32 word;
+	__u32 word, id;
 
 	k = bpf_sk_storage_get(&sockets, sk, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	if (!k || (k->kind == LISTENER && state_at(k->slot, sk)))
@@ -472,7 +582,9 @@ static __always_inline void listen_at(struct sock *sk)
 	p.family = AF_INET;
 	p.port = sk->__sk_common.skc_num;
 	end_address(p.addr, sk, false);
-	take(sk, k, LISTENER, enter(&p, NULL, bpf_get_socket_cookie(sk)));
+	id = enter(&p, NULL, bpf_get_socket_cookie(sk));
+	if (take(sk, k, LISTENER, id))
+		begins_to_listen(id);
 	word = p.port >> 6;
 	bits = bpf_map_lookup_elem(&ports, &word);
 	if (bits)
@@ -595,21 +707,6 @@ static __always_inline __u32 unread(struct sock *sk)
 }
 
 /* ------------------------------------------------------------- telling */
-
-/* answered is when a service last answered anybody. */
-static __always_inline __u64 answered(__u32 service)
-{
-	__u64 at = 0;
-	__u32 i, shard;
-
-	for (i = 0; i < SHARDS; i++) {
-		shard = service * (shard_mask + 1) + (i & shard_mask);
-		struct history *h = bpf_map_lookup_elem(&histories, &shard);
-		if (h && h->last[ANSWER] > at)
-			at = h->last[ANSWER];
-	}
-	return at;
-}
 
 static __always_inline void fill(struct told *t, struct sock *sk, struct state *st, struct service *s)
 {
@@ -1023,17 +1120,60 @@ int BPF_PROG(changed, struct sock *sk, int old, int now)
 	}
 	if (old != TCP_ESTABLISHED && now != TCP_CLOSE)
 		return 0;
+	if (old == TCP_SYN_SENT && !resets && sk->sk_err == ECONNREFUSED) {
+		struct place p = {};
+
+		p.netns = netns_of(sk);
+		p.family = AF_INET;
+		p.port = bpf_ntohs(sk->__sk_common.skc_dport);
+		end_address(p.addr, sk, true);
+		if (is_port(p.port))
+			refuses(find(&p));
+	}
 	k = bpf_sk_storage_get(&sockets, sk, 0, 0);
 	st = k ? state_at(k->slot, sk) : NULL;
 	if (!st)
 		return 0;
 	if (old == TCP_ESTABLISHED)
 		closing(sk, st);
+	if (old == TCP_LISTEN && st->kind == LISTENER)
+		listens_no_more(st->service);
 	if (now == TCP_CLOSE) {
 		give_back(st, k->slot);
 		k->slot = 0;
 		k->kind = 0;
 	}
+	return 0;
+}
+
+/* A reset that no socket sends answers a client who wanted what is not there. */
+SEC("tp_btf/tcp_send_reset")
+int BPF_PROG(refused, struct sock *sk, struct sk_buff *skb)
+{
+	struct place p = {};
+	__u8 version = 0;
+	__u16 port = 0;
+	__u64 head, at;
+
+	if (sk || !skb)
+		return 0;
+	head = (__u64)BPF_CORE_READ(skb, head) + BPF_CORE_READ(skb, network_header);
+	if (bpf_probe_read_kernel(&version, 1, (void *)head))
+		return 0;
+	p.netns = BPF_CORE_READ(skb, dev, nd_net.net, ns.inum);
+	p.family = AF_INET;
+	if (version >> 4 == 4) {
+		p.addr[10] = p.addr[11] = 0xff;
+		bpf_probe_read_kernel(p.addr + 12, 4, (void *)(head + 16));
+		at = head + (version & 15) * 4;
+	} else {
+		bpf_probe_read_kernel(p.addr, 16, (void *)(head + 24));
+		at = head + 40; /* a SYN with extension headers is rare */
+	}
+	bpf_probe_read_kernel(&port, sizeof(port), (void *)(at + 2));
+	p.port = bpf_ntohs(port);
+	if (is_port(p.port))
+		refuses(find(&p));
 	return 0;
 }
 

@@ -19,7 +19,7 @@ import (
 
 var requestsFamily = family{
 	name: "requests",
-	at:   "tp_btf sk_data_ready, sock_recv_length, sock_send_length (before 6.3 tcp_probe, tcp_rcv_space_adjust, net_dev_queue), inet_sock_set_state",
+	at:   "tp_btf sk_data_ready, sock_recv_length, sock_send_length (before 6.3 tcp_probe, tcp_rcv_space_adjust, net_dev_queue), inet_sock_set_state, tcp_send_reset (since 6.10)",
 	lost: "to the microsecond how long clients wait for accept, for their data to be read and for an answer, and which thread kept them waiting; the tables of sockets tell it to a reading",
 	load: loadRequestsFamily,
 }
@@ -31,6 +31,9 @@ const (
 	WaitAnswer  = 2 // a request, for the first byte of its answer
 	WaitReply   = 3 // a client on this host, for the first byte from another host
 	WaitKinds   = 4
+	// Absence is no wait of one client: nobody listens at the service. Began is since
+	// when, Done the moment that is told of, Unanswered how many clients were refused.
+	Absence = 4
 )
 
 // How a Told stands.
@@ -41,6 +44,7 @@ const (
 	ToldTakenUp    = 3 // was accepted at some moment since the walk before
 	ToldQueued     = 4 // at a Unix listener; Queue says how many do
 	ToldSuperseded = 5 // more of the request came: nobody could have answered it
+	ToldRefused    = 6 // of an Absence: a client was
 )
 
 // Told is a wait that takes or took long, as requests.bpf.c tells it. Moments
@@ -128,7 +132,8 @@ type Service struct {
 	used      uint8
 	_         uint8
 	path      [108]byte
-	_         uint32
+	_         [3]uint32
+	_         [2]uint64
 }
 
 // Name is the name of a Unix socket as sockaddr_un has it; the slice is part
@@ -204,6 +209,12 @@ func loadRequestsOf(l *loading, older bool) error {
 		return fmt.Errorf("read the object of requests: %w", err)
 	}
 	events := requestEvents(older)
+	// With the reason of a reset (Linux 6.10) it came to be told of those that no
+	// socket sends; before, clients of this host are seen to be refused.
+	resets := arguments(l.kernel, "tcp_send_reset") == 3
+	if resets {
+		events = append(events, "tcp_send_reset")
+	}
 	for name, p := range spec.Programs {
 		if p.AttachType == ebpf.AttachTraceRawTp && !slices.Contains(events, p.AttachTo) || older && name == "find_unix" {
 			spec.Programs[name] = nothing(name)
@@ -216,7 +227,7 @@ func loadRequestsOf(l *loading, older bool) error {
 	spec.Maps["histories"].MaxEntries = uint32(requestPlaces * r.shards)
 	sockets := requestSockets()
 	spec.Maps["states"].MaxEntries, spec.Maps["free_states"].MaxEntries = sockets, sockets
-	if err := l.collection(spec, map[string]any{"older": older, "shard_mask": uint32(r.shards - 1), "state_slots": sockets}, &r.objects); err != nil {
+	if err := l.collection(spec, map[string]any{"older": older, "resets": resets, "shard_mask": uint32(r.shards - 1), "state_slots": sockets}, &r.objects); err != nil {
 		return err
 	}
 	if r.ring, err = NewRing(r.objects.Ended); err != nil {
@@ -256,7 +267,7 @@ func loadRequestsOf(l *loading, older bool) error {
 	if err := r.listening(); err != nil {
 		return err
 	}
-	if err := l.trace(r.objects.Arrived, r.objects.Received, r.objects.Sent, r.objects.Probed, r.objects.Copied, r.objects.Departs, r.objects.Changed); err != nil {
+	if err := l.trace(r.objects.Arrived, r.objects.Received, r.objects.Sent, r.objects.Probed, r.objects.Copied, r.objects.Departs, r.objects.Changed, r.objects.Refused); err != nil {
 		return err
 	}
 	if err := r.listening(); err != nil {

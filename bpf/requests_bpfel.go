@@ -36,10 +36,12 @@ const (
 	requestsProgFindUnix    = "find_unix"
 	requestsProgProbed      = "probed"
 	requestsProgReceived    = "received"
+	requestsProgRefused     = "refused"
 	requestsProgSent        = "sent"
 	requestsProgWalk        = "walk"
 	requestsVarCrowded      = "crowded"
 	requestsVarOlder        = "older"
+	requestsVarResets       = "resets"
 	requestsVarShardMask    = "shard_mask"
 	requestsVarStateSlots   = "state_slots"
 	requestsVarTaken        = "taken"
@@ -100,6 +102,7 @@ type requestsProgramSpecs struct {
 	FindUnix *ebpf.ProgramSpec `ebpf:"find_unix"`
 	Probed   *ebpf.ProgramSpec `ebpf:"probed"`
 	Received *ebpf.ProgramSpec `ebpf:"received"`
+	Refused  *ebpf.ProgramSpec `ebpf:"refused"`
 	Sent     *ebpf.ProgramSpec `ebpf:"sent"`
 	Walk     *ebpf.ProgramSpec `ebpf:"walk"`
 }
@@ -128,6 +131,7 @@ type requestsMapSpecs struct {
 type requestsVariableSpecs struct {
 	Crowded    *ebpf.VariableSpec `ebpf:"crowded"`
 	Older      *ebpf.VariableSpec `ebpf:"older"`
+	Resets     *ebpf.VariableSpec `ebpf:"resets"`
 	ShardMask  *ebpf.VariableSpec `ebpf:"shard_mask"`
 	StateSlots *ebpf.VariableSpec `ebpf:"state_slots"`
 	Taken      *ebpf.VariableSpec `ebpf:"taken"`
@@ -195,6 +199,7 @@ func (m *requestsMaps) Close() error {
 type requestsVariables struct {
 	Crowded    *ebpf.Variable `ebpf:"crowded"`
 	Older      *ebpf.Variable `ebpf:"older"`
+	Resets     *ebpf.Variable `ebpf:"resets"`
 	ShardMask  *ebpf.Variable `ebpf:"shard_mask"`
 	StateSlots *ebpf.Variable `ebpf:"state_slots"`
 	Taken      *ebpf.Variable `ebpf:"taken"`
@@ -217,6 +222,7 @@ type requestsPrograms struct {
 	FindUnix *ebpf.Program `ebpf:"find_unix"`
 	Probed   *ebpf.Program `ebpf:"probed"`
 	Received *ebpf.Program `ebpf:"received"`
+	Refused  *ebpf.Program `ebpf:"refused"`
 	Sent     *ebpf.Program `ebpf:"sent"`
 	Walk     *ebpf.Program `ebpf:"walk"`
 }
@@ -231,6 +237,7 @@ func (p *requestsPrograms) Close() error {
 		p.FindUnix,
 		p.Probed,
 		p.Received,
+		p.Refused,
 		p.Sent,
 		p.Walk,
 	)

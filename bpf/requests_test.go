@@ -1,6 +1,7 @@
 package bpf
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -553,5 +554,101 @@ func TestRequestsGiveSlotsBack(t *testing.T) {
 		if after > taken+100 { // others open connections too
 			t.Errorf("%s: 300 connections more took %d new slots", network, after-taken)
 		}
+	}
+}
+
+// TestAbsenceIsTold closes the listening socket of a service that has answered,
+// while clients ask for it, and opens it again.
+func TestAbsenceIsTold(t *testing.T) {
+	r := load(t).Requests
+	if r == nil {
+		t.Fatal("no requests")
+	}
+	serve := func(address string) net.Listener {
+		l, err := net.Listen("tcp4", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				buf := make([]byte, 1)
+				_, _ = c.Read(buf)
+				_, _ = c.Write(buf)
+				c.Close()
+			}
+		}()
+		return l
+	}
+	ask := func(address string) error {
+		c, err := net.Dial("tcp4", address)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		buf := []byte("x")
+		if _, err = c.Write(buf); err == nil {
+			_, err = c.Read(buf)
+		}
+		return err
+	}
+	told := func() (out []Told) {
+		r.Drain(1e6, func(x *Told) {
+			if x.Kind == Absence {
+				out = append(out, *x)
+			}
+		})
+		return out
+	}
+	l := serve("127.0.0.1:0")
+	address := l.Addr().String()
+	if err := ask(address); err != nil {
+		t.Fatal(err)
+	}
+	told()
+	before := nowNS()
+	l.Close()
+	after := nowNS()
+	for range 3 {
+		if err := ask(address); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Fatalf("asking gave %v", err)
+		}
+		time.Sleep(30 * time.Millisecond)
+	}
+	l = serve(address)
+	if err := ask(address); err != nil {
+		t.Fatal(err)
+	}
+	got := told()
+	if len(got) != 5 {
+		t.Fatalf("%d told, want 5: gone, 3 refused, there again: %+v", len(got), got)
+	}
+	for i, how := range []uint8{ToldInFlight, ToldRefused, ToldRefused, ToldRefused, ToldDone} {
+		x := &got[i]
+		if x.How != how || x.Began < before || x.Began > after || x.Done < x.Began || x.Unanswered != uint32(min(i, 3)) || x.Service != got[0].Service {
+			t.Errorf("%d: %+v, want %d since %d to %d", i, x, how, before, after)
+		}
+		if (how == ToldInFlight || how == ToldDone) && x.PID() != uint32(os.Getpid()) {
+			t.Errorf("%d: by process %d", i, x.PID())
+		}
+	}
+	// One that has never answered is not missed, nor one whose socket another has too.
+	quiet := serve("127.0.0.1:0")
+	f, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	quiet.Close()
+	_ = ask(quiet.Addr().String()) // refused
+	l.Close()
+	if got := told(); len(got) != 0 {
+		t.Errorf("told: %+v", got)
+	}
+	f.Close()
+	if got := told(); len(got) != 1 || got[0].How != ToldInFlight {
+		t.Errorf("when the last of the socket's owners has closed it: %+v", got)
 	}
 }

@@ -108,7 +108,7 @@ func (c *requests) Source() freezeframe.Source {
 		Name: "requests", From: "BPF: sk_data_ready, sock_recv_length, sock_send_length, inet_sock_set_state", Key: "wait",
 		Every: 100 * time.Millisecond, Stalled: stalledEvery, Lane: freezeframe.Fast,
 		Columns: []freezeframe.Column{
-			requestsKind:     {Name: "kind", Kind: freezeframe.Gauge},  // bpf.WaitAccept, WaitReceive, WaitAnswer, WaitReply
+			requestsKind:     {Name: "kind", Kind: freezeframe.Gauge},  // bpf.WaitAccept, WaitReceive, WaitAnswer, WaitReply, Absence
 			requestsState:    {Name: "state", Kind: freezeframe.Gauge}, // bpf.ToldInFlight, ToldDone, ToldClosed …
 			requestsListener: {Name: "listener", Kind: freezeframe.Gauge},
 			requestsService:  {Name: "service", Kind: freezeframe.Text}, // the listener's address; of a reply, the other host's

@@ -24,18 +24,19 @@ const (
 	signalsFromParentComm
 	signalsFromKernel
 	signalsCgroup
+	signalsLived
 	signalsWidth
 )
 
 const maxSignalRows = 500 // of one reading; what is beyond stays for the next
 
 // signals reads what BPF tells of one process's deeds on another: signals that
-// end, stop or continue, the kernel's choice of whom to end for memory, and the
-// freezing of cgroups. One row is one deed.
+// end, stop or continue, the kernel's choice of whom to end for memory, the
+// freezing of cgroups; and how processes ended. One row is one of these.
 type signals struct {
 	life  *bpf.Life
 	texts freezeframe.Texts
-	kinds [bpf.Thawed + 1]uint64
+	kinds [bpf.Ended + 1]uint64
 	next  freezeframe.Key
 	table *freezeframe.Table // of the reading that goes on
 	take  func(*bpf.Deed)
@@ -44,24 +45,25 @@ type signals struct {
 func (c *signals) Source() freezeframe.Source {
 	gauge, text := freezeframe.Gauge, freezeframe.Text
 	return freezeframe.Source{
-		Name: "signals", From: "BPF: signal_generate, mark_victim, cgroup_freeze, cgroup_unfreeze", Key: "record",
+		Name: "signals", From: "BPF: signal_generate, mark_victim, cgroup_freeze, cgroup_unfreeze, sched_process_exit", Key: "record",
 		Every: 500 * time.Millisecond, Stalled: 50 * time.Millisecond, Lane: freezeframe.Fast,
 		Columns: []freezeframe.Column{
 			signalsAt:             {Name: "at_ns", Kind: gauge},
-			signalsKind:           {Name: "kind", Kind: text}, // signal, oom, freeze, thaw
+			signalsKind:           {Name: "kind", Kind: text}, // signal, oom, freeze, thaw, end
 			signalsSignal:         {Name: "signal", Kind: gauge},
-			signalsCode:           {Name: "code", Kind: gauge},   // siginfo_t.si_code, sigaction(2)
-			signalsResult:         {Name: "result", Kind: gauge}, // 0 delivered, 1 ignored, 2 pending already
+			signalsCode:           {Name: "code", Kind: gauge},   // siginfo_t.si_code, sigaction(2); of an end the exit status
+			signalsResult:         {Name: "result", Kind: gauge}, // 0 delivered, 1 ignored, 2 pending already; of an end 1 with a core dump
 			signalsPID:            {Name: "pid", Kind: gauge},
 			signalsTID:            {Name: "tid", Kind: gauge},
 			signalsComm:           {Name: "comm", Kind: text},
-			signalsFromPID:        {Name: "from_pid", Kind: gauge},
+			signalsFromPID:        {Name: "from_pid", Kind: gauge}, // of an end the parent
 			signalsFromTID:        {Name: "from_tid", Kind: gauge},
 			signalsFromComm:       {Name: "from_comm", Kind: text},
 			signalsFromPPID:       {Name: "from_ppid", Kind: gauge},
 			signalsFromParentComm: {Name: "from_parent_comm", Kind: text},
 			signalsFromKernel:     {Name: "from_kernel", Kind: gauge}, // 1: a thread of the kernel
-			signalsCgroup:         {Name: "cgroup", Kind: text},       // of a freeze or thaw, below its mount
+			signalsCgroup:         {Name: "cgroup", Kind: text},       // of a freeze or thaw, below its mount; of an end its last part, version 2
+			signalsLived:          {Name: "lived_ns", Kind: gauge},    // of what ended, since its birth
 		},
 	}
 }
@@ -76,6 +78,7 @@ func (c *signals) Open(h freezeframe.Host) error {
 	c.kinds[bpf.OOMVictim] = h.Texts.Intern([]byte("oom"))
 	c.kinds[bpf.Froze] = h.Texts.Intern([]byte("freeze"))
 	c.kinds[bpf.Thawed] = h.Texts.Intern([]byte("thaw"))
+	c.kinds[bpf.Ended] = h.Texts.Intern([]byte("end"))
 	return nil
 }
 
@@ -106,4 +109,5 @@ func (c *signals) row(d *bpf.Deed) {
 	row[signalsFromParentComm] = c.texts.Intern(d.FromParentComm())
 	row[signalsFromKernel] = uint64(d.FromKernel)
 	row[signalsCgroup] = c.texts.Intern(d.Cgroup())
+	row[signalsLived] = d.LivedNS
 }

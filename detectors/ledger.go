@@ -42,6 +42,9 @@ func Account(w freezeframe.Window) freezeframe.Ledger {
 		if aside(w.Stall().Symptoms, i) {
 			continue // whoever waits for news at another service is no victim
 		}
+		if sy.Probe == "listen" {
+			continue // who should listen is no more
+		}
 		var accounts []freezeframe.Account
 		for _, v := range sy.Victims {
 			for _, a := range b.accounts(i, v, sy.Span) {

@@ -407,3 +407,19 @@ func TestDoubtfulSymptomsAreNotAccountedFor(t *testing.T) {
 		}
 	}
 }
+
+// Of a process that is gone no time is accounted for: what it was last seen at says
+// nothing of the time without it.
+func TestLedgerOfAServiceThatIsGone(t *testing.T) {
+	w := windowtest.New(6*second, 2*second, 4*second)
+	w.Symptom(freezeframe.Symptom{Probe: "listen", Target: "0.0.0.0:80", Victims: []freezeframe.Victim{{PID: 7, Comm: "orders"}}})
+	sampled(w, 7, func(at time.Duration) windowtest.V {
+		if at > 2*second {
+			return nil
+		}
+		return windowtest.V{"state": 'R', "run_ns": int(at / 100)}
+	})
+	if l := Account(w); len(l.Accounts) != 0 || len(l.Blocked) != 1 {
+		t.Errorf("accounts %+v", l.Accounts)
+	}
+}

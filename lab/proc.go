@@ -25,6 +25,10 @@ const (
 	envPlace    = "FFLAB_PLACE"
 )
 
+// As is the variable with which the lab's own binary is started in a role, by a
+// program that starts others.
+func As(role string) string { return envRole + "=" + role }
+
 // Cmd is a program to start: a role of the lab binary, or an external one.
 type Cmd struct {
 	// Name is the command name (comm) of a role's process. External programs

@@ -312,6 +312,7 @@ type service struct {
 	heardOf     uint32              // those of the readings that followed each other closely, not counted yet
 	heardFor    time.Duration       // over which time
 	unseen      bool                // a connection that waits for accept is in the table
+	absent      absence             // nobody listens any more
 }
 
 // usuallySlow tells whether answers are often as long as this at this service.

@@ -11,7 +11,8 @@ import (
 // requests watches every TCP and Unix-stream service of the host as services
 // does, by what BPF tells: each wait to the microsecond, also one that came and
 // went between two readings, and the thread that kept it waiting. It reports
-// accept, receive and answer; while it does, services does not.
+// accept, receive and answer; while it does, services does not. And it reports
+// listen: nobody listens any more at a service whose clients are refused.
 //
 // What is usual at a service is counted in the kernel, request by request.
 type requests struct {
@@ -278,6 +279,7 @@ func (p *requests) observeRequests(t *freezeframe.Table) {
 			}
 		}
 	}
+	p.absent(now)
 	p.settle(now)
 }
 
@@ -285,6 +287,10 @@ func (p *requests) observeRequests(t *freezeframe.Table) {
 func (p *requests) look(row []uint64, now freezeframe.Instant) {
 	c := &p.told
 	kind := int(c.get(row, rKind))
+	if kind == bpf.Absence {
+		p.lookAbsent(row, now)
+		return
+	}
 	if kind > waitAnswer || p.ours(c.get(row, rPID), c.get(row, rComm), c.get(row, rPort)) {
 		return // of other hosts' answers the rules make something
 	}

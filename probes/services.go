@@ -112,9 +112,11 @@ const (
 	waitDelivery
 	waitConnect
 	waitKinds
+	// reportListen is no wait on a connection: nobody listens.
+	reportListen = waitKinds
 )
 
-var serviceProbes = [waitKinds]string{"accept", "receive", "answer", "delivery", "connect"}
+var serviceProbes = [...]string{"accept", "receive", "answer", "delivery", "connect", reportListen: "listen"}
 
 var serviceFloors = [waitKinds]time.Duration{acceptFloor, receiveFloor, answerFloor, deliveryFloor, connectFloor}
 

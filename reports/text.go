@@ -352,7 +352,7 @@ func Headline(r *freezeframe.Report) string {
 	best := -1
 	rank := func(s *freezeframe.SymptomReport) int {
 		switch s.Probe {
-		case "accept", "receive", "answer", "active":
+		case "accept", "receive", "answer", "active", "listen":
 			if s.Doubtful {
 				return 1
 			}
@@ -443,6 +443,8 @@ func felt(s *freezeframe.SymptomReport) string {
 		return service + " did not read what it was sent for " + late + "."
 	case "answer":
 		return service + " did not answer for " + late + "."
+	case "listen":
+		return service + " was gone for " + late + ", and its clients were refused."
 	case "delivery":
 		return "what " + cmp.Or(who, "a process") + " sent to " + to + " did not arrive for " + late + "."
 	case "connect":

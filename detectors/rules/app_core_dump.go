@@ -17,7 +17,7 @@ func appCoreDump() freezeframe.Rule {
 			"So that it does not come back: fix the crash (`coredumpctl info`); bound the dump (ProcessSizeMax= in coredump.conf, LimitCORE=, /proc/PID/coredump_filter).",
 		},
 		Reads:    []string{sourceLedger, sourceSymptoms, "procs.coredumping", "procs.rss_bytes"},
-		Subsumes: bringsAbout("runtime.jvm_gc", "io.device_saturated", "app.busy_loop"),
+		Subsumes: bringsAbout("runtime.jvm_gc", "io.device_saturated", "app.busy_loop", "app.restarted", "app.crash_loop"),
 		Judge: func(w freezeframe.Window) []freezeframe.Finding {
 			stall := w.Stall()
 			ps := processesIn(w, around(stall.Span))

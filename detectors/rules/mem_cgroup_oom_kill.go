@@ -20,7 +20,7 @@ func memCgroupOOMKill() freezeframe.Rule {
 			"So that it does not come back: find what grew (a leak, a cache, a heap larger than the limit); Restart=on-failure brings the service back by itself.",
 		},
 		Reads:    []string{sourceLedger, sourceSymptoms, freezeframe.EventKernelLog, "procs.rss_bytes", "procs.cgroup", "signals.pid", "signals.from_pid"},
-		Subsumes: bringsAbout("mem.cgroup_max", "mem.cgroup_high", "mem.swap_thrash", "mem.file_thrash", "mem.direct_reclaim", "io.device_saturated", "runtime.jvm_gc"),
+		Subsumes: bringsAbout("mem.cgroup_max", "mem.cgroup_high", "mem.swap_thrash", "mem.file_thrash", "mem.direct_reclaim", "io.device_saturated", "runtime.jvm_gc", "app.restarted", "app.crash_loop"),
 		Judge: func(w freezeframe.Window) []freezeframe.Finding {
 			return judgeOOM(w, func(text string) bool { return strings.HasPrefix(text, groupRanOut) }, func(f *freezeframe.Finding, k kill) {
 				blameGroup(w, f, k)

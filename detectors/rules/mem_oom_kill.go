@@ -25,7 +25,7 @@ func memOOMKill() freezeframe.Rule {
 			"So that it does not come back: limit whoever grew (MemoryMax= in its unit); OOMScoreAdjust=-500 for what must live; some swap and MemoryHigh=, so that it gets slow before it dies.",
 		},
 		Reads:    []string{sourceLedger, sourceSymptoms, freezeframe.EventKernelLog, "vmstat.oom_kill", "procs.rss_bytes", "signals.pid", "signals.from_pid"},
-		Subsumes: bringsAbout("mem.direct_reclaim", "mem.swap_thrash", "mem.file_thrash", "io.device_saturated", "runtime.jvm_gc"),
+		Subsumes: bringsAbout("mem.direct_reclaim", "mem.swap_thrash", "mem.file_thrash", "io.device_saturated", "runtime.jvm_gc", "app.restarted", "app.crash_loop"),
 		Judge: func(w freezeframe.Window) []freezeframe.Finding {
 			return judgeOOM(w, func(text string) bool { return strings.HasPrefix(text, ranOut) }, nil)
 		},

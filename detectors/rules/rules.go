@@ -96,6 +96,8 @@ func All() []freezeframe.Rule {
 		appDeadlock(),
 		appLockContention(),
 		appWorkerPoolExhausted(),
+		appRestarted(),
+		appCrashLoop(),
 		depRemoteUnresponsive(),
 		depDNS(),
 	}

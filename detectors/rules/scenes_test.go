@@ -1371,6 +1371,8 @@ func scenes() map[freezeframe.Cause]scene {
 			miss:    func(w *window) { asleep(w, wait{Class: freezeframe.DeviceWait, Stack: deviceStack}) },
 			culprit: process(service),
 		},
+		"app.restarted":  restartedScene(),
+		"app.crash_loop": crashLoopScene(),
 		"app.busy_loop": {
 			fire: func(w *window) {
 				w.Suffers(service, "orders", wait{Class: freezeframe.OnCPU})

@@ -65,6 +65,8 @@ func All() []lab.Fault {
 		appWorkerPoolExhausted,
 		appLockContention,
 		appDeadlock,
+		appRestarted,
+		appCrashLoop,
 		netFirewallDrop,
 		netReceiveBufferFull,
 		depDNS,

@@ -25,7 +25,7 @@ var causes = strings.Fields(`
 	fs.dirty_throttled fs.journal_commit fs.frozen fs.fuse_unresponsive fs.nfs_unresponsive fs.full fs.file_lock fs.pipe_full
 	limit.process_fds limit.cgroup_pids limit.user_processes limit.ephemeral_ports limit.conntrack limit.memory_maps limit.inotify limit.tcp_memory
 	net.accept_queue_overflow net.syn_flood net.packet_loss net.firewall_drop net.receive_buffer_full
-	runtime.jvm_gc app.stopped app.frozen app.busy_loop app.lock_contention app.deadlock app.worker_pool_exhausted
+	runtime.jvm_gc app.stopped app.frozen app.busy_loop app.lock_contention app.deadlock app.worker_pool_exhausted app.restarted app.crash_loop
 	dep.remote_unresponsive dep.dns time.stepped mem.cgroup_high virt.paused mem.teardown mem.compaction io.device_hung io.device_slow`)
 
 func TestEveryCauseHasAFault(t *testing.T) {
