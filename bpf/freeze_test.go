@@ -176,7 +176,7 @@ func TestFreezeIsExact(t *testing.T) {
 	if err := fsyncRecord(file); err != nil {
 		t.Fatal(err)
 	}
-	for _, d := range []time.Duration{30 * time.Millisecond, 120 * time.Millisecond, 400 * time.Millisecond} {
+	freeze := func(d time.Duration) (real, told, took time.Duration) {
 		drop(w)
 		type wrote struct {
 			tid          uint32
@@ -207,7 +207,6 @@ func TestFreezeIsExact(t *testing.T) {
 		if err := errors.Join(err, x.err); err != nil {
 			t.Fatal(err)
 		}
-		var told time.Duration
 		w.Drain(1e6, func(y *Wait) {
 			if y.TID != x.tid || y.Kind != Slept || y.Began < uint64(from) || y.Ended > uint64(x.ended) || y.Syscall != unix.SYS_WRITE {
 				return
@@ -218,8 +217,19 @@ func TestFreezeIsExact(t *testing.T) {
 			}
 		})
 		// It is woken as the last thing that thawing does.
-		if real := time.Duration(thawed - x.began); (told - real).Abs() > time.Millisecond {
-			t.Errorf("frozen for %v: BPF told %v (the write took %v)", real, told, time.Duration(x.ended-x.began))
+		return time.Duration(thawed - x.began), told, time.Duration(x.ended - x.began)
+	}
+	for _, d := range []time.Duration{30 * time.Millisecond, 120 * time.Millisecond, 400 * time.Millisecond} {
+		// A CPU that others have at either end is in the one, and not in the other.
+		for attempt := 1; ; attempt++ {
+			real, told, took := freeze(d)
+			if (told - real).Abs() <= time.Millisecond {
+				break
+			}
+			if attempt == 5 {
+				t.Errorf("frozen for %v: BPF told %v (the write took %v), the last of %d attempts", real, told, took, attempt)
+				break
+			}
 		}
 	}
 }
