@@ -227,10 +227,18 @@ func written(t *testing.T, path string) {
 	}
 }
 
+// remount mounts a filesystem anew. One that is just being written to is busy
+// for as long as that takes, and no longer.
 func remount(t *testing.T, point, options string) {
 	t.Helper()
-	if out, err := exec.Command("mount", "-o", "remount,"+options, point).CombinedOutput(); err != nil {
-		t.Fatalf("remount %s: %v: %s", options, err, out)
+	for from := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		out, err := exec.Command("mount", "-o", "remount,"+options, point).CombinedOutput()
+		if err == nil {
+			return
+		}
+		if time.Since(from) > 5*time.Second {
+			t.Fatalf("remount %s: %v: %s", options, err, out)
+		}
 	}
 }
 

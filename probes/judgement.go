@@ -857,7 +857,7 @@ func (p *judgement) worth(n *conn, s *service, kind int, age time.Duration, now 
 				return 0.25 // such requests have always taken so long
 			case !unread && s.pieces >= 2 && s.overdue < 2 && age < pieceWait:
 				return 0.25 // the rest of the request may be on its way
-			case !p.exact && !others && s.rate < inferred && age >= p.floors[kind]:
+			case !p.exact && s.rate < inferred && age >= p.floors[kind]:
 				return lonely // whoever waits for news looks like this
 			case s.silent(w, age), !p.exact && !others && age < p.floors[kind]: // which opens nothing
 				return 0.9
