@@ -253,6 +253,12 @@ type Collector interface {
 	Close() error
 }
 
+// Misser is a Collector that finds out while it reads what it has to leave out.
+// Missing may be called by any goroutine.
+type Misser interface {
+	Missing() []Need
+}
+
 // Rester is a Collector that has nothing to read at times. After each reading
 // it is asked how often that is worth while now, in whole ticks; when that is
 // longer than its period, the next reading is at the next such moment, or when

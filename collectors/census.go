@@ -37,13 +37,15 @@ type process struct {
 	slices    uint64
 	round     uint32
 	key       freezeframe.Key
+	started   freezeframe.Instant
 	stat      taskStat
 	comm      uint64 // Texts id
 	commHash  uint64
 
-	cpu     uint64 // ticks used, at the last sweep
-	active  bool   // it used CPU between the last two sweeps
-	unread  bool   // it may have run since its descriptors and I/O were read
+	cpu     uint64              // ticks used, at the last sweep
+	active  bool                // it used CPU between the last two sweeps
+	ranAt   freezeframe.Instant // the last sweep that found it so; without a walk
+	unread  bool                // it may have run since its descriptors and I/O were read
 	watched bool
 	kthread bool
 	shown   bool // its counters were read once; before, a row would show jumps
@@ -51,6 +53,8 @@ type process struct {
 	renamed bool // its name changed, which a program does by itself or by exec
 	wants   uint64
 	askedAt freezeframe.Instant // when its facts were last asked for
+	quiet   bool                // left out; without a walk
+	stirred bool                // it ran, if only for less than a tick, by its schedstat
 	// settledNow is the round in which its extras were read with its facts.
 	settledNow uint32
 	java       bool
@@ -137,6 +141,7 @@ const (
 // the tasks lane. It allocates only when there are more processes than ever
 // before.
 type census struct {
+	crowd
 	users int
 	host  freezeframe.Host
 	root  int // descriptor of host.Proc
@@ -152,16 +157,18 @@ type census struct {
 	walk     *walk // nil while the census is kept by sweeps over /proc
 	page     uint64
 
-	processes []process
-	free      []int32
-	byPID     table
-	order     []int32 // slots in the order of the last listing
-	round     uint32
-	sweptAt   freezeframe.Instant
-	sweepTook time.Duration // CPU time of the last sweep over /proc
-	swept     bool
+	processes     []process
+	processesRoom kernel.Room
+	free          []int32
+	byPID         table
+	order         []int32 // slots in the order of the last listing
+	round         uint32
+	sweptAt       freezeframe.Instant
+	sweepTook     time.Duration // CPU time of the last sweep over /proc
+	swept         bool
 
 	threads     []thread
+	threadsRoom kernel.Room
 	freeThreads []int32
 	listing     uint32
 	byTID       table
@@ -176,7 +183,7 @@ type census struct {
 	text                 [2 << 10]byte
 }
 
-func newCensus() *census { return &census{} }
+func newCensus() *census { return &census{crowd: crowd{most: mostKept, patience: asleepFor}} }
 
 // open is called by each collector that shares the census.
 func (c *census) open(h freezeframe.Host) error {
@@ -212,11 +219,12 @@ func (c *census) open(h freezeframe.Host) error {
 	c.mostDescriptors = min(maxDescriptors, kernel.OpenFilesLimit()/4)
 	if c.name == nil {
 		c.name = make([]byte, 0, 64)
-		c.threads = kernel.Slots[thread](c, maxThreads)
+		c.threads = kernel.MoreSlots[thread](c, &c.threadsRoom, nil, maxThreads)
 		c.freeThreads = make([]int32, 0, maxThreads)
 		c.grow(1024)
 	}
 	c.page = uint64(os.Getpagesize())
+	c.setBoot()
 	c.forget()
 	c.self = 0
 	if n, err := kernel.ReadLinkAt(root, []byte("self\x00"), c.buf[:]); err == nil {
@@ -249,13 +257,13 @@ func (c *census) forget() {
 	}
 	c.order = c.order[:0]
 	c.swept, c.round = false, 0
+	c.all, c.left = 0, 0
 }
 
 // growThreads makes room for twice as many threads.
 func (c *census) growThreads() {
 	n := len(c.threads)
-	threads, free := kernel.Slots[thread](c, 2*n), make([]int32, 0, 2*n)
-	copy(threads, c.threads)
+	threads, free := kernel.MoreSlots(c, &c.threadsRoom, c.threads, 2*n), make([]int32, 0, 2*n)
 	free = append(free, c.freeThreads...)
 	for i := 2*n - 1; i >= n; i-- {
 		free = append(free, int32(i))
@@ -407,11 +415,11 @@ func (c *census) threadPath(pid, tid int32, file string) []byte {
 
 // grow makes room for n processes.
 func (c *census) grow(n int) {
-	more := kernel.Slots[process](c, n)
-	copy(more, c.processes)
+	had := len(c.processes)
+	more := kernel.MoreSlots(c, &c.processesRoom, c.processes, n)
 	free := make([]int32, len(c.free), n)
 	copy(free, c.free)
-	for i := n - 1; i >= len(c.processes); i-- {
+	for i := n - 1; i >= had; i-- {
 		free = append(free, int32(i))
 	}
 	order := make([]int32, len(c.order), n)
@@ -516,6 +524,7 @@ func (c *census) readStat(slot int32, now freezeframe.Instant) bool {
 			*p = process{pid: p.pid, used: 1, fd: p.fd, schedFD: p.schedFD, threads: none}
 		}
 		p.key = key
+		p.started = c.started(s.start)
 		p.kthread = s.flags&pfKthread != 0
 		p.wants = askCgroup | askCmdline
 		if p.kthread {
@@ -555,6 +564,7 @@ func (c *census) slept(p *process) bool {
 		return false
 	}
 	same := run == p.run && slices == p.slices
+	p.stirred = p.stirred || !same && p.run != 0
 	p.run, p.slices = run, slices
 	p.unread = p.unread || !same
 	if same {
@@ -575,9 +585,11 @@ func (c *census) sweep(now freezeframe.Instant) error {
 	cpu, began := kernel.ThreadCPU(), kernel.Now()
 	c.entries.Rewind(c.root)
 	c.round++
+	turns := c.turns()
 	c.order = c.order[:0]
 	c.takeFacts()
 	stalled := c.host.Focus.Stalled(now)
+	c.setBoot()
 	budget := threadsBudget
 	fresh := newPerSweep
 	switch {
@@ -602,7 +614,9 @@ func (c *census) sweep(now freezeframe.Instant) error {
 		known := p.key
 		// A process with very many threads is read while the budget lasts, so
 		// that one of them cannot hold up the lane.
-		if many := int(p.stat.threads); known != 0 && uint32(slot)%rotation != c.round%rotation && c.slept(p) {
+		if known != 0 && turns > 1 && uint32(slot)%turns != c.round%turns && c.quiet(p, now) {
+			p.active = false // as far as its turn has shown
+		} else if many := int(p.stat.threads); known != 0 && uint32(slot)%rotation != c.round%rotation && c.slept(p) {
 			// The search of tasks may have read it since the sweep before.
 			cpu := p.stat.utime + p.stat.stime
 			p.active, p.cpu = cpu != p.cpu, cpu
@@ -617,6 +631,9 @@ func (c *census) sweep(now freezeframe.Instant) error {
 			cpu := p.stat.utime + p.stat.stime
 			p.active = known != p.key || cpu != p.cpu
 			p.cpu, p.unread = cpu, true
+		}
+		if (p.active || p.stirred) && c.round > 1 { // the first finds everybody new
+			p.ranAt, p.quiet, p.stirred = now, false, false
 		}
 		p.round = c.round
 		if len(c.order) == cap(c.order) {
@@ -647,6 +664,7 @@ func (c *census) sweep(now freezeframe.Instant) error {
 		}
 	}
 	c.reapThreads(now)
+	c.all = len(c.order)
 	c.swept, c.sweptAt = true, now
 	c.sweepTook = usedSince(cpu, began)
 	c.facts.ring()

@@ -43,6 +43,7 @@ const (
 	procsNSpid
 	procsProcessesMax
 	procsMaps
+	procsStarted
 	procsWidth
 )
 
@@ -105,6 +106,7 @@ func (c *procs) Source() freezeframe.Source {
 			procsNSpid:               {Name: "nspid", Kind: gauge},
 			procsProcessesMax:        {Name: "processes_max", Kind: gauge}, // of its user (RLIMIT_NPROC); 0: unlimited
 			procsMaps:                {Name: "maps", Kind: gauge},          // of its memory; 0 where BPF does not tell: listing them takes its mmap_lock
+			procsStarted:             {Name: "started_ns", Kind: gauge},    // CLOCK_MONOTONIC, to 10 ms
 		},
 	}
 }
@@ -149,9 +151,14 @@ func (c *procs) Collect(t *freezeframe.Table) error {
 	if err := s.sweep(now); err != nil {
 		return err
 	}
+	left, crowded := 0, s.all > s.most
 	for i, slot := range s.order {
 		p := &s.processes[slot]
 		if !p.shown {
+			continue
+		}
+		if crowded && s.quiet(p, now) {
+			left++
 			continue
 		}
 		turn := uint32(i)%rotation == s.round%rotation
@@ -168,6 +175,8 @@ func (c *procs) Collect(t *freezeframe.Table) error {
 		}
 		c.row(t, p)
 	}
+	s.left = left
+	s.noteLeft(s.all-left, now)
 	s.sweepTook = usedSince(cpu, began)
 	return nil
 }
@@ -278,7 +287,11 @@ func (c *procs) row(t *freezeframe.Table, p *process) {
 	row[procsNSpid] = p.nspid
 	row[procsProcessesMax] = p.processesMax
 	row[procsMaps] = p.maps
+	row[procsStarted] = uint64(p.started)
 }
+
+// Missing says that some processes have no row.
+func (c *procs) Missing() []freezeframe.Need { return c.census.missing() }
 
 // at is when a reading began; one that a test makes by hand begins now.
 func at(t *freezeframe.Table) freezeframe.Instant {

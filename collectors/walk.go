@@ -23,9 +23,17 @@ const (
 	mostThreads = 1 << 16
 	// linkReads bounds the paths of files that are asked for in one pass.
 	linkReads = 64
+	// mostPIDs is PID_MAX_LIMIT (linux/threads.h).
+	mostPIDs = 4 << 20
 	// leastActive is the CPU time that makes a process active.
 	leastActive = time.Millisecond
 )
+
+// passes is a bpf.Tasks.
+type passes interface {
+	Pass(flags uint32, v bpf.TasksVisitor) error
+	Watch(pids, fresh []int32)
+}
 
 // walk keeps the census by passes of a BPF iterator over all threads, in place
 // of sweeps over /proc. What a pass does not tell has not changed, so that each
@@ -33,7 +41,7 @@ const (
 // cgroups are still read from /proc, of processes that are new or ran.
 type walk struct {
 	*census
-	source *bpf.Tasks
+	source passes
 	named  bool // the kernel's functions have names
 
 	at, fullAt freezeframe.Instant // of the last pass, and of the last full one
@@ -122,11 +130,7 @@ func startWalk(c *census, source *bpf.Tasks) *walk {
 	if source == nil || c.host.Proc != "/proc" {
 		return nil
 	}
-	w := &walk{census: c, source: source, first: true, lastCPU: -1}
-	w.boot, w.mono = kernel.TimeNamespace()
-	w.news = make([]int32, 0, maxThreads)
-	w.pids, w.fresh = make([]int32, 0, 256), make([]int32, 0, 256)
-	w.clocks = make([]clockAhead, kernel.PossibleCPUs())
+	w := newWalk(c, source)
 	if err := w.pass(kernel.Now(), true); err != nil {
 		source.Failed(err)
 		return nil
@@ -161,6 +165,19 @@ func startWalk(c *census, source *bpf.Tasks) *walk {
 	return w
 }
 
+func newWalk(c *census, source passes) *walk {
+	w := &walk{census: c, source: source, first: true, lastCPU: -1}
+	w.boot, w.mono = kernel.TimeNamespace()
+	w.news = make([]int32, 0, maxThreads)
+	w.pids, w.fresh = make([]int32, 0, 256), make([]int32, 0, 256)
+	w.clocks = make([]clockAhead, kernel.PossibleCPUs())
+	if c.out == nil {
+		c.out = kernel.Slots[uint64](c, mostPIDs/64)
+	}
+	w.recount()
+	return w
+}
+
 // pass brings the census up to date. A wide one also finds out who is gone,
 // and the values of processes.
 func (w *walk) pass(now freezeframe.Instant, wide bool) error {
@@ -174,7 +191,9 @@ func (w *walk) pass(now freezeframe.Instant, wide bool) error {
 		flags |= bpf.TasksFull | bpf.TasksPlacesAll
 		w.fullAt = now
 		wide = true
+		w.recount()
 	}
+	w.later = bpf.Process{}
 	if wide {
 		flags |= bpf.TasksWide | bpf.TasksAlive | bpf.TasksOwn
 	}
@@ -279,9 +298,20 @@ func (w *walk) Task(r *bpf.Task) {
 	}
 	first := slot == none
 	if first {
+		unknown := w.byPID.get(int32(r.TGID)) == none
+		if unknown && w.dozes(r) {
+			w.leave(tid)
+			return
+		}
 		if slot = w.admitTask(int32(r.TGID), tid, key); slot == none {
 			w.beyond++
 			return
+		}
+		if unknown {
+			w.takeBack(int32(r.TGID))
+			if w.later.TGID == r.TGID {
+				w.Process(&w.later)
+			}
 		}
 	}
 	th := &w.threads[slot]
@@ -360,7 +390,7 @@ func (w *walk) readComm(th *thread, tid int32) {
 // leads takes over what /proc shows of a process that is its first thread's.
 func (w *walk) leads(p *process, th *thread, r *bpf.Task) {
 	if p.key == 0 {
-		w.begin(p, th.key)
+		w.begin(p, th.key, r.StartBoottime)
 	}
 	if p.kthread = r.Flags&pfKthread != 0; p.kthread {
 		p.wants &^= askCmdline
@@ -372,8 +402,8 @@ func (w *walk) leads(p *process, th *thread, r *bpf.Task) {
 }
 
 // begin is for a process that is new.
-func (w *walk) begin(p *process, key freezeframe.Key) {
-	p.key = key
+func (w *walk) begin(p *process, key freezeframe.Key, startBoottime uint64) {
+	p.key, p.started = key, w.started(uint64(int64(startBoottime)+w.boot)/1e7)
 	p.wants = askCgroup | askCmdline
 }
 
@@ -404,12 +434,12 @@ func (w *walk) Process(r *bpf.Process) {
 		slot = none
 	}
 	if slot == none {
-		slot = w.admit(int32(r.TGID))
-		w.list(slot)
+		w.later = *r // its thread, which comes next, decides whether it is kept
+		return
 	}
 	p := &w.processes[slot]
 	if p.key == 0 {
-		w.begin(p, key)
+		w.begin(p, key, r.StartBoottime)
 	}
 	if p.told == w.passes || !w.wide && !p.watched && !slices.Contains(w.pids, p.pid) {
 		return // told before, or told because it is one of a hash
@@ -603,10 +633,15 @@ func (w *walk) reap() {
 	kept := w.order[:0]
 	for _, slot := range w.order {
 		p := &w.processes[slot]
-		if p.aside && w.readAside(slot) || !p.aside && p.threads != none {
-			kept = append(kept, slot)
-		} else {
+		switch {
+		case !(p.aside && w.readAside(slot) || !p.aside && p.threads != none):
 			w.evict(slot)
+		case w.byPID.used > w.most && w.idles(p):
+			w.leave(p.pid)
+			w.endThread(p.threads)
+			w.evict(slot)
+		default:
+			kept = append(kept, slot)
 		}
 	}
 	w.order = kept
@@ -626,6 +661,9 @@ func (w *walk) lookAside() (n int) {
 			if w.processes[slot].aside {
 				n++
 			}
+			continue
+		}
+		if w.isLeft(pid) {
 			continue
 		}
 		slot = w.admit(pid)
@@ -726,6 +764,7 @@ func adjusted(utime, stime, run, wasUser, wasSystem uint64) (user, system uint64
 func (w *walk) sweep(now freezeframe.Instant) error {
 	w.takeFacts()
 	w.round++
+	w.setBoot()
 	if err := w.pass(now, true); err != nil {
 		return err
 	}
@@ -753,6 +792,7 @@ func (w *walk) sweep(now freezeframe.Instant) error {
 		w.askFacts(p, now, stalled)
 	}
 	w.swept, w.sweptAt = true, now
+	w.noteLeft(w.byPID.used, now)
 	w.facts.ring()
 	return nil
 }

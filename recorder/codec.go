@@ -413,6 +413,7 @@ func (d *decoder) chunk(chunk []byte, first freezeframe.Instant, follows bool) e
 	if err != nil {
 		return err
 	}
+	d.reuse(d.earlier)
 	d.earlier = nil
 	return records(chunk, func(kind byte, body []byte) error {
 		r := fields{b: body}
@@ -487,6 +488,9 @@ func (d *decoder) table(r *fields, ids []uint64, first freezeframe.Instant, earl
 	if d.emit != nil {
 		t.Keys, t.Vals = d.spare.Keys[:0], d.spare.Vals[:0]
 		d.spare = freezeframe.Table{}
+		if room := rows + rows/8 + 4; cap(t.Vals) < room*d.width {
+			t.Keys, t.Vals = make([]freezeframe.Key, 0, room), make([]uint64, 0, room*d.width)
+		}
 	} else {
 		t.Keys = make([]freezeframe.Key, 0, rows)
 		t.Vals = make([]uint64, 0, rows*d.width)

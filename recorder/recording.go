@@ -38,6 +38,7 @@ type Recording struct {
 	held    int                    // bytes of the decoded tables
 	clock   uint64                 // of uses, for the oldest
 	notes   []freezeframe.Need     // what decoding found missing
+	spare   freezeframe.Table      // memory to decode into
 }
 
 // block is one chunk of a recording, plain or packed.
@@ -206,6 +207,7 @@ var errEnough = errors.New("the rest is not asked for")
 func (rec *Recording) decode(index int, covers freezeframe.Span) *decodedSource {
 	src := &rec.Sources[index]
 	d := newDecoder(index, src, maxRead)
+	d.spare, rec.spare = rec.spare, freezeframe.Table{}
 	leave := rec.sparse(src)
 	rows := sharing{width: len(src.Columns)}
 	var before freezeframe.Table // the last one before the span
@@ -250,6 +252,8 @@ func (rec *Recording) decode(index int, covers freezeframe.Span) *decodedSource 
 		rows, held, d.open = sharing{width: len(src.Columns)}, false, nil
 		rec.decodeBlocks(d, src, blocks)
 	}
+	d.reuse(d.earlier)
+	rec.spare = d.spare // the next source's tables are decoded into it
 	if len(rows.out) == 0 && held {
 		rows.add(&before)
 	}

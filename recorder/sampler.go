@@ -258,6 +258,13 @@ func (s *Sampler) Missing() []freezeframe.Need {
 	for i := range s.ring.sources {
 		out = append(out, s.ring.sources[i].Needs...)
 	}
+	for i := range s.lanes {
+		for _, r := range s.lanes[i].readers {
+			if m, ok := r.c.(freezeframe.Misser); ok {
+				out = append(out, m.Missing()...)
+			}
+		}
+	}
 	return out
 }
 

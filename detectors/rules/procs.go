@@ -86,7 +86,7 @@ func readProcesses(w freezeframe.Window, s freezeframe.Span) *processes {
 	columns := []string{
 		"ppid", "comm", "cmdline", "cgroup", "utime_us", "stime_us", "cutime_us", "cstime_us", "read_bytes", "write_bytes",
 		"minflt", "majflt", "rss_bytes", "swap_bytes", "fds", "fds_max", "threads", "tracer_pid", "coredumping", "allowed_cpus", "syscw",
-		"uid", "processes_max", "maps", "vsize_bytes",
+		"uid", "processes_max", "maps", "vsize_bytes", "started_ns",
 	}
 	began := s.Start // or, where the readings reach less far back, the first of them
 	if len(series.Tables) > 0 {
@@ -97,7 +97,8 @@ func readProcesses(w freezeframe.Window, s freezeframe.Span) *processes {
 		p := byKey[key]
 		if p == nil {
 			p = &process{key: key, pid: key.TID(), first: at, rssFirst: v[12]}
-			p.born = at > began.Add(sweep)
+			// One of very many that do nothing is read only when it runs again.
+			p.born = at > began.Add(sweep) && (v[25] == 0 || freezeframe.Instant(v[25]) > began.Add(-sweep))
 			byKey[key] = p
 			ps.list = append(ps.list, p)
 			ps.byPID[p.pid] = p // a pid used again: the later one

@@ -46,6 +46,41 @@ func Slots[T, O any](owner *O, n int) []T {
 	return unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(b))), n)
 }
 
+// Room is the memory of a table that grows; see MoreSlots.
+type Room struct {
+	b       []byte
+	cleanup runtime.Cleanup
+}
+
+// MoreSlots is Slots for a table that is to have more of them: it returns n, of
+// which the first are those of old, and gives back the memory of old, which must
+// not be looked at any more. The room belongs to the table, and is empty at
+// first, as old is.
+func MoreSlots[T, O any](owner *O, room *Room, old []T, n int) []T {
+	before := *room
+	*room = Room{}
+	var zero T
+	if t := reflect.TypeFor[T](); pointers(t) {
+		panic(fmt.Sprintf("defect: slots of %s, which holds pointers", t))
+	}
+	var more []T
+	if b, err := Memory(max(n, 1) * max(int(unsafe.Sizeof(zero)), 1)); err != nil {
+		more = make([]T, n)
+	} else {
+		room.b = b
+		room.cleanup = runtime.AddCleanup(owner, func(b []byte) {
+			_ = unix.Munmap(b) // it is mapped: there is nothing to refuse
+		}, b)
+		more = unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(b))), n)
+	}
+	copy(more, old)
+	if before.b != nil {
+		before.cleanup.Stop()
+		_ = unix.Munmap(before.b) // as above
+	}
+	return more
+}
+
 // pointers tells whether values of a type hold any.
 func pointers(t reflect.Type) bool {
 	switch t.Kind() {

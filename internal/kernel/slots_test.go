@@ -92,3 +92,41 @@ func TestSlotsRefusePointers(t *testing.T) {
 		}()
 	}
 }
+
+// TestMoreSlotsGiveBack sees a table that grows keep what it holds, and what it
+// was in before given back at once: a lane's tables are locked in memory.
+func TestMoreSlotsGiveBack(t *testing.T) {
+	type row struct{ a, b uint64 }
+	owner, room := new([64]byte), Room{}
+	var rows []row
+	before := ProcessUsage().RSSBytes
+	for n := 1 << 16; n <= 1<<21; n *= 2 { // 1 to 32 MiB
+		at := uintptr(unsafe.Pointer(unsafe.SliceData(rows)))
+		had := len(rows)
+		rows = MoreSlots(owner, &room, rows, n)
+		if len(rows) != n || had > 0 && (rows[had-1] != row{uint64(had), 7}) || rows[had] != (row{}) {
+			t.Fatalf("%d slots after %d do not hold what they did", len(rows), had)
+		}
+		if had > 0 && isMapped(t, at) {
+			t.Errorf("the memory of %d slots is still there", had)
+		}
+		for i := range rows {
+			rows[i] = row{uint64(i + 1), 7}
+		}
+	}
+	if grown := int64(ProcessUsage().RSSBytes) - int64(before); grown > 44<<20 {
+		t.Errorf("a table of 32 MiB takes %d MiB", grown>>20)
+	}
+	at := uintptr(unsafe.Pointer(unsafe.SliceData(rows)))
+	rows = nil
+	runtime.KeepAlive(owner)
+	owner = nil
+	for range 100 {
+		runtime.GC()
+		if !isMapped(t, at) {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Error("the table is still mapped, and its owner is gone")
+}
