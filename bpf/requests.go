@@ -211,7 +211,7 @@ func loadRequestsOf(l *loading, older bool) error {
 	events := requestEvents(older)
 	// With the reason of a reset (Linux 6.10) it came to be told of those that no
 	// socket sends; before, clients of this host are seen to be refused.
-	resets := arguments(l.kernel, "tcp_send_reset") == 3
+	resets := !older && arguments(l.kernel, "tcp_send_reset") == 3
 	if resets {
 		events = append(events, "tcp_send_reset")
 	}

@@ -55,6 +55,7 @@ func TestRequestsOfOlderKernels(t *testing.T) {
 				}
 			}
 			waitsOfAServer(t, p.Requests)
+			absenceOf(t, p.Requests)
 		})
 	}
 }
@@ -557,13 +558,18 @@ func TestRequestsGiveSlotsBack(t *testing.T) {
 	}
 }
 
-// TestAbsenceIsTold closes the listening socket of a service that has answered,
-// while clients ask for it, and opens it again.
 func TestAbsenceIsTold(t *testing.T) {
 	r := load(t).Requests
 	if r == nil {
 		t.Fatal("no requests")
 	}
+	absenceOf(t, r)
+}
+
+// absenceOf closes the listening socket of a service that has answered, while
+// clients ask for it, and opens it again.
+func absenceOf(t *testing.T, r *Requests) {
+	t.Helper()
 	serve := func(address string) net.Listener {
 		l, err := net.Listen("tcp4", address)
 		if err != nil {

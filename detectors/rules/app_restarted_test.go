@@ -148,6 +148,21 @@ func TestServicesThatWereDown(t *testing.T) {
 			queues(w, supervisor, "480,600,601,602,603,604,605")
 			loops(w, supervisor, "convert", v{"code": 1})
 		}, "", "", ""},
+		"a child for each connection, and they fail": {func(w *window) {
+			queues(w, supervisor, "480")
+			loops(w, supervisor, "keepd", v{"code": 255})
+		}, "", "", ""},
+		"the next one was there before": {func(w *window) {
+			queues(w, supervisor, "480,700")
+			proc(w, supervisor, "keepd", nil)
+			proc(w, 750, "orders", func(at time.Duration) v {
+				if at < stallFrom-500*ms {
+					return nil
+				}
+				return v{"ppid": supervisor}
+			})
+			ends(w, stallFrom+200*ms, 700, supervisor, "orders", time.Hour, nil)
+		}, "", "", ""},
 		"it had ended long before": {func(w *window) {
 			queues(w, supervisor, "480,700")
 			ends(w, stallFrom-3*s, 700, supervisor, "orders", time.Hour, v{"code": 1})

@@ -330,9 +330,13 @@ func (o *outage) seen(w freezeframe.Window, ps *processes, owners map[int]bool, 
 		default:
 			continue
 		}
-		if !stays(ps, &e, stall.Span) { // it is not one of several that serve
+		if e.pid == o.closer.PID || !stays(ps, &e, stall.Span) { // it is not one of several that serve
 			*to = append(*to, e)
 		}
+	}
+	// A child for each connection does not keep the socket that it came by.
+	if !slices.ContainsFunc(workers, func(e end) bool { return owners[e.pid] }) {
+		workers = nil
 	}
 	return own, workers
 }
@@ -346,10 +350,10 @@ func touches(late freezeframe.Spans, at freezeframe.Instant) bool {
 }
 
 // stays tells whether another like the one that ended, of the same parent, was
-// there before it, and still is.
+// there before that, and still is: it serves, or has taken over.
 func stays(ps *processes, e *end, s freezeframe.Span) bool {
 	return slices.ContainsFunc(ps.list, func(p *process) bool {
-		return p.pid != e.pid && p.comm == e.comm && p.ppid == e.parent.PID && p.ppid > 1 && p.first < e.at && !p.born && p.last >= s.End
+		return p.pid != e.pid && p.comm == e.comm && p.ppid == e.parent.PID && p.ppid > 1 && p.first < e.at && p.last >= s.End
 	})
 }
 

@@ -225,10 +225,11 @@ func replaced(m *Machine, within time.Duration, end func(pid int) error) (at tim
 
 var restartLoop = Check{
 	Name:  "restart-loop",
-	About: "another unit fails and is started again without pause: freezeframe goes on, and is not what suffers",
+	About: "another unit fails and is started again without pause: freezeframe goes on, is not what suffers, and reports nothing of it, since nobody waits for that unit",
 	Needs: packaged,
 	Run: func(m *Machine) error {
 		const unit = "ff-loop.service"
+		began := time.Now()
 		return m.Unshaken([]string{
 			"systemd-run --quiet --unit=" + unit + " --property=Restart=always --property=RestartSec=50ms --property=StartLimitIntervalSec=0 /bin/false",
 		}, 20*time.Second, func(Status) error {
@@ -240,7 +241,13 @@ var restartLoop = Check{
 			if n < 10 {
 				return errors.New("that is no loop")
 			}
-			return nil
+			all, err := m.Listing()
+			for _, i := range all {
+				if i.Start.After(began) && (i.Cause == "app.crash_loop" || i.Cause == "app.restarted") {
+					err = errors.Join(err, fmt.Errorf("it was reported: %s", i.Summary))
+				}
+			}
+			return err
 		}, []string{"systemctl stop " + unit, "systemctl reset-failed " + unit + " || true"})
 	},
 }
