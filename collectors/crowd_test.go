@@ -200,6 +200,46 @@ func TestCrowdBegins(t *testing.T) {
 	consistent(t, c)
 }
 
+// While a stall is open processes are swept as often as what a sweep takes
+// allows, and so are those that tell of everybody.
+func TestSweepsAreRationed(t *testing.T) {
+	p, m, _ := amongMany(t, 100)
+	c := p.census
+	c.host.Focus.Suspect(1 << 62)
+	var table freezeframe.Table
+	read := func(after time.Duration) {
+		t.Helper()
+		m.now = m.now.Add(after)
+		table.Reset()
+		table.At = m.now
+		if err := p.Collect(&table); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read(0)
+	for _, x := range []struct {
+		wide, full, after time.Duration
+		swept, told       bool
+	}{
+		{after: stalledSweep, swept: true},
+		{after: stalledSweep / 2},
+		{after: stalledSweep / 2, swept: true},
+		{wide: 10 * time.Millisecond, after: stalledSweep},
+		{wide: 10 * time.Millisecond, after: stalledSweep},
+		{wide: 10 * time.Millisecond, after: 20 * time.Millisecond, swept: true},
+		{after: fullStalled, swept: true, told: true},
+		{full: 30 * time.Millisecond, after: fullStalled, swept: true},
+		{full: 30 * time.Millisecond, after: fullStalled, swept: true, told: true},
+	} {
+		c.walk.wideTook, c.walk.fullTook = x.wide, x.full
+		round, full := c.round, c.walk.fullAt
+		read(x.after)
+		if swept, told := c.round > round, c.walk.fullAt > full; swept != x.swept || told != x.told {
+			t.Errorf("%+v: swept %v, told of everybody %v", x, swept, told)
+		}
+	}
+}
+
 // Those that are left out of a real machine's are there as soon as they do
 // something, with the iterator and without.
 func TestSleepersLeftOut(t *testing.T) {

@@ -23,7 +23,9 @@ const (
 	fullWalk     = time.Minute // how often everything is walked unasked
 	fullWalkSoon = time.Second // how often when something is unknown
 	listEvery    = 2 * time.Second
-	maxNewcomers = 512 // processes looked at closer in one listing
+	listShare    = 100  // parts of a CPU, of which listing may take one
+	maxLooks     = 1024 // network namespaces read in one listing
+	maxNewcomers = 512  // processes looked at closer in one listing
 
 	walkCalm, walkStalled = 100, 50
 )
@@ -82,6 +84,7 @@ type owners struct {
 	walkTook  time.Duration       // of a CPU
 	asked     freezeframe.Instant // when the watched processes may be walked again
 	listings  int
+	listTook  time.Duration // of a CPU
 	listed    freezeframe.Instant
 	link      []byte
 	small     []byte
@@ -157,8 +160,10 @@ func (o *owners) round() {
 	runtime.LockOSThread() // it measures its CPU time
 	defer runtime.UnlockOSThread()
 	now := kernel.Now()
-	if now.Sub(o.listed) >= listEvery-roundSoon/2 {
+	if now.Sub(o.listed) >= max(listEvery-roundSoon/2, listShare*o.listTook) {
+		began := kernel.ThreadCPU()
 		o.list()
+		o.listTook = min(kernel.ThreadCPU()-began, time.Second)
 		o.listed = now
 	}
 	o.hopeAgain(now)
@@ -448,7 +453,7 @@ func (o *owners) list() {
 	}
 	o.listings++
 	var servers map[int32]bool
-	newcomers := 0
+	newcomers, looks := 0, maxLooks
 	var children []int32
 	for name := o.dir.Next(); name != nil; name = o.dir.Next() {
 		v, ok := kernel.Uint(name[:len(name)-1])
@@ -472,8 +477,10 @@ func (o *owners) list() {
 		}
 		p.seen = o.listings
 		// A process enters its namespace soon after it is born, or hardly ever.
-		if o.namespaces != nil && (p.looks < 6 || o.listings%15 == 0) {
-			p.looks++
+		// The others are asked now and then, some in each listing.
+		if o.namespaces != nil && (o.listings == 1 || looks > 0 && (p.looks < 6 || (o.listings+int(pid))%15 == 0)) {
+			looks--
+			p.looks = min(p.looks+1, 6)
 			var err error
 			p.inode, err = kernel.NetnsInode(filepath.Join(o.proc, strconv.Itoa(int(pid)), "ns", "net"))
 			if kernel.IsForbidden(err) && os.Geteuid() != 0 {

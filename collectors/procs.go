@@ -184,7 +184,7 @@ func (c *procs) Collect(t *freezeframe.Table) error {
 // walk is Collect where BPF tells of processes.
 func (c *procs) walk(t *freezeframe.Table, now freezeframe.Instant, stalled bool) error {
 	s := c.census
-	if stalled && s.swept && now.Sub(s.sweptAt) < stalledSweep {
+	if stalled && s.swept && now.Sub(s.sweptAt) < max(stalledSweep, wideShare*s.walk.wideTook) {
 		s.takeFacts()
 		if err := s.walk.pass(now, false); err != nil {
 			return err

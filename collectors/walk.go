@@ -25,6 +25,11 @@ const (
 	linkReads = 64
 	// mostPIDs is PID_MAX_LIMIT (linux/threads.h).
 	mostPIDs = 4 << 20
+	// One part in so many of a CPU may go into sweeps while a stall is open, and
+	// into those that tell of everybody: on a machine with 20,000 processes they
+	// take 10 and 30 ms, with 1,100 half a millisecond and 1.
+	wideShare = 50
+	fullShare = 100
 	// leastActive is the CPU time that makes a process active.
 	leastActive = time.Millisecond
 )
@@ -46,6 +51,8 @@ type walk struct {
 
 	at, fullAt freezeframe.Instant // of the last pass, and of the last full one
 	took       time.Duration       // CPU time of the last one that was not wide
+	wideTook   time.Duration       // likewise, of the last wide one that was not full
+	fullTook   time.Duration       // of the last full one
 	passes     uint32
 	wide       bool // the pass under way
 	first      bool
@@ -187,7 +194,7 @@ func (w *walk) pass(now freezeframe.Instant, wide bool) error {
 	stalled := w.host.Focus.Stalled(now)
 	flags := uint32(0)
 	age := now.Sub(w.fullAt)
-	if w.first || age >= fullEvery || stalled && (!w.stalled || age >= fullStalled) {
+	if w.first || age >= fullEvery || stalled && (!w.stalled || age >= max(fullStalled, fullShare*w.fullTook)) {
 		flags |= bpf.TasksFull | bpf.TasksPlacesAll
 		w.fullAt = now
 		wide = true
@@ -225,18 +232,23 @@ func (w *walk) pass(now freezeframe.Instant, wide bool) error {
 	}
 	w.settleSums()
 	w.first = false
-	if !wide {
-		w.took = usedSince(cpu, began)
+	switch took := usedSince(cpu, began); {
+	case flags&bpf.TasksFull != 0:
+		w.fullTook = took
+	case wide:
+		w.wideTook = took
+	default:
+		w.took = took
 	}
 	return nil
 }
 
 // dear tells whether another pass now would take more than a hundredth of a
-// CPU, or a tenth while a stall is open.
+// CPU, or a twentieth while a stall is open.
 func (w *walk) dear(now freezeframe.Instant, stalled bool) bool {
 	share := time.Duration(100)
 	if stalled {
-		share = 10
+		share = 20
 	}
 	return now.Sub(w.at) >= sameReading && now.Sub(w.at) < share*w.took
 }

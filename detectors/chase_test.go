@@ -6,6 +6,11 @@ import (
 	"slices"
 	"syscall"
 	"testing"
+	"time"
+
+	"freezeframe"
+	"freezeframe/internal/kernel"
+	"freezeframe/recorder"
 )
 
 func TestHoldsLock(t *testing.T) {
@@ -42,5 +47,28 @@ func TestFindLockers(t *testing.T) {
 	}
 	if got := findLockers(f.Name()); !slices.Contains(got, os.Getpid()) {
 		t.Errorf("locked, but found %v", got)
+	}
+}
+
+// Walking the descriptors of all processes has its price: what is noted while it
+// is not to be paid again yet waits, and is not lost.
+func TestChaseRests(t *testing.T) {
+	var events []freezeframe.Event
+	path := filepath.Join(t.TempDir(), "nobody has it")
+	c := newChase(&freezeframe.Focus{}, recorder.NewRing(recorder.MinBytes).Texts(), func(uint64) string { return path }, func(e freezeframe.Event) { events = append(events, e) })
+	now := kernel.Now()
+	c.rest = now.Add(time.Second)
+	c.files.put(7)
+	c.pids.put(8)
+	if c.step(now); len(events) != 0 || !slices.Equal(c.ends, []int32{8}) {
+		t.Errorf("while it rests: %v, follows %v", events, c.ends)
+	}
+	if c.step(kernel.Now().Add(2 * time.Second)); len(events) != 1 {
+		t.Errorf("afterwards: %v", events)
+	}
+	now, c.rest = kernel.Now(), 0
+	c.files.put(7)
+	if c.step(now); c.rest <= now {
+		t.Error("it does not rest after a walk")
 	}
 }
