@@ -2,6 +2,7 @@ package rules_test
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -131,6 +132,20 @@ func TestServicesThatWereDown(t *testing.T) {
 			ends(w, stallFrom, service, 1, "orders", time.Hour, v{"signal": 11, "cgroup": "orders.service"})
 			loops(w, 1, "orders", v{"code": 2, "cgroup": "orders-test.service"})
 		}, "app.restarted", "orders (pid 500) of orders.service was ended by SIGSEGV", "orders.service"},
+		"a container in a loop": {func(w *window) {
+			group := "docker-" + strings.Repeat("0123456789abcdef", 4) + ".scope"
+			down(w, 700, "orders")
+			for i := range 4 {
+				ends(w, stallFrom+time.Duration(i)*200*ms, 700+i, 490+i, "orders", 60*ms, v{"code": 1, "cgroup": group, "from_comm": "containerd-shim"})
+			}
+		}, "app.crash_loop", "ended 4 times in 600 ms", ""},
+		"one container after the other": {func(w *window) {
+			down(w, 700, "orders")
+			for i := range 4 {
+				group := "docker-" + strings.Repeat("0123456789abcde"+strconv.Itoa(i), 4) + ".scope"
+				ends(w, stallFrom+time.Duration(i)*200*ms, 700+i, 490+i, "orders", 60*ms, v{"code": 1, "cgroup": group, "from_comm": "containerd-shim"})
+			}
+		}, "app.restarted", "orders (pid 700) ended with status 1", ""},
 		"workers that die at once": {func(w *window) {
 			queues(w, supervisor, "480,600,601,602")
 			loops(w, supervisor, "keepd", v{"signal": 11})

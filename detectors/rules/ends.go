@@ -116,16 +116,37 @@ func (e *end) unit(ps *processes) string {
 }
 
 // kin tells whether two were the same service's, one after the other: the same
-// program of the same parent, or of the same unit.
+// program of the same parent, of the same unit, or of the same container, which
+// has another parent each time that it is started.
 func kin(ps *processes, a, b *end) bool {
 	if a.comm != b.comm {
 		return false
+	}
+	if a.group == b.group && ofContainer(a.group) && a.parent.Comm == b.parent.Comm && hasPrefix(a.parent.Comm, "containerd-shim", "conmon") {
+		return true
 	}
 	if a.parent.PID != 1 {
 		return a.parent.PID == b.parent.PID
 	}
 	unit := a.unit(ps)
 	return b.parent.PID == 1 && unit != "" && unit == b.unit(ps)
+}
+
+// ofContainer tells whether the last part of a cgroup's path is named after a
+// container, as docker-ID.scope or ID.
+func ofContainer(group string) bool {
+	digits := 0
+	for _, r := range group {
+		if r >= '0' && r <= '9' || r >= 'a' && r <= 'f' {
+			digits++
+		} else {
+			digits = 0
+		}
+		if digits == 64 {
+			return true
+		}
+	}
+	return false
 }
 
 // An outage is a service that was down for a part of the stall.
@@ -235,7 +256,7 @@ func outageOf(w freezeframe.Window, target string) (o outage, ok bool) {
 	if len(o.listen) == 0 && !slices.ContainsFunc(endsIn(w), func(e end) bool { return touches(late, e.at) }) {
 		return o, false
 	}
-	ps := processesIn(w, w.Span())
+	ps := processesIn(w, freezeframe.Span{Start: stall.Start.Add(-2 * sweep), End: stall.End.Add(sweepMargin)})
 	owners := serving(w, target)
 	for i := range stall.Symptoms {
 		if sy := &stall.Symptoms[i]; of(sy) {
