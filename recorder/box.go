@@ -28,6 +28,7 @@ type BoxOptions struct {
 	Age       time.Duration // oldest reading kept; default 14 days
 	FreeFloor int64         // bytes that must stay free on the filesystem; below, old segments are given up and then nothing is written; 0: none
 	Sync      time.Duration // how often what was recorded is put on the disk; default 3 s, at most 4 s
+	Aside     string        // file on another filesystem for the note of an end in order that Dir does not take; "": none
 	Full      time.Duration // how long everything is kept at the full rate before it is thinned; default 15 min
 }
 
@@ -288,6 +289,9 @@ func (b *Box) recognise() *Unclean {
 	if err != nil && newest < 0 || err == nil && m.Clean {
 		return nil // there was no run before, or it ended as it should
 	}
+	if err == nil && b.notedAside(m.Run) {
+		return nil
+	}
 	u := &Unclean{BootID: m.Boot, Began: m.Began}
 	if err != nil { // the marker is lost
 		m = marker{Run: b.segments[newest].run}
@@ -324,6 +328,17 @@ func (b *Box) recognise() *Unclean {
 	return u
 }
 
+// notedAside tells whether a run of this boot ended as it should, and its disk did
+// not take the note of that.
+func (b *Box) notedAside(run uint64) bool {
+	if b.o.Aside == "" {
+		return false
+	}
+	data, err := os.ReadFile(b.o.Aside)
+	var m marker
+	return err == nil && json.Unmarshal(data, &m) == nil && m.Run == run && m.Boot == b.boot && m.Clean
+}
+
 // prepare makes the directory ours. It is tried until it succeeds.
 func (b *Box) prepare() error {
 	if b.ready {
@@ -341,10 +356,12 @@ func (b *Box) prepare() error {
 }
 
 // mark writes the marker.
-func (b *Box) mark(clean bool) error {
+func (b *Box) mark(clean bool) error { return b.markAt(filepath.Join(b.o.Dir, markerName), clean) }
+
+func (b *Box) markAt(path string, clean bool) error {
 	now := b.clock()
 	m := marker{Boot: b.boot, Run: b.run, Began: now.Wall(b.began), PID: os.Getpid(), Clean: clean, Flushed: now.Wall(now.Mono)}
-	return saveJSON(filepath.Join(b.o.Dir, markerName), &m)
+	return saveJSON(path, &m)
 }
 
 func saveJSON(path string, v any) error {
@@ -440,9 +457,12 @@ func (b *Box) poke() {
 	}
 }
 
+// errUnmarked is what comes of an end of which nobody took a note.
+var errUnmarked = errors.New("the next start will take this end for an unclean one")
+
 // Close ends the run cleanly. It waits a few seconds for Run, whose ctx must
-// have ended, and for the disk; when they take longer, the next start finds an
-// unclean end.
+// have ended, and for the disk; when they take longer, or the disk takes nothing,
+// the end is noted aside.
 func (b *Box) Close() error {
 	b.mu.Lock()
 	running, ended := b.running, b.ended
@@ -467,16 +487,24 @@ func (b *Box) Close() error {
 		}
 		failed <- err
 	}()
+	var err error
 	select {
-	case err := <-failed:
-		if err != nil {
-			return fmt.Errorf("close the black box %s: %w", b.o.Dir, err)
-		}
-		return nil
+	case err = <-failed:
 	case <-time.After(5 * time.Second):
-		return fmt.Errorf("close the black box %s: the disk does not answer", b.o.Dir)
+		err = errSilent
 	}
+	if err == nil {
+		return nil
+	}
+	if b.o.Aside == "" {
+		err = fmt.Errorf("%w: %w", err, errUnmarked)
+	} else if aside := b.markAt(b.o.Aside, true); aside != nil {
+		err = fmt.Errorf("%w: %w: %w", err, errUnmarked, aside)
+	}
+	return fmt.Errorf("close the black box %s: %w", b.o.Dir, err)
 }
+
+var errSilent = errors.New("the disk does not answer")
 
 // Stats never waits for the disk.
 func (b *Box) Stats() BoxStats {

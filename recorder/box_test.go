@@ -673,6 +673,48 @@ func TestBoxLetsItsFilesystemBeMadeReadOnly(t *testing.T) {
 	}
 }
 
+// An end in order of which the disk does not take the note is noted aside: the next
+// start does not say that somebody killed it, unless somebody did.
+func TestEndThatTheDiskDoesNotTake(t *testing.T) {
+	mount := t.TempDir()
+	if err := syscall.Mount("box", mount, "tmpfs", 0, "size=8m"); err != nil {
+		t.Skipf("no tmpfs can be mounted here: %v", err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(mount, syscall.MNT_DETACH) })
+	remount := func(flags uintptr) {
+		t.Helper()
+		if err := syscall.Mount("", mount, "", syscall.MS_REMOUNT|flags, "size=8m"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m := newMachine(t)
+	aside := filepath.Join(t.TempDir(), "ended.json")
+	for _, x := range []struct {
+		aside         string
+		kill, unclean bool
+	}{{aside, false, false}, {aside, true, true}, {"", false, true}, {filepath.Join(mount, "ended.json"), false, true}} {
+		b, f, _ := m.box(BoxOptions{Dir: filepath.Join(mount, "box"), Aside: x.aside})
+		m.record(f, 10*time.Second)
+		f.seal()
+		remount(syscall.MS_RDONLY)
+		m.step(3 * time.Second)
+		b.fail(f.flush())
+		if x.kill {
+			crash(b)
+		} else if err := b.Close(); !errors.Is(err, syscall.EROFS) || errors.Is(err, errUnmarked) != x.unclean {
+			t.Errorf("%+v: closed with %v", x, err)
+		}
+		remount(0)
+		b, _, unclean := m.box(BoxOptions{Dir: filepath.Join(mount, "box"), Aside: x.aside})
+		if (unclean != nil) != x.unclean {
+			t.Errorf("%+v: the next start finds %+v", x, unclean)
+		}
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // A power cut costs the pause and two flushes: no more than is promised, on a disk
 // that allows it.
 func TestFlushesComeSoonerOnASlowDisk(t *testing.T) {

@@ -96,6 +96,7 @@ func boxOptions(c config.Config) recorder.BoxOptions {
 	return recorder.BoxOptions{
 		Dir: filepath.Join(c.Daemon.StateDir, "box"), Bytes: c.Box.Bytes, Age: c.Box.Age,
 		FreeFloor: c.Box.FreeFloor, Sync: c.Box.Sync, Full: c.Box.Full,
+		Aside: filepath.Join(filepath.Dir(c.Daemon.Socket), "ended.json"), // in memory, in general
 	}
 }
 
@@ -258,7 +259,7 @@ func (s *storage) record(parent context.Context) {
 			ring = s.recordInto(parent, box, ring, changed)
 		}
 		if err := box.Close(); err != nil {
-			s.log.Error().Err(err).Msg("the black box could not be closed: the next start will take this end for an unclean one")
+			s.log.Error().Err(err).Msg("the black box could not be closed: what it did not take is lost")
 		}
 		if parent.Err() != nil {
 			return

@@ -214,6 +214,10 @@ func outlived(m *Machine, d data, fault, heal string) error {
 	if err != nil {
 		return err
 	}
+	ends, err := m.UncleanEnds()
+	if err != nil {
+		return err
+	}
 	err = m.All(fault)
 	if err == nil {
 		err = m.endure(d.lasting(), complains(m))
@@ -241,6 +245,13 @@ func outlived(m *Machine, d data, fault, heal string) error {
 	after, err := m.Status()
 	if err == nil && after.Box.Oldest.After(before.Box.Oldest) {
 		err = fmt.Errorf("the oldest reading is of %s, before it was of %s", after.Box.Oldest, before.Box.Oldest)
+	}
+	if err != nil {
+		return err
+	}
+	all, err := m.UncleanEnds()
+	if err == nil && len(all) != len(ends) {
+		err = fmt.Errorf("a stop that was ordered is reported as an unclean end: %d reports, before %d", len(all), len(ends))
 	}
 	return err
 }
