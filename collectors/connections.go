@@ -294,6 +294,9 @@ func (c *connections) consider(ns *netspace, space int, watched []int32) {
 		serves = ns.serving.of(s.Local)
 	}
 	times := c.times.settle(s, now)
+	if times.answered && serves != nil {
+		c.shared.answers.count(serves.cookie, times.sent)
+	}
 	waiting := isWaiting(s, serves != nil, &times, now)
 	if space >= 0 && serves != nil && s.State == kernel.TCPEstablished {
 		score := times.received
@@ -454,6 +457,7 @@ type socketTimes struct {
 	bytesReceived, bytesSent               uint64
 	idleBusyUs                             uint64 // when all was acknowledged
 	received, sent, acked, opened, unacked freezeframe.Instant
+	answered                               bool // something since the reading before
 }
 
 // timesTable keeps the times of sockets by cookie: open addressing, two halves
@@ -526,8 +530,14 @@ func (t *timesTable) settle(s *kernel.InetSocket, now freezeframe.Instant) socke
 		return socketTimes{}
 	}
 	e := t.slot(s.Cookie)
+	fresh := e.turn == 0
 	e.turn = t.turns
 	info := &s.Info
+	asked := info.BytesReceived != e.bytesReceived || e.received > e.sent
+	wrote := info.BytesSent != e.bytesSent
+	if fresh {
+		wrote = info.BytesSent > 0 && time.Duration(info.LastDataSent)*time.Millisecond <= dumpEvery
+	}
 	ago := func(ms uint32) freezeframe.Instant {
 		return now.Add(-time.Duration(ms) * time.Millisecond)
 	}
@@ -573,6 +583,7 @@ func (t *timesTable) settle(s *kernel.InetSocket, now freezeframe.Instant) socke
 		e.unacked = now.Add(-time.Duration(info.BusyUs-min(e.idleBusyUs, info.BusyUs)) * time.Microsecond)
 	}
 	e.bytesReceived, e.bytesSent = info.BytesReceived, info.BytesSent
+	e.answered = asked && wrote
 	return e.socketTimes
 }
 

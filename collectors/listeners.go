@@ -19,6 +19,8 @@ const (
 	listenersComm
 	listenersInode
 	listenersPIDs
+	listenersAnswers
+	listenersAnsweredAt
 	listenersWidth
 )
 
@@ -68,6 +70,11 @@ func (c *listeners) Source() freezeframe.Source {
 			// pids is every process that shares the listener, "12,13,14"; empty
 			// when it is only pid.
 			listenersPIDs: {Name: "pids", Kind: freezeframe.Text},
+			// Of TCP, as far as readings of the connections found them: not those of
+			// a connection that came and went between two, and one of a connection
+			// each time. 0 where BPF tells of requests, or of next to none.
+			listenersAnswers:    {Name: "answers"},
+			listenersAnsweredAt: {Name: "answered_at", Kind: freezeframe.Gauge}, // the last of them; ns, CLOCK_MONOTONIC
 		},
 		Needs: c.shared.needs.all(),
 	}
@@ -157,6 +164,10 @@ func (c *listeners) tcp(t *freezeframe.Table, ns *netspace) error {
 		row[listenersQueue] = uint64(s.RQueue)
 		row[listenersBacklog] = uint64(s.WQueue)
 		row[listenersDrops] = uint64(s.Drops)
+		if !c.shared.exact() {
+			answers := c.shared.answers.of(s.Cookie)
+			row[listenersAnswers], row[listenersAnsweredAt] = answers.n, uint64(answers.last)
+		}
 	}
 	return ns.diag.Err()
 }

@@ -31,6 +31,8 @@ type sockets struct {
 	requests *bpf.Requests
 	// packets tells when something is lost on the way; nil: these tables do.
 	packets *bpf.Packets
+	// answers is what connections and listeners find, on the lane of both.
+	answers answersTable
 }
 
 // exact tells whether BPF tells of requests.
@@ -46,6 +48,52 @@ func (s *sockets) rest(stalled bool) time.Duration {
 		return 0
 	}
 	return socketsEvery
+}
+
+// answersTable counts, by listener, the answers that readings of the
+// connections found: at most one of a connection each time, and none of one that
+// came and went between two.
+type answersTable struct {
+	entries []answersEntry
+	used    int
+}
+
+type answersEntry struct {
+	cookie uint64 // of the listener; 0: free
+	n      uint64
+	last   freezeframe.Instant
+}
+
+const answersSize = 1 << 11
+
+// of returns what was counted of a listener. When there are too many, all are
+// counted from the beginning.
+func (t *answersTable) of(cookie uint64) *answersEntry {
+	if t.entries == nil {
+		t.entries = kernel.Slots[answersEntry](t, answersSize)
+	}
+	for i := cookie * 0x9e3779b97f4a7c15 >> 40 % answersSize; ; i = (i + 1) % answersSize {
+		e := &t.entries[i]
+		if e.cookie == cookie {
+			return e
+		}
+		if e.cookie != 0 {
+			continue
+		}
+		if t.used++; t.used > answersSize/2 {
+			clear(t.entries)
+			t.used = 1
+			e = &t.entries[cookie*0x9e3779b97f4a7c15>>40%answersSize]
+		}
+		e.cookie = cookie
+		return e
+	}
+}
+
+func (t *answersTable) count(cookie uint64, at freezeframe.Instant) {
+	e := t.of(cookie)
+	e.n++
+	e.last = max(e.last, at)
 }
 
 // netspace is a network namespace.

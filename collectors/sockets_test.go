@@ -785,3 +785,65 @@ func benchmarkSockets(b *testing.B, which int) {
 	}
 	b.ReportMetric(float64(len(table.Keys)), "rows")
 }
+
+// An answer is counted once, whether its request was seen before or came with it;
+// what a server says of its own accord is none.
+func TestAnswersAreTold(t *testing.T) {
+	var table timesTable
+	table.init()
+	table.turn()
+	now := freezeframe.Instant(time.Hour)
+	info := kernel.TCPInfo{BytesReceived: 100, BytesSent: 500, LastDataRecv: 9000, LastDataSent: 9000}
+	look := func() bool {
+		now = now.Add(50 * time.Millisecond)
+		return table.settle(&kernel.InetSocket{Cookie: 7, HasInfo: true, State: kernel.TCPEstablished, Info: info}, now).answered
+	}
+	for _, tc := range []struct {
+		what                 string
+		received, sent       uint64 // more bytes of each
+		receivedAgo, sentAgo uint32
+		want                 bool
+	}{
+		{"long ago, seen for the first time", 0, 0, 9000, 9000, false},
+		{"nothing new", 0, 0, 9050, 9050, false},
+		{"a request", 10, 0, 20, 9100, false},
+		{"its answer", 0, 90, 70, 10, true},
+		{"nothing new after it", 0, 0, 120, 60, false},
+		{"a request and its answer", 10, 90, 8, 4, true},
+		{"news that the server sends", 0, 40, 60, 5, false},
+		{"more of them", 0, 40, 110, 5, false},
+	} {
+		info.BytesReceived, info.BytesSent = info.BytesReceived+tc.received, info.BytesSent+tc.sent
+		info.LastDataRecv, info.LastDataSent = tc.receivedAgo, tc.sentAgo
+		if got := look(); got != tc.want {
+			t.Errorf("%s: answered %v", tc.what, got)
+		}
+	}
+	info = kernel.TCPInfo{BytesReceived: 100, BytesSent: 500, LastDataRecv: 30, LastDataSent: 20}
+	if !table.settle(&kernel.InetSocket{Cookie: 8, HasInfo: true, State: kernel.TCPEstablished, Info: info}, now).answered {
+		t.Error("a connection that was answered since the reading before is not counted")
+	}
+}
+
+func TestAnswersTable(t *testing.T) {
+	var table answersTable
+	for range 3 {
+		table.count(7, 50)
+		table.count(9, 60)
+	}
+	if e := table.of(7); e.n != 3 || e.last != 50 {
+		t.Errorf("%+v", *e)
+	}
+	for cookie := uint64(100); cookie < 100+2*answersSize; cookie++ {
+		table.count(cookie, 70)
+		if e := table.of(cookie); e.n != 1 || e.last != 70 {
+			t.Fatalf("listener %d: %+v", cookie, *e)
+		}
+		if table.used > answersSize/2 {
+			t.Fatalf("%d of %d slots in use", table.used, answersSize)
+		}
+	}
+	if n := testing.AllocsPerRun(100, func() { table.count(7, 80) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}

@@ -222,7 +222,12 @@ func (b *book) readProcs(s freezeframe.Series) {
 			single[key] = th
 			b.threads[pid] = append(b.threads[pid], th)
 		}
-		th.samples = append(th.samples, sample{at: at, state: byte(v[3]), syscall: -2})
+		x := sample{at: at, state: byte(v[3]), syscall: -2}
+		if n := len(th.samples); n > 1 && th.samples[n-1].state == x.state && th.samples[n-2].state == x.state {
+			th.samples[n-1] = x // most do nothing: two say that
+		} else {
+			th.samples = append(th.samples, x)
+		}
 	})
 }
 

@@ -281,6 +281,8 @@ type service struct {
 	usual    [waitKinds]baseline
 	lessons  [waitAnswer + 1][8]lesson // of the last seconds, not learned yet
 	answered freezeframe.Instant       // the last answer on any connection
+	before   freezeframe.Instant       // the same as of the reading before; where answers are inferred, those of a reading all come at its end
+	found    freezeframe.Instant       // the last answer that the reading of the listeners told of
 	sends    bool                      // it has answered at all
 	named    freezeframe.Instant       // when Run was last told whose it is
 	turn     uint32                    // counts readings of connections
@@ -308,9 +310,7 @@ type service struct {
 	slowEnds    float32             // answers that took longer than half the floor, fading within a second
 	slowEndsAt  freezeframe.Instant // when the last was
 	slowShare   float32             // of the last second that was counted, at least
-	heard       uint32              // connections that were answered since the reading before, where that is inferred
-	heardOf     uint32              // those of the readings that followed each other closely, not counted yet
-	heardFor    time.Duration       // over which time
+	heard       uint64              // answers that were counted so far, where they are inferred
 	unseen      bool                // a connection that waits for accept is in the table
 	absent      absence             // nobody listens any more
 }
@@ -393,6 +393,7 @@ func (p *judgement) begin() {
 	for i := range p.listeners.n {
 		s := &p.listeners.slots[i]
 		s.slowNow, s.overdue, s.losing, s.unseen, s.stalled = 0, 0, 0, false, false
+		s.before = s.answered
 		clear(s.waiting[:])
 	}
 }
@@ -521,9 +522,15 @@ func (p *judgement) end(n *conn, kind int, done, now freezeframe.Instant) {
 	if s != nil {
 		usual = s.usual[kind].ordinary()
 		took := done.Sub(w.began)
-		if (kind == waitAnswer || p.exact) && w.last == 0 && took > p.part(kind) {
-			// Too short to be seen while it lasted; in a stall it counts.
-			w.worth = p.worth(n, s, kind, took, now)
+		if (kind == waitAnswer || p.exact) && (w.last == 0 || !p.exact && w.worth < freezeframe.Felt) && took > p.part(kind) {
+			// Too short to be seen while it lasted, or for long enough; in a stall
+			// it counts.
+			answered := s.answered
+			if !p.exact {
+				s.answered = s.before
+			}
+			w.worth = max(w.worth, p.worth(n, s, kind, took, now))
+			s.answered = answered
 			told = w.worth >= lonely
 		}
 		if kind == waitAnswer {
@@ -778,27 +785,17 @@ func (s *service) count(n float32, now freezeframe.Instant) {
 	s.rate += (n/gap - s.rate) * weight
 }
 
-// hear counts the answers of which one reading of the connections told, where
-// they are inferred, a gap after the one before. What lies between readings far
-// apart says nothing: a connection that was answered may have been often.
-func (s *service) hear(gap time.Duration) {
-	heard := s.heard
-	s.heard = 0
-	if gap > sparse {
+// hear counts the answers that readings of the connections found, where they are
+// inferred: n in all so far.
+func (s *service) hear(n uint64, now freezeframe.Instant) {
+	if n < s.heard {
+		s.heard = 0 // counted from the beginning
+	}
+	if now.Sub(max(s.counted, s.first)) < time.Second {
 		return
 	}
-	s.heardOf += heard
-	if s.heardFor += gap; s.heardFor < time.Second {
-		return
-	}
-	over := float32(s.heardFor.Seconds())
-	s.answers = float32(s.heardOf) / over
-	if s.counted == 0 {
-		s.rate = s.answers
-	}
-	s.rate += (s.answers - s.rate) * min(1, over/float32(rateOver.Seconds()))
-	s.counted += freezeframe.Instant(s.heardFor)
-	s.heardOf, s.heardFor = 0, 0
+	s.count(float32(n-s.heard), now)
+	s.heard = n
 }
 
 // slowOnes is how many slow requests there were within about a second, or are.
@@ -809,7 +806,11 @@ func (s *service) slowOnes(now freezeframe.Instant) float32 {
 // silent tells whether a service that would have answered several others by now
 // has answered none since a wait began, or none any more.
 func (s *service) silent(w *wait, age time.Duration) bool {
-	missed := func(d time.Duration) bool { return d.Seconds()*float64(s.rate) >= enoughMissed }
+	enough := float64(enoughMissed)
+	if s.heard > 0 {
+		enough = enoughMissed - 1 // and there were others that were not found
+	}
+	missed := func(d time.Duration) bool { return d.Seconds()*float64(s.rate) >= enough }
 	return s.answered <= w.began && missed(age) || !othersAnswered(s, w, age) && missed(age-min(100*time.Millisecond, age/2))
 }
 
@@ -857,9 +858,14 @@ func (p *judgement) worth(n *conn, s *service, kind int, age time.Duration, now 
 				return 0.25 // such requests have always taken so long
 			case !unread && s.pieces >= 2 && s.overdue < 2 && age < pieceWait:
 				return 0.25 // the rest of the request may be on its way
-			case !p.exact && s.rate < inferred && age >= p.floors[kind]:
+			case !p.exact && age < p.floors[kind]:
+				return lonely // what is told of a wait stays with it
+			case !p.exact && s.rate < inferred:
+				if !others && s.overdue >= fewSlow && age >= firstSight && now.Sub(s.first) >= known {
+					return 0.6 // it did not do this in a minute, and answers may come and go unseen
+				}
 				return lonely // whoever waits for news looks like this
-			case s.silent(w, age), !p.exact && !others && age < p.floors[kind]: // which opens nothing
+			case s.silent(w, age):
 				return 0.9
 			case p.manySlow(s, now):
 				return 0.6
@@ -873,6 +879,8 @@ func (p *judgement) worth(n *conn, s *service, kind int, age time.Duration, now 
 			return 0.6
 		case age < firstSight || others || !s.sends || w.began.Sub(p.began) < learning || age < 2*s.usual[waitAnswer].ordinary():
 			return 0.2
+		case !p.exact && s.rate >= inferred && s.silent(w, age):
+			return 0.6 // what each of its answers took was not seen, but that there were many
 		case n.talks:
 			// Of a service of a few requests nobody knows what they take: only
 			// that its thread was held up would tell.

@@ -36,7 +36,6 @@ type services struct {
 	listening columns
 	connected columns
 	learnt    freezeframe.Instant // when the last time of learning began
-	looked    freezeframe.Instant // when connections were last read
 }
 
 const (
@@ -170,9 +169,12 @@ const (
 	lPID
 	lPIDs
 	lComm
+	lAnswers
+	lAnsweredAt
 )
 
-var listenerColumns = []string{lAddress: "address", lPort: "port", lQueue: "queue", lDrops: "drops", lPID: "pid", lPIDs: "pids", lComm: "comm"}
+var listenerColumns = []string{lAddress: "address", lPort: "port", lQueue: "queue", lDrops: "drops", lPID: "pid", lPIDs: "pids", lComm: "comm",
+	lAnswers: "answers", lAnsweredAt: "answered_at"}
 
 const (
 	cInode = iota
@@ -252,6 +254,12 @@ func (p *services) observeListeners(t *freezeframe.Table) {
 			s.told.calm = queue > 0 && now.Sub(p.began) < slow
 		}
 		s.seen = now
+		if fresh {
+			s.heard = c.get(row, lAnswers)
+		}
+		s.hear(c.get(row, lAnswers), now)
+		s.answered = max(s.answered, s.found)
+		s.found = freezeframe.Instant(c.get(row, lAnsweredAt))
 		had, hadAll := s.pid, s.pids
 		p.reached.add(c.get(row, lAddress))
 		s.address, s.comm, s.pids, s.pid = c.get(row, lAddress), c.get(row, lComm), c.get(row, lPIDs), c.get(row, lPID)
@@ -342,11 +350,6 @@ func (p *services) observeConnections(t *freezeframe.Table) {
 		if n := p.conns.find(key); n != nil {
 			p.look(n, row, now)
 		}
-	}
-	gap := now.Sub(p.looked)
-	p.looked = now
-	for i := range p.listeners.n {
-		p.listeners.slots[i].hear(gap)
 	}
 	p.settle(now)
 }
@@ -453,9 +456,6 @@ func (p *services) infer(n *conn, row []uint64, fresh, serving bool, last, now f
 	if serving && !unaccepted && answered {
 		if s != nil {
 			s.answered = max(s.answered, sent)
-			if fresh || wrote || more {
-				s.heard++
-			}
 			// One answer, once: those that were waited for count when they end.
 			if more && received > p.began && n.waits[waitAnswer].began == 0 {
 				p.learn(s, waitAnswer, int64(sent.Sub(received)), now)
@@ -467,7 +467,6 @@ func (p *services) infer(n *conn, row []uint64, fresh, serving bool, last, now f
 		case more && wrote && done > n.waits[waitAnswer].began:
 			if s != nil {
 				s.answered = max(s.answered, done)
-				s.heard++
 			}
 			p.end(n, waitAnswer, done, now) // the next request has come already
 		case more:

@@ -94,10 +94,17 @@ func (w *world) serve(key freezeframe.Key, n int, d time.Duration) {
 		if d >= 50*time.Millisecond {
 			w.step(d)
 		}
-		row["sent_at"] = uint64(freezeframe.Instant(row["received_at"]).Add(d))
-		row["bytes_sent"] += 1000
+		w.answer(row, freezeframe.Instant(row["received_at"]).Add(d), 1000)
 		w.step(50 * time.Millisecond)
 	}
+}
+
+// answer has a connection of the web service answered.
+func (w *world) answer(row map[string]uint64, at freezeframe.Instant, bytes uint64) {
+	row["sent_at"] = uint64(at)
+	row["bytes_sent"] += bytes
+	w.listeners[web]["answers"]++
+	w.listeners[web]["answered_at"] = uint64(at)
 }
 
 // best returns the highest quality with which a kind of wait was reported at
@@ -358,7 +365,9 @@ func TestAnswerStallsAgain(t *testing.T) {
 		for key := freezeframe.Key(100); key < 140; key++ {
 			delete(w.conns, key)
 		}
-		w.step(5 * time.Second)
+		w.step(time.Second)
+		w.serve(5, 40, 10*time.Millisecond)
+		w.step(2 * time.Second)
 	}
 }
 
@@ -523,8 +532,7 @@ func TestAStallDoesNotBecomeUsual(t *testing.T) {
 		}
 		w.step(took.Truncate(50 * time.Millisecond))
 		for _, key := range conns {
-			w.conns[key]["sent_at"] = uint64(began.Add(took))
-			w.conns[key]["bytes_sent"] += 1000
+			w.answer(w.conns[key], began.Add(took), 1000)
 		}
 		w.step(50 * time.Millisecond)
 		if took < answerFloor {
@@ -604,7 +612,7 @@ func TestAnswersToAClientThatIsBehind(t *testing.T) {
 	w.step(50 * time.Millisecond)
 	done := 0
 	for _, r := range w.reports {
-		if r.kind == waitAnswer && r.done != 0 && r.quality >= 0.5 {
+		if r.kind == waitAnswer && r.done != 0 && r.quality >= lonely {
 			if took := r.done.Sub(r.began); took != 90*time.Millisecond {
 				t.Errorf("an answer took %v", took)
 			}
@@ -662,6 +670,35 @@ func TestOneSlowRequestAfterAnother(t *testing.T) {
 		}
 		if q := w.best(waitAnswer); stall != (q >= 0.5) {
 			t.Errorf("%v apart: quality %v", apart, q)
+		}
+	}
+}
+
+// Of a service of few answers a missing one proves nothing, unless several new
+// clients at a time get none and that was not so for a minute.
+func TestAnswersOfAServiceOfFew(t *testing.T) {
+	for name, tc := range map[string]struct {
+		waiting int
+		since   time.Duration
+		low     float32
+		high    float32
+	}{
+		"one": {1, 2 * time.Minute, 0, 0.3}, "several at first sight": {5, 0, 0, 0.3}, "several": {5, 2 * time.Minute, 0.6, 0.6},
+	} {
+		w := newWorld(t)
+		w.serve(5, 25, 10*time.Millisecond)
+		delete(w.conns, 5)
+		w.step(20*time.Second + tc.since)
+		if r := w.p.listeners.at(web).rate; r >= inferred {
+			t.Fatalf("%s: still %v answers a second", name, r)
+		}
+		w.reports = nil
+		for key := range freezeframe.Key(tc.waiting) {
+			w.request(100+key, nil)
+		}
+		w.step(1500 * time.Millisecond)
+		if q := w.best(waitAnswer); q < tc.low || q > tc.high {
+			t.Errorf("%s: quality %v", name, q)
 		}
 	}
 }

@@ -23,6 +23,11 @@ import (
 // busyConnections ask a busy service without pause.
 const busyConnections = 8
 
+// busyServers do next to nothing for an answer: Go's net/http, as small servers
+// are, and one thread around epoll_wait, for which the kernel's work is all there
+// is.
+var busyServers = []string{victim.Go, victim.Epoll}
+
 // rush asks a service from so many connections without pause for as long as it
 // is told, and says how many answers came a second: -conns N ADDRESS.
 func rush(args []string) {
@@ -71,6 +76,7 @@ func rush(args []string) {
 
 // rates are what a service answered a second, with freezeframe and without.
 type rates struct {
+	Server        string
 	Family        string
 	With, Without []float64
 	Ratio         float64 // of the medians
@@ -85,19 +91,21 @@ func measureThroughput(l *lab.Lab, rounds int, each time.Duration, w io.Writer) 
 	var cpu []float64 // of freezeframe, while it watched
 	err = l.Free(1, func(s *lab.Scene) {
 		s.Prefer(serverNice)
-		clients := map[string]*lab.Proc{}
-		for _, family := range families {
-			spec := victim.Spec{Name: "busy", Kind: victim.Epoll}
-			if family == "unix" {
-				spec.Host = "unix:" + filepath.Join(s.Dir, "busy.sock")
+		var clients []*lab.Proc
+		for _, kind := range busyServers {
+			for _, family := range families {
+				spec := victim.Spec{Name: "busy", Kind: kind}
+				if family == "unix" {
+					spec.Host = "unix:" + filepath.Join(s.Dir, "busy-"+kind+".sock")
+				}
+				server := s.Serve(spec, lab.Place{Nice: serverNice})
+				clients = append(clients, s.Start(lab.Cmd{Name: "rush", Role: "rush", Args: []string{server.Address}, Place: lab.Place{Nice: serverNice}}))
+				all = append(all, rates{Server: kind, Family: family})
 			}
-			server := s.Serve(spec, lab.Place{Nice: serverNice})
-			clients[family] = s.Start(lab.Cmd{Name: "rush", Role: "rush", Args: []string{server.Address}, Place: lab.Place{Nice: serverNice}})
-			all = append(all, rates{Family: family})
 		}
 		part := func() (rate []float64) {
 			for i := range all {
-				line, err := clients[all[i].Family].Ask(each.String(), each+20*time.Second)
+				line, err := clients[i].Ask(each.String(), each+20*time.Second)
 				s.Check(err)
 				r, err := strconv.ParseFloat(line, 64)
 				if err != nil {
@@ -138,12 +146,12 @@ func measureThroughput(l *lab.Lab, rounds int, each time.Duration, w io.Writer) 
 	if err != nil {
 		return false, err
 	}
-	fmt.Fprintf(w, "%d connections ask one thread around epoll_wait, %d rounds of %v, medians\n", busyConnections, rounds, each)
-	fmt.Fprintf(w, "%-6s %14s %14s %8s %s\n", "", "requests/s", "with", "ratio", "  of the rounds: median, quartiles")
+	fmt.Fprintf(w, "%d connections ask one server without pause, %d rounds of %v, medians\n", busyConnections, rounds, each)
+	fmt.Fprintf(w, "%-12s %14s %14s %8s %s\n", "", "requests/s", "with", "ratio", "  of the rounds: median, quartiles")
 	for i := range all {
 		r := &all[i]
 		r.compare()
-		fmt.Fprintf(w, "%-6s %14.0f %14.0f %8.3f   %.3f, %.3f to %.3f\n", r.Family, median(r.Without), median(r.With), r.Ratio, r.Round, r.Low, r.High)
+		fmt.Fprintf(w, "%-12s %14.0f %14.0f %8.3f   %.3f, %.3f to %.3f\n", r.Server+"/"+r.Family, median(r.Without), median(r.With), r.Ratio, r.Round, r.Low, r.High)
 	}
 	fmt.Fprintf(w, "freezeframe used %.2f %% of a CPU (median, by its own account)\n", median(cpu))
 	if l.Out != "" {
