@@ -2,7 +2,6 @@ package rules
 
 import (
 	"fmt"
-	"syscall"
 	"time"
 
 	"freezeframe"
@@ -95,18 +94,4 @@ func blameStopper(w freezeframe.Window, f *freezeframe.Finding, name string, pid
 		f.Summary = fmt.Sprintf("%s stopped %s.", d.sender(), name)
 		f.Evidence = append(f.Evidence, evidence("signals", "from_pid", "%s sent %s to %s", d.sender(), signalName(d.signal), name))
 	}
-}
-
-func signalName(s syscall.Signal) string {
-	switch s {
-	case syscall.SIGSTOP:
-		return "SIGSTOP"
-	case syscall.SIGTSTP:
-		return "SIGTSTP"
-	case syscall.SIGTTIN:
-		return "SIGTTIN"
-	case syscall.SIGTTOU:
-		return "SIGTTOU"
-	}
-	return fmt.Sprintf("signal %d", int(s))
 }

@@ -55,9 +55,9 @@ func endsIn(w freezeframe.Window) []end {
 func (e *end) how() string {
 	switch {
 	case e.signal != 0 && e.dumped:
-		return "was ended by " + endSignal(e.signal) + ", with a core dump"
+		return "was ended by " + signalName(e.signal) + ", with a core dump"
 	case e.signal != 0:
-		return "was ended by " + endSignal(e.signal)
+		return "was ended by " + signalName(e.signal)
 	}
 	return fmt.Sprintf("ended with status %d", e.status)
 }
@@ -65,36 +65,6 @@ func (e *end) how() string {
 // failed tells whether it ended as what is in order does not.
 func (e *end) failed() bool {
 	return e.status != 0 || e.signal != 0 && e.signal != syscall.SIGTERM
-}
-
-func endSignal(s syscall.Signal) string {
-	switch s {
-	case syscall.SIGKILL:
-		return "SIGKILL"
-	case syscall.SIGTERM:
-		return "SIGTERM"
-	case syscall.SIGSEGV:
-		return "SIGSEGV"
-	case syscall.SIGABRT:
-		return "SIGABRT"
-	case syscall.SIGBUS:
-		return "SIGBUS"
-	case syscall.SIGILL:
-		return "SIGILL"
-	case syscall.SIGFPE:
-		return "SIGFPE"
-	case syscall.SIGINT:
-		return "SIGINT"
-	case syscall.SIGHUP:
-		return "SIGHUP"
-	case syscall.SIGQUIT:
-		return "SIGQUIT"
-	case syscall.SIGTRAP:
-		return "SIGTRAP"
-	case syscall.SIGSYS:
-		return "SIGSYS"
-	}
-	return fmt.Sprintf("signal %d", int(s))
 }
 
 // unit is the unit of systemd that it was a process of, "" when that is not known:
