@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"freezeframe"
+	"freezeframe/internal/kernel"
 )
 
 func appCrashLoop() freezeframe.Rule {
@@ -72,7 +73,7 @@ func (o *outage) looping(w freezeframe.Window, run []end, claim freezeframe.Span
 		evidence("signals", "at_ns", "it ended every %s on average", length(took/time.Duration(len(run)-1))),
 	}
 	if d := last.sender(w); d != nil && !d.fromKernel && d.from.PID != last.pid {
-		f.Evidence = append(f.Evidence, evidence("signals", "from_pid", "the last time %s sent it %s", d.sender(), signalName(d.signal)))
+		f.Evidence = append(f.Evidence, evidence("signals", "from_pid", "the last time %s sent it %s", d.sender(), kernel.Signal(d.signal)))
 	}
 	if o.unit != "" {
 		f.Evidence = append(f.Evidence, evidence("signals", "cgroup", "all of them were processes of %s", o.unit))

@@ -5,6 +5,7 @@ import (
 	"syscall"
 
 	"freezeframe"
+	"freezeframe/internal/kernel"
 )
 
 func appRestarted() freezeframe.Rule {
@@ -67,9 +68,9 @@ func (o *outage) restarted(w freezeframe.Window, claim freezeframe.Spans) freeze
 		case e.signal != 0:
 			how += " from " + d.sender()
 		default:
-			how += ", asked to by " + d.sender() + " with " + signalName(d.signal)
+			how += ", asked to by " + d.sender() + " with " + kernel.Signal(d.signal)
 		}
-		f.Evidence = append(f.Evidence, evidence("signals", "from_pid", "%s sent %s to it %s before it ended", d.sender(), signalName(d.signal), length(e.at.Sub(d.at))))
+		f.Evidence = append(f.Evidence, evidence("signals", "from_pid", "%s sent %s to it %s before it ended", d.sender(), kernel.Signal(d.signal), length(e.at.Sub(d.at))))
 	} else if e.signal == syscall.SIGKILL {
 		f.Evidence = append(f.Evidence, evidence("signals", "from_pid", "who sent SIGKILL was not seen"))
 	}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"freezeframe"
+	"freezeframe/internal/kernel"
 )
 
 func appStopped() freezeframe.Rule {
@@ -85,13 +86,13 @@ func blameStopper(w freezeframe.Window, f *freezeframe.Finding, name string, pid
 		f.Evidence = append(f.Evidence, evidence("", "", "who sent the signal was not seen (it needs BPF, and that the recording reaches back so far)"))
 	case d.fromKernel:
 		// A terminal's ^Z is sent by whoever works off its input.
-		f.Evidence = append(f.Evidence, evidence("signals", "signal", "%s came from the kernel itself, as a terminal's does", signalName(d.signal)))
+		f.Evidence = append(f.Evidence, evidence("signals", "signal", "%s came from the kernel itself, as a terminal's does", kernel.Signal(d.signal)))
 	case d.from.PID == pid:
 		f.Summary = fmt.Sprintf("%s stopped itself.", name)
-		f.Evidence = append(f.Evidence, evidence("signals", "from_pid", "%s sent %s to itself", name, signalName(d.signal)))
+		f.Evidence = append(f.Evidence, evidence("signals", "from_pid", "%s sent %s to itself", name, kernel.Signal(d.signal)))
 	default:
 		f.Culprit = processesIn(w, around(w.Stall().Span)).blame(d.from)
 		f.Summary = fmt.Sprintf("%s stopped %s.", d.sender(), name)
-		f.Evidence = append(f.Evidence, evidence("signals", "from_pid", "%s sent %s to %s", d.sender(), signalName(d.signal), name))
+		f.Evidence = append(f.Evidence, evidence("signals", "from_pid", "%s sent %s to %s", d.sender(), kernel.Signal(d.signal), name))
 	}
 }

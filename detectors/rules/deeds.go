@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"freezeframe"
-
-	"golang.org/x/sys/unix"
 )
 
 // A deed is what one process did to another, as the signals source says.
@@ -199,9 +197,4 @@ func (b *breeder) ran() time.Duration {
 		return 0
 	}
 	return time.Duration(b.ended.sum / b.exits.sum)
-}
-
-// signalName is the name of a signal (signal(7)).
-func signalName(s syscall.Signal) string {
-	return cmp.Or(unix.SignalName(s), fmt.Sprintf("signal %d", int(s)))
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"freezeframe"
+	"freezeframe/internal/kernel"
 )
 
 // An end is how a process ended, as the signals source says.
@@ -55,9 +56,9 @@ func endsIn(w freezeframe.Window) []end {
 func (e *end) how() string {
 	switch {
 	case e.signal != 0 && e.dumped:
-		return "was ended by " + signalName(e.signal) + ", with a core dump"
+		return "was ended by " + kernel.Signal(e.signal) + ", with a core dump"
 	case e.signal != 0:
-		return "was ended by " + signalName(e.signal)
+		return "was ended by " + kernel.Signal(e.signal)
 	}
 	return fmt.Sprintf("ended with status %d", e.status)
 }
