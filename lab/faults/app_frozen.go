@@ -17,6 +17,7 @@ var appFrozen = []lab.Fault{
 			svc := s.Serve(victim.Spec{Kind: victim.Loop}, lab.Place{Cgroups: []string{group.Dir}})
 			s.BlameGroup(svc.Proc)
 			s.Blame(lab.Guilty{Cgroups: []string{group.Path}})
+			s.BlameLab() // which freezes it, as BPF tells with cgroup v2
 			s.Watch(svc)
 			var thaw func()
 			s.Break(func() { thaw = group.Freezer() }, func() { thaw() })
