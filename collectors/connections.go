@@ -535,7 +535,10 @@ func (t *timesTable) settle(s *kernel.InetSocket, now freezeframe.Instant) socke
 	info := &s.Info
 	asked := info.BytesReceived != e.bytesReceived || e.received > e.sent
 	wrote := info.BytesSent != e.bytesSent
-	if fresh {
+	switch {
+	case e == &t.overflow:
+		wrote = false // it is not kept, and would be counted each time
+	case fresh:
 		wrote = info.BytesSent > 0 && time.Duration(info.LastDataSent)*time.Millisecond <= dumpEvery
 	}
 	ago := func(ms uint32) freezeframe.Instant {

@@ -504,7 +504,8 @@ func (w *Watch) next(now freezeframe.Instant, open bool) time.Duration {
 
 // rest is how long no other verdict is made after one that took so long: where
 // stalls follow each other, making their reports must not be what holds up the
-// machine. Those that wait are not forgotten by the ring meanwhile.
+// machine. The ring forgets after a minute or two: where many wait, they wait for
+// less.
 func (w *Watch) rest(took time.Duration) time.Duration {
 	if len(w.pending) > manyPending {
 		return 2 * took

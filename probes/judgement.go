@@ -281,8 +281,7 @@ type service struct {
 	usual    [waitKinds]baseline
 	lessons  [waitAnswer + 1][8]lesson // of the last seconds, not learned yet
 	answered freezeframe.Instant       // the last answer on any connection
-	before   freezeframe.Instant       // the same as of the reading before; where answers are inferred, those of a reading all come at its end
-	found    freezeframe.Instant       // the last answer that the reading of the listeners told of
+	latest   freezeframe.Instant       // where answers are inferred, the last that was found; it counts from the next reading on, since those of a reading all come at its end
 	sends    bool                      // it has answered at all
 	named    freezeframe.Instant       // when Run was last told whose it is
 	turn     uint32                    // counts readings of connections
@@ -393,7 +392,6 @@ func (p *judgement) begin() {
 	for i := range p.listeners.n {
 		s := &p.listeners.slots[i]
 		s.slowNow, s.overdue, s.losing, s.unseen, s.stalled = 0, 0, 0, false, false
-		s.before = s.answered
 		clear(s.waiting[:])
 	}
 }
@@ -471,6 +469,7 @@ func (p *judgement) settle(now freezeframe.Instant) {
 			s.usual[waitReceive].add(0)
 		}
 		s.losingUsual += (float32(s.losing) - s.losingUsual) / losingMemory
+		s.answered = max(s.answered, s.latest)
 	}
 	p.conns.expire(now)
 }
@@ -525,12 +524,7 @@ func (p *judgement) end(n *conn, kind int, done, now freezeframe.Instant) {
 		if (kind == waitAnswer || p.exact) && (w.last == 0 || !p.exact && w.worth < freezeframe.Felt) && took > p.part(kind) {
 			// Too short to be seen while it lasted, or for long enough; in a stall
 			// it counts.
-			answered := s.answered
-			if !p.exact {
-				s.answered = s.before
-			}
 			w.worth = max(w.worth, p.worth(n, s, kind, took, now))
-			s.answered = answered
 			told = w.worth >= lonely
 		}
 		if kind == waitAnswer {
@@ -544,7 +538,11 @@ func (p *judgement) end(n *conn, kind int, done, now freezeframe.Instant) {
 			if took > p.floors[kind]/2 && took > p.slowAt(s) { // as overdue
 				s.slowEnds, s.slowEndsAt = s.slowSince(now)+1, now
 			}
-			s.answered = max(s.answered, done)
+			if p.exact {
+				s.answered = max(s.answered, done)
+			} else {
+				s.latest = max(s.latest, done)
+			}
 		}
 		// What the kernel counts comes once a second; of a service that is new
 		// the next wait must not be judged without the last.
@@ -698,7 +696,7 @@ func (p *judgement) judge(n *conn, kind int, now freezeframe.Instant) {
 	quality := p.worth(n, s, kind, age, now)
 	if kind == waitAnswer {
 		quality = max(quality, w.worth) // a stall does not become usual by lasting
-		if quality == 0 && p.exact && s != nil && s.overdue >= 2 && s.silent(w, age) {
+		if quality == 0 && p.exact && s != nil && s.overdue >= 2 && p.silent(s, w, age) {
 			p.hub.suspect(now) // what usually takes long may be a stall yet: its evidence must be there
 		}
 	}
@@ -805,10 +803,10 @@ func (s *service) slowOnes(now freezeframe.Instant) float32 {
 
 // silent tells whether a service that would have answered several others by now
 // has answered none since a wait began, or none any more.
-func (s *service) silent(w *wait, age time.Duration) bool {
+func (p *judgement) silent(s *service, w *wait, age time.Duration) bool {
 	enough := float64(enoughMissed)
-	if s.heard > 0 {
-		enough = enoughMissed - 1 // and there were others that were not found
+	if !p.exact {
+		enough-- // there are more answers than are found
 	}
 	missed := func(d time.Duration) bool { return d.Seconds()*float64(s.rate) >= enough }
 	return s.answered <= w.began && missed(age) || !othersAnswered(s, w, age) && missed(age-min(100*time.Millisecond, age/2))
@@ -865,7 +863,7 @@ func (p *judgement) worth(n *conn, s *service, kind int, age time.Duration, now 
 					return 0.6 // it did not do this in a minute, and answers may come and go unseen
 				}
 				return lonely // whoever waits for news looks like this
-			case s.silent(w, age):
+			case p.silent(s, w, age):
 				return 0.9
 			case p.manySlow(s, now):
 				return 0.6
@@ -879,7 +877,7 @@ func (p *judgement) worth(n *conn, s *service, kind int, age time.Duration, now 
 			return 0.6
 		case age < firstSight || others || !s.sends || w.began.Sub(p.began) < learning || age < 2*s.usual[waitAnswer].ordinary():
 			return 0.2
-		case !p.exact && s.rate >= inferred && s.silent(w, age):
+		case !p.exact && s.rate >= inferred && p.silent(s, w, age):
 			return 0.6 // what each of its answers took was not seen, but that there were many
 		case n.talks:
 			// Of a service of a few requests nobody knows what they take: only

@@ -258,8 +258,7 @@ func (p *services) observeListeners(t *freezeframe.Table) {
 			s.heard = c.get(row, lAnswers)
 		}
 		s.hear(c.get(row, lAnswers), now)
-		s.answered = max(s.answered, s.found)
-		s.found = freezeframe.Instant(c.get(row, lAnsweredAt))
+		s.latest = max(s.latest, freezeframe.Instant(c.get(row, lAnsweredAt)))
 		had, hadAll := s.pid, s.pids
 		p.reached.add(c.get(row, lAddress))
 		s.address, s.comm, s.pids, s.pid = c.get(row, lAddress), c.get(row, lComm), c.get(row, lPIDs), c.get(row, lPID)
@@ -455,7 +454,7 @@ func (p *services) infer(n *conn, row []uint64, fresh, serving bool, last, now f
 	}
 	if serving && !unaccepted && answered {
 		if s != nil {
-			s.answered = max(s.answered, sent)
+			s.latest = max(s.latest, sent)
 			// One answer, once: those that were waited for count when they end.
 			if more && received > p.began && n.waits[waitAnswer].began == 0 {
 				p.learn(s, waitAnswer, int64(sent.Sub(received)), now)
@@ -466,7 +465,7 @@ func (p *services) infer(n *conn, row []uint64, fresh, serving bool, last, now f
 		switch {
 		case more && wrote && done > n.waits[waitAnswer].began:
 			if s != nil {
-				s.answered = max(s.answered, done)
+				s.latest = max(s.latest, done)
 			}
 			p.end(n, waitAnswer, done, now) // the next request has come already
 		case more:

@@ -18,10 +18,7 @@ func appCrashLoop() freezeframe.Rule {
 			"Now: see what it says before it ends: `journalctl -u UNIT -e`, the supervisor's log; a new configuration, a missing file or a taken port are the usual reasons. `systemctl stop UNIT` ends the loop.",
 			"So that it does not come back: check configurations before a restart (`nginx -t`, ExecStartPre=); RestartSec= and StartLimitBurst= so that a loop is slow and ends.",
 		},
-		Reads: []string{
-			sourceSymptoms, "signals.kind", "signals.signal", "signals.code", "signals.result", "signals.pid", "signals.comm", "signals.from_pid", "signals.from_comm", "signals.lived_ns", "signals.cgroup",
-			"requests.kind", "requests.state", "requests.service", "requests.pid", "requests.comm", "requests.done_at", "requests.unanswered", "listeners.address", "listeners.pid", "listeners.pids", "procs.ppid", "procs.comm", "procs.cgroup",
-		},
+		Reads:    append([]string{sourceSymptoms}, downReads...),
 		Subsumes: wentDown("app.restarted"),
 		Judge: func(w freezeframe.Window) []freezeframe.Finding {
 			var out []freezeframe.Finding

@@ -18,10 +18,7 @@ func appRestarted() freezeframe.Rule {
 			"Now: see why it ended: `journalctl -u UNIT -e`, `systemctl status UNIT`, `coredumpctl info`.",
 			"So that it does not come back: hand the socket over without a gap (a systemd .socket unit, SO_REUSEPORT, the service's own graceful reload); have the next one ready before the last ends; make it start faster, or have a second one behind a load balancer.",
 		},
-		Reads: []string{
-			sourceSymptoms, "signals.kind", "signals.signal", "signals.code", "signals.result", "signals.pid", "signals.comm", "signals.from_pid", "signals.from_comm", "signals.lived_ns", "signals.cgroup",
-			"requests.kind", "requests.state", "requests.service", "requests.pid", "requests.comm", "requests.done_at", "requests.unanswered", "listeners.address", "listeners.pid", "listeners.pids", "procs.ppid", "procs.comm", "procs.cgroup",
-		},
+		Reads:    append([]string{sourceSymptoms}, downReads...),
 		Subsumes: wentDown(),
 		Judge: func(w freezeframe.Window) []freezeframe.Finding {
 			var out []freezeframe.Finding

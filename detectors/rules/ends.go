@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"freezeframe"
+	"freezeframe/bpf"
 	"freezeframe/internal/kernel"
 )
 
@@ -158,6 +159,12 @@ const (
 	loopLeast = 3
 )
 
+// downReads is what outages reads.
+var downReads = []string{
+	"signals.kind", "signals.signal", "signals.code", "signals.result", "signals.pid", "signals.comm", "signals.from_pid", "signals.from_comm", "signals.lived_ns", "signals.cgroup",
+	"requests.kind", "requests.state", "requests.service", "requests.pid", "requests.comm", "requests.done_at", "requests.unanswered", "listeners.address", "listeners.pid", "listeners.pids", "procs.ppid", "procs.comm", "procs.cgroup",
+}
+
 type outagesOf struct{}
 
 // outages returns the services that were down in the stall. It is shared: not to
@@ -184,6 +191,16 @@ func outages(w freezeframe.Window) []outage {
 	})
 }
 
+// downWithout returns when a service was down because a process of it had ended.
+func downWithout(w freezeframe.Window, pid int, ended freezeframe.Instant) (out freezeframe.Spans) {
+	for _, o := range outages(w) {
+		if slices.ContainsFunc(o.ends, func(e end) bool { return e.pid == pid && e.at.Sub(ended).Abs() < shutdown }) {
+			out = append(out, o.claim...)
+		}
+	}
+	return out
+}
+
 // serviceOf is the address of the service whose clients a symptom is about, "" when
 // it is about something else.
 func serviceOf(sy *freezeframe.Symptom) string {
@@ -208,8 +225,8 @@ func sameService(a, b string) bool {
 	if strings.HasPrefix(a, "unix:") || strings.HasPrefix(b, "unix:") || portOf(a) != portOf(b) {
 		return false
 	}
-	any := func(host string) bool { return unspecified(host) || host == "localhost" }
-	return any(hostOf(a)) || any(hostOf(b)) || hostOf(a) == hostOf(b)
+	everywhere := func(host string) bool { return unspecified(host) || host == "localhost" }
+	return everywhere(hostOf(a)) || everywhere(hostOf(b)) || hostOf(a) == hostOf(b)
 }
 
 func outageOf(w freezeframe.Window, target string) (o outage, ok bool) {
@@ -264,25 +281,22 @@ func (o *outage) watched(w freezeframe.Window) {
 	columns := []string{"kind", "state", "service", "pid", "tid", "comm", "began_at", "done_at", "unanswered"}
 	series.Each(columns, func(_ freezeframe.Instant, _ freezeframe.Key, v []uint64) {
 		at := freezeframe.Instant(v[7])
-		if v[0] != absenceKind || !sameService(w.Text(v[2]), o.target) || at < stall.Start.Add(-endSlack) || at > stall.End.Add(endSlack) {
+		if v[0] != bpf.Absence || !sameService(w.Text(v[2]), o.target) || at < stall.Start.Add(-endSlack) || at > stall.End.Add(endSlack) {
 			return
 		}
 		who := freezeframe.Party{PID: int(v[3]), TID: int(v[4]), Comm: w.Text(v[5])}
 		switch v[1] {
-		case 0: // nobody listens any more
+		case bpf.ToldInFlight: // nobody listens any more
 			if o.closer.PID == 0 {
 				o.closer = who
 			}
 			o.opened = 0
-		case 1:
+		case bpf.ToldDone:
 			o.opened, o.opener = at, who
 			o.refused += v[8]
 		}
 	})
 }
-
-// absenceKind is bpf.Absence: rules do not depend on where readings come from.
-const absenceKind = 4
 
 // serving returns who listened at an address in the window.
 func serving(w freezeframe.Window, target string) map[int]bool {

@@ -19,7 +19,7 @@ func memCgroupOOMKill() freezeframe.Rule {
 			"Now: raise the limit, `systemctl set-property UNIT MemoryMax=4G`, and look at what was killed, `systemctl status UNIT`.",
 			"So that it does not come back: find what grew (a leak, a cache, a heap larger than the limit); Restart=on-failure brings the service back by itself.",
 		},
-		Reads:    []string{sourceLedger, sourceSymptoms, freezeframe.EventKernelLog, "procs.rss_bytes", "procs.cgroup", "signals.pid", "signals.from_pid"},
+		Reads:    append([]string{sourceLedger, sourceSymptoms, freezeframe.EventKernelLog, "procs.rss_bytes", "procs.cgroup", "signals.pid", "signals.from_pid"}, downReads...),
 		Subsumes: bringsAbout("mem.cgroup_max", "mem.cgroup_high", "mem.swap_thrash", "mem.file_thrash", "mem.direct_reclaim", "io.device_saturated", "runtime.jvm_gc", "app.restarted", "app.crash_loop"),
 		Judge: func(w freezeframe.Window) []freezeframe.Finding {
 			return judgeOOM(w, func(text string) bool { return strings.HasPrefix(text, groupRanOut) }, func(f *freezeframe.Finding, k kill) {

@@ -24,7 +24,7 @@ func memOOMKill() freezeframe.Rule {
 			"Now: look at who was killed and who is the largest, `ps -eo pid,rss,comm --sort -rss | head`.",
 			"So that it does not come back: limit whoever grew (MemoryMax= in its unit); OOMScoreAdjust=-500 for what must live; some swap and MemoryHigh=, so that it gets slow before it dies.",
 		},
-		Reads:    []string{sourceLedger, sourceSymptoms, freezeframe.EventKernelLog, "vmstat.oom_kill", "procs.rss_bytes", "signals.pid", "signals.from_pid"},
+		Reads:    append([]string{sourceLedger, sourceSymptoms, freezeframe.EventKernelLog, "vmstat.oom_kill", "procs.rss_bytes", "signals.pid", "signals.from_pid"}, downReads...),
 		Subsumes: bringsAbout("mem.direct_reclaim", "mem.swap_thrash", "mem.file_thrash", "io.device_saturated", "runtime.jvm_gc", "app.restarted", "app.crash_loop"),
 		Judge: func(w freezeframe.Window) []freezeframe.Finding {
 			return judgeOOM(w, func(text string) bool { return strings.HasPrefix(text, ranOut) }, nil)
@@ -93,6 +93,7 @@ func judgeOOM(w freezeframe.Window, isKill func(string) bool, group func(*freeze
 			from = k.at.Add(-fillTime)
 		}
 		claim = freezeframe.Union(append(claim, gone.Within(freezeframe.Span{Start: from, End: w.Stall().End})...)...)
+		claim = freezeframe.Union(append(claim, downWithout(w, k.pid, k.at)...)...)
 	}
 	if claim = worth(w, claim); claim == nil {
 		return nil

@@ -52,7 +52,7 @@ type daemon struct {
 }
 
 // newDaemon writes the configuration of a daemon whose data is in state; what
-// else it has is in dir. more is the end of the configuration.
+// else it has is in dir.
 func newDaemon(bin, dir, state string) (*daemon, error) {
 	d := &daemon{
 		bin: bin, state: state, config: filepath.Join(dir, "config.yaml"),

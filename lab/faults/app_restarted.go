@@ -2,6 +2,7 @@ package faults
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -228,7 +229,7 @@ type supervisor struct {
 func (k *supervisor) start() error {
 	k.mu.Lock()
 	cmd := exec.Command(k.program, k.args...)
-	cmd.Args = append(cmd.Args, "-load", cmpOr(k.load, "0s"), "-fail="+strconv.FormatBool(k.fail))
+	cmd.Args = append(cmd.Args, "-load", cmp.Or(k.load, "0s"), "-fail="+strconv.FormatBool(k.fail))
 	cmd.Env = append(os.Environ(), lab.As("kept"))
 	cmd.Stderr = os.Stderr
 	if k.socket != nil {
@@ -285,13 +286,6 @@ func (k *supervisor) tell(line string) {
 			}
 		}()
 	}
-}
-
-func cmpOr(a, b string) string {
-	if a == "" {
-		return b
-	}
-	return a
 }
 
 // kept is the service of a keeper. Told to end it takes no more connections,
