@@ -239,3 +239,18 @@ func TestWhatEndedItGoesFirst(t *testing.T) {
 		}
 	}
 }
+
+// A worker that the kernel killed for memory leaves its clients to the next one,
+// which has to start first: that time is memory's too.
+func TestKilledWorkersClientsWaitForMemory(t *testing.T) {
+	w := build(func(w *window) {
+		w.Kernel(stallFrom-ms, "oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,oom_memcg=/app,task_memcg=/app,task=orders,pid=500,uid=0")
+		w.Kernel(stallFrom, "Memory cgroup out of memory: Killed process 500 (orders) total-vm:1kB, anon-rss:1kB")
+		queues(w, supervisor, "480,500")
+		ends(w, stallFrom, service, supervisor, "orders", time.Hour, v{"signal": sigKILL})
+	})
+	v := detectors.Judge(w, rules.All())
+	if len(v.Findings) != 1 || v.Findings[0].Cause != "mem.cgroup_oom_kill" || v.Findings[0].Explains.Length() < 9*(stallTo-stallFrom)/10 {
+		t.Errorf("verdict %+v", v.Findings)
+	}
+}
