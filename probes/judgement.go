@@ -538,11 +538,7 @@ func (p *judgement) end(n *conn, kind int, done, now freezeframe.Instant) {
 			if took > p.floors[kind]/2 && took > p.slowAt(s) { // as overdue
 				s.slowEnds, s.slowEndsAt = s.slowSince(now)+1, now
 			}
-			if p.exact {
-				s.answered = max(s.answered, done)
-			} else {
-				s.latest = max(s.latest, done)
-			}
+			s.answered = max(s.answered, done)
 		}
 		// What the kernel counts comes once a second; of a service that is new
 		// the next wait must not be judged without the last.

@@ -538,6 +538,11 @@ func TestAStallDoesNotBecomeUsual(t *testing.T) {
 		if took < answerFloor {
 			continue
 		}
+		for _, r := range w.reports {
+			if r.kind == waitAnswer && r.done != 0 && r.quality < 0.5 {
+				t.Errorf("wait %d, of %v: one of those that ended at once has quality %v", i, took, r.quality)
+			}
+		}
 		if r := w.last(waitAnswer); r.quality < 0.5 || r.usual > 25*time.Millisecond {
 			t.Fatalf("wait %d, of %v, after %v: quality %v, usual %v", i, took, w.now.Sub(w.p.began), r.quality, r.usual)
 		}
