@@ -823,6 +823,12 @@ func TestAnswersAreTold(t *testing.T) {
 	if !table.settle(&kernel.InetSocket{Cookie: 8, HasInfo: true, State: kernel.TCPEstablished, Info: info}, now).answered {
 		t.Error("a connection that was answered since the reading before is not counted")
 	}
+	for cookie := uint64(100); table.used < timesSize*3/4; cookie++ {
+		table.slot(cookie)
+	}
+	if table.settle(&kernel.InetSocket{Cookie: 9, HasInfo: true, State: kernel.TCPEstablished, Info: info}, now).answered {
+		t.Error("one of which nothing is kept is counted, and would be in each reading")
+	}
 }
 
 func TestAnswersTable(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -365,4 +366,31 @@ func fill(t *testing.T, path string) {
 		}
 	}
 	f.Sync()
+}
+
+// A write that was refused while somebody mounted the filesystem read-only is no
+// incident; one that was refused for anything else is.
+func TestFsyncForgivesWhoMountsReadOnly(t *testing.T) {
+	point := loopFilesystem(t)
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := parseMounts(b)
+	i := slices.IndexFunc(all, func(m mount) bool { return m.point == point })
+	if i < 0 {
+		t.Fatalf("%s is not among the mounts", point)
+	}
+	for _, want := range []bool{true, false} {
+		remount(t, point, map[bool]string{true: "ro", false: "rw"}[want])
+		if got := madeReadOnly(all[i]); got != want {
+			t.Errorf("made read-only: %v, want %v", got, want)
+		}
+		told := 0
+		j := &job{worker: &worker{}, hub: newHub(Options{}), probe: "fsync", target: point, forgive: func(freezeframe.Lateness) bool { return want }}
+		j.tell(note{kind: noteFailed, value: int64(unix.EROFS), good: 1}, func(freezeframe.Lateness) { told++ })
+		if told != map[bool]int{true: 0, false: 1}[want] {
+			t.Errorf("forgiven %v: told %d times", want, told)
+		}
+	}
 }
