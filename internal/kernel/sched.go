@@ -1,9 +1,11 @@
 package kernel
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"sync/atomic"
@@ -22,27 +24,27 @@ import (
 // Go process, where it can wait for any other. The error says why it was not
 // allowed.
 func SetRealtime(priority int) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	// The calling thread comes first: one that is raised before it may spin until
+	// it is done (see Relax).
+	if err := SetThreadPolicy(0, unix.SCHED_RR, priority); err != nil {
+		return err
+	}
 	// Threads may appear while we walk; those started by a thread that was
 	// already raised inherit, so a second clean pass means all are raised.
 	done := make(map[int]bool)
 	for {
-		entries, err := os.ReadDir("/proc/self/task")
-		if err != nil {
-			return fmt.Errorf("list own threads: %w", err)
-		}
 		fresh := false
-		for _, e := range entries {
-			tid, err := strconv.Atoi(e.Name())
-			if err != nil || done[tid] {
-				continue
-			}
-			if err := SetThreadPolicy(tid, unix.SCHED_RR, priority); err != nil && !IsGone(err) {
-				return err
+		err := eachThread(func(tid int) error {
+			if done[tid] {
+				return nil
 			}
 			done[tid], fresh = true, true
-		}
-		if !fresh {
-			return nil
+			return SetThreadPolicy(tid, unix.SCHED_RR, priority)
+		})
+		if err != nil || !fresh {
+			return err
 		}
 	}
 }
@@ -51,9 +53,18 @@ func SetRealtime(priority int) error {
 // but for those to keep, back under SCHED_OTHER, until restore is called: for
 // work that takes a CPU for long and that nobody is in a hurry for. Threads that
 // start meanwhile are raised by restore too.
+//
+// The calling thread is lowered last and raised first. The runtime's sweeper
+// yields and looks again for as long as another thread sweeps: as a real-time
+// thread it would keep the CPU that an ordinary one needs, to finish its sweeping
+// or to raise or lower the rest, until the kernel takes it away from it
+// (sched(7), sched_rt_runtime_us).
 func Relax(priority int, keep []int) (restore func() error, err error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	var others []int // that were under another policy before
-	err = eachThread(func(tid int) error {
+	self := TID()
+	lower := func(tid int) error {
 		attr, err := unix.SchedGetAttr(tid, 0)
 		if err != nil {
 			return err
@@ -63,14 +74,24 @@ func Relax(priority int, keep []int) (restore func() error, err error) {
 			return nil
 		}
 		return SetThreadPolicy(tid, unix.SCHED_NORMAL, 0)
+	}
+	err = eachThread(func(tid int) error {
+		if tid == self {
+			return nil
+		}
+		return lower(tid)
 	})
+	err = cmp.Or(err, lower(self))
 	return func() error {
-		return eachThread(func(tid int) error {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		raise := func(tid int) error {
 			if slices.Contains(others, tid) {
 				return nil
 			}
 			return SetThreadPolicy(tid, unix.SCHED_RR, priority)
-		})
+		}
+		return cmp.Or(raise(TID()), eachThread(raise))
 	}, err
 }
 
