@@ -7,6 +7,8 @@ import (
 	"runtime/debug"
 	"testing"
 	"time"
+
+	"freezeframe/internal/kernel"
 )
 
 func TestHeapBound(t *testing.T) {
@@ -24,18 +26,19 @@ func TestBoundMovesWithWhatIsInUse(t *testing.T) {
 	t.Setenv("GOGC", "")
 	limit, percent := debug.SetMemoryLimit(-1), debug.SetGCPercent(100)
 	defer func() { debug.SetMemoryLimit(limit); debug.SetGCPercent(percent) }()
-	if !boundHeap() {
+	w := &Watch{}
+	if w.heap.bound(); !w.heap.bounded {
 		t.Fatal("the bound is not ours")
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	ended := make(chan struct{})
-	go func() { defer close(ended); keepBound(ctx) }()
+	go func() { defer close(ended); w.keepHeap(ctx) }()
 	wait := func(what string, ok func(bound int64) bool) {
 		t.Helper()
 		for end := time.Now().Add(time.Minute); !ok(debug.SetMemoryLimit(-1)); time.Sleep(10 * time.Millisecond) {
-			if time.Now().After(end) {
-				t.Fatalf("%s: the bound is %d MiB, in use are %d", what, debug.SetMemoryLimit(-1)>>20, liveHeap()>>20)
+			if live, _ := heapUse(); time.Now().After(end) {
+				t.Fatalf("%s: the bound is %d MiB, in use are %d", what, debug.SetMemoryLimit(-1)>>20, live>>20)
 			}
 		}
 	}
@@ -53,7 +56,75 @@ func TestBoundMovesWithWhatIsInUse(t *testing.T) {
 	<-ended
 	t.Setenv("GOMEMLIMIT", "1GiB")
 	debug.SetMemoryLimit(math.MaxInt64)
-	if boundHeap() || debug.SetMemoryLimit(-1) != math.MaxInt64 {
+	if w.heap.bound(); w.heap.bounded || debug.SetMemoryLimit(-1) != math.MaxInt64 {
 		t.Error("somebody else's bound is changed")
+	}
+}
+
+// At real-time priority nothing is collected: when work is done aside it is, to
+// the end, and when little by little garbage was made.
+func TestGarbageIsCollectedAside(t *testing.T) {
+	t.Setenv("GOMEMLIMIT", "")
+	t.Setenv("GOGC", "")
+	limit, percent := debug.SetMemoryLimit(-1), debug.SetGCPercent(100)
+	defer func() { debug.SetMemoryLimit(limit); debug.SetGCPercent(percent) }()
+	collections := func() uint32 {
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.NumGC
+	}
+	var sink []byte
+	garbage := func(bytes int) {
+		for range bytes >> 16 {
+			sink = make([]byte, 1<<16)
+		}
+	}
+	w := &Watch{}
+	w.heap.bound()
+	debug.SetMemoryLimit(limit) // what other tests have in use is not what this is about
+	w.heap.atEase()
+	runtime.GC()
+	before := collections()
+	garbage(40 << 20)
+	if n := collections() - before; n != 0 {
+		t.Errorf("%d collections at real-time priority", n)
+	}
+	live, used := heapUse()
+	if now := kernel.Now(); !w.heap.due(now, live, used) || w.heap.due(now, live, live) {
+		t.Errorf("%d MiB with %d in use: due %v", used>>20, live>>20, w.heap.due(now, live, used))
+	}
+	w.heap.collect()
+	before = collections()
+	garbage(40 << 20)
+	if collections() == before {
+		t.Error("none while work is done aside")
+	}
+	garbage(1 << 20)
+	w.heap.settle()
+	live, used = heapUse()
+	if used > live+1<<20 {
+		t.Errorf("%d kB left with %d in use", used>>10, live>>10)
+	}
+	if now := kernel.Now(); w.heap.due(now, live, live) || !w.heap.due(now.Add(heapAfter+time.Second), live, live) {
+		t.Error("what work aside leaves behind is collected at once or never")
+	}
+	before = collections()
+	if garbage(20 << 20); collections() != before {
+		t.Error("a collection after work aside")
+	}
+	w.heap.release()
+	if got := debug.SetGCPercent(percent); got != heapGrowth {
+		t.Errorf("released: %d %%", got)
+	}
+	runtime.KeepAlive(sink)
+	t.Setenv("GOGC", "80")
+	debug.SetGCPercent(80)
+	var theirs heap
+	theirs.bound()
+	theirs.atEase()
+	theirs.collect()
+	theirs.settle()
+	if got := debug.SetGCPercent(percent); got != 80 {
+		t.Errorf("somebody else's pace became %d %%", got)
 	}
 }

@@ -91,6 +91,8 @@ type Watch struct {
 
 	monitor int // thread of the Go runtime; 0: it is as it was
 
+	stalled  atomic.Bool // a stall is open
+	heap     heap
 	relaxing sync.Mutex // of the next four
 	relaxed  int        // how much work is done aside
 	restore  func() error
@@ -128,7 +130,7 @@ func Start(o Options) (*Watch, error) {
 		running: map[string]bool{}, asking: map[string]context.CancelFunc{},
 		began: kernel.Now(), usage: kernel.ProcessUsage(),
 	}
-	bounded := boundHeap()
+	w.heap.bound()
 	// Loading takes memory for a moment, which cannot be given back once it is
 	// locked.
 	w.bpf = bpf.Load(o.BPF)
@@ -156,6 +158,9 @@ func Start(o Options) (*Watch, error) {
 		w.firstReadings()
 		w.raise()
 	}
+	if w.raised {
+		w.heap.atEase()
+	}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	w.probes = all
 	w.tracker = Tracker{Quiet: o.Quiet, Settled: kernel.Now().Add(settling)}
@@ -168,9 +173,7 @@ func Start(o Options) (*Watch, error) {
 		go w.raiseStarted(w.ctx)
 	}
 	go w.bpf.Guard(w.ctx, o.BPF.Budget)
-	if bounded {
-		go keepBound(w.ctx)
-	}
+	go w.keepHeap(w.ctx)
 	return w, nil
 }
 
@@ -456,6 +459,7 @@ func (w *Watch) loop(ctx context.Context) {
 			}
 		}
 		wasOpen = open
+		w.stalled.Store(open)
 		w.settle(now)
 		// A stall that begins while one before waits for the time after it wants
 		// to be looked at long before that.
@@ -470,12 +474,12 @@ func (w *Watch) loop(ctx context.Context) {
 // time after it is recorded.
 func (w *Watch) first(stall freezeframe.Stall) {
 	began := kernel.Now()
-	if incident, err := w.judge(stall); err == nil {
-		w.opts.OnVerdict(incident)
-	}
+	w.Aside(func() {
+		if incident, err := w.judge(stall); err == nil {
+			w.opts.OnVerdict(incident)
+		}
+	})
 	w.rested = kernel.Now().Add(w.rest(kernel.Now().Sub(began)))
-	// What judging took is needed again only at the next stall.
-	debug.FreeOSMemory()
 }
 
 // drain takes what else the probes have reported, so that a burst of lateness
@@ -543,25 +547,32 @@ func (w *Watch) settle(now freezeframe.Instant) {
 // writing its report: not at our priority, at which nobody else would get that
 // CPU. The lanes keep it. A stop of the world may then wait for an ordinary
 // thread, and a reading be late, but the stall is over; where ordinary threads
-// still get nothing, our priority is back after a while.
+// still get nothing, our priority is back after a while. The garbage is collected
+// here, and only here (see atEase).
 func (w *Watch) Aside(work func()) {
 	w.relaxing.Lock()
-	if w.relaxed++; w.relaxed == 1 && w.raised {
+	w.relaxed++
+	if w.raised && w.restore == nil {
 		restore, err := kernel.Relax(RealtimePriority, w.sampler.Threads())
 		if err != nil {
 			w.need(freezeframe.Need{What: "judge at ordinary priority", Lost: "up to a CPU for as long as a verdict takes", Err: err.Error()})
 		}
 		w.restore = restore
 		w.patience = time.AfterFunc(asideMost, w.hurry)
+		w.heap.collect()
 	}
 	w.relaxing.Unlock()
 	work()
 	w.relaxing.Lock()
-	w.relaxed--
-	done := w.relaxed == 0
+	last := w.relaxed == 1
 	w.relaxing.Unlock()
-	if done {
-		w.hurry()
+	if last {
+		w.heap.settle()
+	}
+	w.relaxing.Lock()
+	defer w.relaxing.Unlock()
+	if w.relaxed--; w.relaxed == 0 {
+		w.hurryLocked()
 	}
 }
 
@@ -599,6 +610,10 @@ const asideMost = 2 * time.Second
 func (w *Watch) hurry() {
 	w.relaxing.Lock()
 	defer w.relaxing.Unlock()
+	w.hurryLocked()
+}
+
+func (w *Watch) hurryLocked() {
 	if w.restore == nil {
 		return
 	}
@@ -674,6 +689,7 @@ func (w *Watch) Stop(ctx context.Context) []Incident {
 		}
 		out = append(out, i)
 	}
+	w.heap.release()
 	w.whole = w.sampler.Stop()
 	w.bpf.Close()
 	// A probe that is stuck in the kernel does not end; its thread is left.

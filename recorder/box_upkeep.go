@@ -3,11 +3,12 @@ package recorder
 import (
 	"context"
 	"path/filepath"
-	"runtime/debug"
+	"runtime"
 	"slices"
 	"time"
 
 	"freezeframe"
+	"freezeframe/internal/kernel"
 )
 
 const (
@@ -19,6 +20,12 @@ const (
 // upkeep thins, joins and removes segments, and stores what is to be kept,
 // until ctx ends. It does one thing at a time, and little at once.
 func (b *Box) upkeep(ctx context.Context) {
+	// It decodes and compresses hours of recording, and nobody waits for it: not
+	// at our priority. The thread ends with the goroutine.
+	runtime.LockOSThread()
+	if err := kernel.SetOther(); err != nil {
+		b.tell(freezeframe.Need{What: "thin the recording on disk at ordinary priority", Lost: "up to a CPU while it is thinned", Err: err.Error()})
+	}
 	pause := time.NewTimer(0)
 	defer pause.Stop()
 	t := &thinner{box: b, done: ctx.Done()}
@@ -35,16 +42,11 @@ func (b *Box) upkeep(ctx context.Context) {
 		if now := b.now(); now > retry {
 			t.failed, retry = nil, now.Add(retryThin)
 		}
-		worked := false
 		for t.step() {
 			b.saveKeep()
 			b.bound(b.clock())
-			worked = true
 		}
 		t.close()
-		if worked {
-			debug.FreeOSMemory() // it is needed again in ten minutes
-		}
 		pause.Reset(upkeepEvery)
 	}
 }

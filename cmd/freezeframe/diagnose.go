@@ -9,7 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime/debug"
+
 	"slices"
 	"syscall"
 	"time"
@@ -346,7 +346,6 @@ type collection struct {
 func (c *collection) add(i detectors.Incident) { c.watch.Aside(func() { c.build(i) }) }
 
 func (c *collection) build(i detectors.Incident) {
-	defer debug.FreeOSMemory() // a recording is most of what the heap ever holds
 	r := reports.Build(i.Window, i.Verdict, reports.Meta{
 		Version: version, Host: c.host, Rules: c.rules, User: c.user, Recorder: c.watch.Recorder(),
 	})

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"runtime/debug"
+
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -293,8 +293,6 @@ func (d *daemon) keep(w *detectors.Watch, i detectors.Incident) {
 		box.Keep(i.Recording.Span)
 	}
 	d.store.add(r, &i)
-	// A recording is most of what the heap ever holds.
-	debug.FreeOSMemory()
 }
 
 // told counts a report, keeps it at hand and logs its line.
@@ -338,11 +336,12 @@ func (d *daemon) unclean(u *recorder.Unclean) {
 				m.needs = append(m.needs, *n)
 			}
 		}
-		r, i := uncleanEnd(u, m)
+		var r freezeframe.Report
+		var i detectors.Incident
+		d.aside(func() { r, i = uncleanEnd(u, m) })
 		d.counts.unclean.Add(1)
 		d.told(&r)
 		d.store.add(r, &i)
-		debug.FreeOSMemory()
 	})
 }
 

@@ -112,9 +112,15 @@ func eachThread(f func(tid int) error) error {
 	return nil
 }
 
-// SetOther puts the calling thread back under SCHED_OTHER. The goroutine must
-// be locked to its thread.
-func SetOther() error { return SetThreadPolicy(0, unix.SCHED_NORMAL, 0) }
+// SetOther puts the calling thread back under SCHED_OTHER, where it is a
+// real-time one. The goroutine must be locked to its thread.
+func SetOther() error {
+	attr, err := unix.SchedGetAttr(0, 0)
+	if err == nil && attr.Policy != unix.SCHED_RR && attr.Policy != unix.SCHED_FIFO {
+		return nil // and keeps its nice value
+	}
+	return SetThreadPolicy(0, unix.SCHED_NORMAL, 0)
+}
 
 // SetThreadPolicy sets the policy (unix.SCHED_*) and real-time priority of a
 // thread, 0 being the calling one.
