@@ -109,5 +109,6 @@ func plain(p *bpf.Programs, names *kernelNames) []freezeframe.Collector {
 		&locks{},
 		&mounts{},
 		&fuse{owners: shared.shared.owners},
+		&mapper{},
 	}
 }

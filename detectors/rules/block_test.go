@@ -79,6 +79,37 @@ func TestADiskThatAnswersIsNotHung(t *testing.T) {
 	}
 }
 
+// TestASuspendedDeviceIsHung: it counts nothing, neither done nor in flight.
+func TestASuspendedDeviceIsHung(t *testing.T) {
+	hung := func(suspended func(at time.Duration) bool) (found freezeframe.Finding) {
+		w := build(func(w *window) {
+			asleep(w, wait{Class: freezeframe.DeviceWait, Stack: deviceStack, File: "/srv/data"})
+			mapped(w, "dm-1", suspended)
+		})
+		for _, f := range detectors.Judge(w, rules.All()).Findings {
+			if f.Cause == "io.device_hung" {
+				found = f
+			}
+		}
+		return found
+	}
+	// Between stalls it is looked at once a second: the first reading that tells
+	// may come late.
+	f := hung(func(at time.Duration) bool { return at >= stallFrom+300*ms && at < stallTo })
+	if f.Culprit.Device != "dm-1" || !strings.Contains(f.Summary, "vg-data") || f.Explains.Length() < (stallTo-stallFrom)*8/10 {
+		t.Errorf("%+v", f)
+	}
+	for what, suspended := range map[string]func(at time.Duration) bool{
+		"never":  func(time.Duration) bool { return false },
+		"before": func(at time.Duration) bool { return at < stallFrom-200*ms },
+		"since":  func(at time.Duration) bool { return at > stallTo+200*ms },
+	} {
+		if f := hung(suspended); f.Cause != "" {
+			t.Errorf("suspended %s: %s", what, f.Summary)
+		}
+	}
+}
+
 // TestHungWithoutBPF: the kernel's counters alone prove it.
 func TestHungWithoutBPF(t *testing.T) {
 	w := build(func(w *window) {

@@ -193,6 +193,21 @@ func timed(w *window, was, wasBytes float64, wasTook time.Duration, done, bytes 
 	})
 }
 
+// mapped writes what the device mapper says of a device that works or not.
+func mapped(w *window, disk string, suspended func(at time.Duration) bool) {
+	w.Rows("diskstats", 50*ms, disk, func(at time.Duration) v {
+		n := int(w.Ran(at, 100, 0)) // nothing is counted in the stall, nor in flight
+		return v{"dev": 1 << 20, "reads": n, "read_bytes": n * 4096}
+	})
+	w.Rows("mapper", 100*ms, disk, func(at time.Duration) v {
+		row := v{"name": "vg-data"}
+		if suspended(at) {
+			row["suspended"] = 1
+		}
+		return row
+	})
+}
+
 // hanging writes vda with requests in flight, of which so many a second come
 // back in the stall.
 func hanging(w *window, done float64) {
