@@ -52,7 +52,7 @@ type Score struct {
 	Culprit   bool     // the right one is named by the report's first cause
 	Sum       bool     // explained and unexplained are 100 in every report
 	Blamed    bool     // an innocent bystander leads a report
-	StartDiff float64  // ms, report − users
+	StartDiff float64  // ms, report − users: by how much it lies outside of Calm to Start
 	EndDiff   float64  // ms, report − when the last late request that was sent was served
 	QueueDiff float64  // ms, report − when the users' own queues were empty too
 	Extra     []string // reports of what no user saw
@@ -230,7 +230,8 @@ func (r *Result) judge(d diagnosis, f Fault, views []View) {
 		return
 	}
 	r.Detected = true
-	r.StartDiff = float64(mono(best.Stall.Start)-r.View.Start) / 1e6
+	start := mono(best.Stall.Start)
+	r.StartDiff = float64(start-min(max(start, r.View.Calm), r.View.Start)) / 1e6
 	r.EndDiff = float64(mono(best.Stall.End)-r.View.Served) / 1e6
 	r.QueueDiff = float64(mono(best.Stall.End)-r.View.End) / 1e6
 	r.Got, r.ReportID = best.said(), best.ID

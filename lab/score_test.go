@@ -113,6 +113,8 @@ func TestScore(t *testing.T) {
 		{"late edges", []testReport{with(func(r *testReport) { r.start, r.end = 3051, 4080 })}, func(r Result) bool {
 			return r.StartDiff == 51 && r.EndDiff == 80 && Total([]Result{r}).Edges == 0
 		}},
+		{"a start between the users' requests", []testReport{with(func(r *testReport) { r.start = 2985 })}, func(r Result) bool { return r.StartDiff == 0 }},
+		{"a start before one that was answered in time", []testReport{with(func(r *testReport) { r.start = 2900 })}, func(r Result) bool { return r.StartDiff == -80 }},
 		{"shares that do not add up", []testReport{with(func(r *testReport) { r.unexplained = 10.2 })}, func(r Result) bool { return !r.Sum }},
 		{"no report", nil, func(r Result) bool { return r.Invalid == "" && !r.Detected && !r.First && !r.Culprit }},
 		{"a report of another time", []testReport{with(func(r *testReport) { r.start, r.end = 5000, 6000 })}, func(r Result) bool {

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -19,6 +20,9 @@ const (
 // when the first late request was wanted to when the last one was answered.
 type View struct {
 	Start, End int64
+	// Calm is when the last request before Start was wanted that was answered in
+	// time: what the users saw began after it, and by Start.
+	Calm int64
 	// Served is End without the requests that were late only because they had
 	// to wait in their client, for the one before: those that were late counted
 	// from when they were sent.
@@ -41,13 +45,15 @@ func Views(waits []victim.Wait) []View {
 	waits = slices.Clone(waits)
 	slices.SortFunc(waits, func(a, b victim.Wait) int { return int(min(max(a.Intended-b.Intended, -1), 1)) })
 	var views []View
+	var calm int64
 	for _, w := range waits {
 		wait := time.Duration(w.Done - w.Intended)
 		if wait < Late && w.Err == "" {
+			calm = w.Intended
 			continue
 		}
 		if n := len(views); n == 0 || w.Intended-views[n-1].End > int64(apart) {
-			views = append(views, View{Start: w.Intended})
+			views = append(views, View{Start: w.Intended, Calm: cmp.Or(calm, w.Intended)})
 		}
 		v := &views[len(views)-1]
 		v.End = max(v.End, w.Done)
