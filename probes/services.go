@@ -79,6 +79,8 @@ const (
 	// peerGone is how long a peer may be silent before it is not a network
 	// fault any more but a peer that went away.
 	peerGone = 60 * time.Second
+	// unansweredProbes is how many in a row say that nobody answers them.
+	unansweredProbes = 2
 	// manyWaits is how many waits of a kind a listener has reported at a time;
 	// the others say the same.
 	manyWaits = 8
@@ -189,8 +191,10 @@ const (
 	cPIDs
 	cComm
 	cRQueue
+	cWQueue
 	cUnacked
 	cRetransmits
+	cProbes
 	cReceivedAt
 	cSentAt
 	cAckedAt
@@ -202,7 +206,7 @@ const (
 )
 
 var connectionColumns = []string{cInode: "inode", cState: "state", cServer: "server", cListener: "listener", cLocal: "local", cLocalPort: "local_port", cPeer: "peer", cPeerPort: "peer_port",
-	cPID: "pid", cPIDs: "pids", cComm: "comm", cRQueue: "rqueue", cUnacked: "unacked", cRetransmits: "retransmits",
+	cPID: "pid", cPIDs: "pids", cComm: "comm", cRQueue: "rqueue", cWQueue: "wqueue", cUnacked: "unacked", cRetransmits: "retransmits", cProbes: "probes",
 	cReceivedAt: "received_at", cSentAt: "sent_at", cAckedAt: "acked_at", cUnackedAt: "unacked_at", cOpenedAt: "opened_at",
 	cBytesReceived: "bytes_received", cBytesSent: "bytes_sent", cSegsOut: "segs_out"}
 
@@ -393,6 +397,12 @@ func (p *services) look(n *conn, row []uint64, now freezeframe.Instant) {
 	// sending for it; what a server sends last its client may wait for.
 	orphan := !server && c.get(row, cInode) == 0 && state != tcpEstablished
 	delivery := retransmits > 0 && c.get(row, cUnacked) > 0 && state != tcpSynSent && !orphan
+	// What this host drops itself on its way out was never sent: it is tried again
+	// like a closed window is probed, only that nobody answers. An answer sets the
+	// count to 0 (tcp_ack in net/ipv4/tcp_input.c).
+	if c.get(row, cProbes) >= unansweredProbes && c.get(row, cUnacked) == 0 && c.get(row, cWQueue) > 0 && state == tcpEstablished {
+		delivery = true
+	}
 	acked, unacked := freezeframe.Instant(c.get(row, cAckedAt)), freezeframe.Instant(c.get(row, cUnackedAt))
 	if !delivery && acked > n.waits[waitDelivery].began {
 		p.end(n, waitDelivery, acked, now)

@@ -503,6 +503,20 @@ func TestDelivery(t *testing.T) {
 	if r := w.last(waitDelivery); r.quality < 0.5 || r.target != 5 {
 		t.Errorf("a service's dependency: %+v", r)
 	}
+	// Or what it sends is dropped by its own host: probed, and not answered.
+	w = newWorld(t)
+	w.step(4 * time.Second)
+	lose(5, map[string]uint64{"server": 0, "listener": 0, "retransmits": 0, "unacked": 0, "wqueue": 53, "probes": 1})
+	w.step(500 * time.Millisecond)
+	if q := w.best(waitDelivery); q >= 0.5 {
+		t.Errorf("a peer that does not read: quality %v", q)
+	}
+	w.conns[5]["probes"] = 2
+	w.step(500 * time.Millisecond)
+	if r := w.last(waitDelivery); r.quality < 0.5 || r.target != 5 {
+		t.Errorf("dropped on its way out: %+v", r)
+	}
+	w.conns[5]["probes"], w.conns[5]["wqueue"] = 0, 0
 	w.conns[5]["retransmits"], w.conns[5]["unacked"], w.conns[5]["acked_at"] = 0, 0, uint64(w.now.Add(-10*time.Millisecond))
 	acked := w.now.Add(-10 * time.Millisecond)
 	w.step(50 * time.Millisecond)

@@ -17,7 +17,7 @@ func netFirewallDrop() freezeframe.Rule {
 			"Now: `nft list ruleset`, `iptables-save -c` show the rule and its counter; `nft monitor trace` with `meta nftrace set 1` which one it is.",
 			"So that it does not come back: let rules that drop also count and log (`limit rate 1/second log`), load rule sets at once (`nft -f`), so that there is no half-loaded one, and keep the rules of containers apart from the host's.",
 		},
-		Reads: []string{sourceLedger, sourceSymptoms, "packets.what", "packets.packets", "packets.from_address", "packets.to_address", "connections.peer", "connections.local", "connections.retransmits",
+		Reads: []string{sourceLedger, sourceSymptoms, "packets.what", "packets.packets", "packets.from_address", "packets.to_address", "connections.probes", "connections.unacked", "connections.peer", "connections.local", "connections.retransmits",
 			"connections.inode", "connections.pid", "parents.exec", "parents.execs"},
 		Subsumes: []freezeframe.Cause{"net.packet_loss", "dep.remote_unresponsive", "app.worker_pool_exhausted", "net.accept_queue_overflow"},
 		Judge:    judgeFirewall,
@@ -90,9 +90,9 @@ func pathsOf(w freezeframe.Window, s freezeframe.Span, ms moments) [][2]string {
 		files[ms[i].wait.File] = true
 	}
 	series := w.Between("connections", s)
-	series.Each([]string{"inode", "pid", "local", "peer", "retransmits", "state"}, func(_ freezeframe.Instant, _ freezeframe.Key, v []uint64) {
+	series.Each([]string{"inode", "pid", "local", "peer", "retransmits", "state", "probes", "unacked"}, func(_ freezeframe.Instant, _ freezeframe.Key, v []uint64) {
 		asked := files[fmt.Sprintf("socket:[%d]", v[0])]
-		if !asked && !(slices.Contains(pids, int(v[1])) && v[1] != 0 && (v[4] > 0 || v[5] == synSent)) {
+		if !asked && !(slices.Contains(pids, int(v[1])) && v[1] != 0 && (v[4] > 0 || v[5] == synSent || droppedHere(v[6], v[7]))) {
 			return
 		}
 		local, peer := w.Text(v[2]), w.Text(v[3])

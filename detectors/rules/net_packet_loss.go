@@ -26,7 +26,7 @@ func netPacketLoss() freezeframe.Rule {
 			"Now: `ss -tin dst ADDRESS` shows the retransmissions; `mtr -T -P PORT ADDRESS` where they get lost; `ip -s link` and `ethtool -S IFACE | grep -i -E 'drop|err|miss'` on this side.",
 			"So that it does not come back: the cable, port, firewall or provider it points to; shorter timeouts and retries to another replica in the client.",
 		},
-		Reads: []string{sourceLedger, sourceSymptoms, "connections.retransmits", "connections.total_retrans", "connections.inode", "connections.peer", "connections.pid", "connections.peer_pid", "connections.state", "connections.unacked_at",
+		Reads: []string{sourceLedger, sourceSymptoms, "connections.probes", "connections.unacked", "connections.retransmits", "connections.total_retrans", "connections.inode", "connections.peer", "connections.pid", "connections.peer_pid", "connections.state", "connections.unacked_at",
 			"netstat.TcpRetransSegs", "netstat.TcpOutSegs", "netstat.TcpExtTCPTimeouts", "netdev.rx_drop", "netdev.tx_drop", "netdev.rx_errs", "netdev.tx_errs", "listeners.queue", "listeners.address", "packets.packets", "packets.to_address"},
 		Subsumes: []freezeframe.Cause{"dep.remote_unresponsive", "app.worker_pool_exhausted", "net.accept_queue_overflow"},
 		Judge:    judgePacketLoss,
@@ -49,6 +49,11 @@ const (
 	unansweredAfter = 400 * time.Millisecond
 )
 
+// droppedHere tells whether what a connection sends does not leave this host:
+// nothing of it is under way, and as many tries in a row were answered by nobody.
+// Those at a closed window are, each (tcp_ack in net/ipv4/tcp_input.c).
+func droppedHere(probes, unacked uint64) bool { return probes >= 2 && unacked == 0 }
+
 // resendings returns the connections with retransmissions in flight.
 func resendings(w freezeframe.Window, s freezeframe.Span) []resending {
 	series := w.Between("connections", s)
@@ -56,10 +61,11 @@ func resendings(w freezeframe.Window, s freezeframe.Span) []resending {
 		resending
 		since, last freezeframe.Instant
 		total       growth
+		probes      uint64
 	}
 	at := map[freezeframe.Key]int{}
 	var all []*state
-	columns := []string{"inode", "pid", "peer_pid", "peer", "retransmits", "total_retrans", "sent_at", "pids", "state", "unacked_at"}
+	columns := []string{"inode", "pid", "peer_pid", "peer", "retransmits", "total_retrans", "sent_at", "pids", "state", "unacked_at", "probes", "unacked"}
 	series.Each(columns, func(t freezeframe.Instant, key freezeframe.Key, v []uint64) {
 		i, ok := at[key]
 		if !ok {
@@ -76,9 +82,14 @@ func resendings(w freezeframe.Window, s freezeframe.Span) []resending {
 			}
 		}
 		c.total.add(t, v[5])
-		// A request to connect is sent again only after a second.
+		// A request to connect is sent again only after a second; what this host
+		// drops itself is never sent.
 		asked := freezeframe.Instant(v[9])
-		if unanswered := v[8] == synSent && asked > 0 && t.Sub(asked) >= unansweredAfter; v[4] > 0 || unanswered {
+		unsent := droppedHere(v[10], v[11])
+		if unsent {
+			c.probes = max(c.probes, v[10])
+		}
+		if unanswered := v[8] == synSent && asked > 0 && t.Sub(asked) >= unansweredAfter || unsent; v[4] > 0 || unanswered {
 			if c.since == 0 && unanswered {
 				c.since = asked
 			}
@@ -104,7 +115,7 @@ func resendings(w freezeframe.Window, s freezeframe.Span) []resending {
 			// at most.
 			c.spans = append(c.spans, freezeframe.Span{Start: c.since, End: c.last.Add(clusterGap)})
 		}
-		if c.times = c.total.sum; len(c.spans) > 0 {
+		if c.times = c.total.sum + c.probes; len(c.spans) > 0 {
 			out = append(out, c.resending)
 		}
 	}

@@ -40,6 +40,15 @@ func TestPacketsSayWhy(t *testing.T) {
 				return row
 			})
 		}, "net.firewall_drop", culprit(freezeframe.CulpritAddress), ""},
+		"what this host drops on its way out": {func(w *window) {
+			sending(w)
+			unsent(w)
+			lost(w, 1, "netfilter_drop", "10.0.0.1", 0, "10.0.0.9", 5432, 20)
+		}, "net.firewall_drop", freezeframe.Culprit{Kind: freezeframe.CulpritAddress, Address: "10.0.0.1"}, ""},
+		"what does not leave this host, nobody says why": {func(w *window) {
+			sending(w)
+			unsent(w)
+		}, "net.packet_loss", freezeframe.Culprit{Kind: freezeframe.CulpritAddress, Address: "10.0.0.9"}, "1 connections"},
 		"lost between others": {func(w *window) {
 			resending(w)
 			lost(w, 1, "netfilter_drop", "10.0.0.8", 5432, "10.0.0.1", 0, 20)
@@ -79,4 +88,14 @@ func TestDroppedForAFullTable(t *testing.T) {
 		}
 	}
 	t.Error("the filter's drops are no symptom of the table's")
+}
+
+// unsent has a connection try again and again to send what never leaves the host.
+func unsent(w *window) {
+	conn(w, 1, func(at time.Duration) v {
+		if !w.InStall(at) {
+			return v{}
+		}
+		return v{"wqueue": 53, "probes": 2 + int((at-stallFrom)/s), "unacked_at": windowtest.At(stallFrom)}
+	})
 }

@@ -1296,7 +1296,7 @@ func scenes() map[freezeframe.Cause]scene {
 		"net.receive_buffer_full": {
 			fire: func(w *window) {
 				sending(w)
-				conn(w, 1, func(at time.Duration) v { return v{"wqueue": 3 << 20, "probes": 2, "peer_pid": hog} })
+				conn(w, 1, func(at time.Duration) v { return v{"wqueue": 3 << 20, "probes": 1, "peer_pid": hog} })
 				conn(w, 2, func(at time.Duration) v {
 					return v{"local": "10.0.0.9:5432", "peer": "10.0.0.1:40000", "pid": hog, "rqueue": 2 << 20, "server": 1}
 				})
