@@ -44,6 +44,9 @@ type word struct {
 	Last  time.Time `json:"last"`
 	Stall time.Time `json:"stall"`
 	Up    bool      `json:"up"` // the first word of a boot: the service runs, and has reported
+	// Witness, in the first word of a boot, is when the disk last took a few bytes
+	// of somebody else, who had it sync them twice a second.
+	Witness time.Time `json:"witness"`
 	// Tick: it only says what time it is, several times a second.
 	Tick bool `json:"tick,omitempty"`
 
@@ -66,6 +69,9 @@ func load(m *checks.Machine, first bool) error {
 	}
 	w := word{Up: true}
 	if !first {
+		if err := w.readWitness(witness); err != nil {
+			return err
+		}
 		// Its report takes a moment: recording comes first.
 		if err := m.Until(60*time.Second, func() error {
 			ends, err := m.UncleanEnds()
@@ -117,6 +123,15 @@ func load(m *checks.Machine, first bool) error {
 			time.Sleep(tickEvery)
 		}
 	}()
+	go func() {
+		for { // until the power goes
+			if err := stamp(witness, time.Now()); err != nil {
+				fmt.Fprintf(os.Stderr, "no witness: %v\n", err)
+				return // the time of the cut counts then
+			}
+			time.Sleep(stampEvery)
+		}
+	}()
 	fmt.Println(wire.Ask + "armed")
 	for _, line := range []string{
 		"while :; do dd if=/dev/urandom of=/var/tmp/load bs=64k count=64 conv=fsync 2>/dev/null; sync; done",
@@ -130,6 +145,36 @@ func load(m *checks.Machine, first bool) error {
 			return err
 		}
 	}
+}
+
+// witness is on the filesystem that holds the black box.
+const (
+	witness    = "/var/tmp/witness"
+	stampEvery = 500 * time.Millisecond
+)
+
+// stamp writes a moment over the one before, and has it on the disk.
+func stamp(path string, at time.Time) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o644)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := f.WriteAt([]byte(at.UTC().Format(stampLayout)), 0); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+const stampLayout = "2006-01-02T15:04:05.000000000Z"
+
+func (w *word) readWitness(path string) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	w.Witness, err = time.Parse(stampLayout, string(text))
+	return err
 }
 
 // segments returns the files of the black box in dir, with their sizes.
@@ -219,7 +264,12 @@ func lost(before []word, cutAt time.Time, after word) (missing time.Duration, fa
 	was := before[len(before)-1]
 	missing = cutAt.Sub(after.Last)
 	if missing > mostMissing {
-		faults = append(faults, fmt.Sprintf("%.1f s of recording are missing", missing.Seconds()))
+		text := fmt.Sprintf("%.1f s of recording are missing", missing.Seconds())
+		if idle := cutAt.Sub(after.Witness); !after.Witness.IsZero() && idle > stampEvery*4 {
+			// Nobody's data came to the disk: the emulated disk stood still.
+			text += fmt.Sprintf("; the disk took nothing of anybody for %.1f s of them", idle.Seconds())
+		}
+		faults = append(faults, text)
 	}
 	if after.Last.Before(was.Newest.Add(-time.Second)) {
 		faults = append(faults, fmt.Sprintf("a reading of %s was on the disk, the end is reported at %s", was.Newest.Format("15:04:05.0"), after.Last.Format("15:04:05.0")))

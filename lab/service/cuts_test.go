@@ -1,6 +1,7 @@
 package main
 
 import (
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -26,6 +27,7 @@ func TestWhatACutCosts(t *testing.T) {
 	}
 	for want, change := range map[string]func(*word){
 		"6.0 s of recording":  func(w *word) { w.Last = at(14) },
+		"anybody for 5.0 s":   func(w *word) { w.Last, w.Witness = at(14), at(15) },
 		"was on the disk":     func(w *word) { w.Last = at(12) },
 		"2 unclean ends":      func(w *word) { w.Ends = 2 },
 		"the oldest reading":  func(w *word) { w.Oldest = at(3) },
@@ -49,5 +51,18 @@ func TestHearing(t *testing.T) {
 	}
 	if words, last := h.all(); len(words) != 2 || words[0].Ends != 1 || words[1].Ends != 2 || !last.Tick {
 		t.Errorf("heard %+v, last %+v", words, last)
+	}
+}
+
+func TestWitness(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "witness")
+	for _, want := range []time.Time{at(1.5), at(22)} {
+		if err := stamp(path, want); err != nil {
+			t.Fatal(err)
+		}
+		var w word
+		if err := w.readWitness(path); err != nil || !w.Witness.Equal(want) {
+			t.Errorf("%v, %v; want %v", w.Witness, err, want)
+		}
 	}
 }
