@@ -13,6 +13,8 @@ const (
 	// minShare is the part of the stall that a cause must explain to be the
 	// verdict: less is noise at its edges.
 	minShare = 0.08
+	// minBrings: what is merely all that is left to say brings nothing about.
+	minBrings = 0.33
 	// sameTime: of what a symptom claims, how much its cause must also claim.
 	sameTime = 0.4
 )
@@ -90,7 +92,7 @@ func score(f *freezeframe.Finding, late freezeframe.Spans) float64 {
 // broughtAbout tells whether a's time covers enough of b's for b to be its
 // symptom. A cause that explains next to nothing brings nothing about.
 func broughtAbout(a, b *freezeframe.Finding, late freezeframe.Spans) bool {
-	if a.Explains.Length().Seconds() < minShare*late.Length().Seconds() {
+	if a.Explains.Length().Seconds() < minShare*late.Length().Seconds() || a.Confidence < minBrings {
 		return false
 	}
 	return a.Explains.And(b.Explains).Length().Seconds() >= sameTime*b.Explains.Length().Seconds()

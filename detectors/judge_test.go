@@ -97,3 +97,12 @@ func TestOneFindingIsSaidOnce(t *testing.T) {
 		t.Fatalf("%+v and beside it %+v, want the other culprit alone beside it", v.Findings, v.Symptoms)
 	}
 }
+
+// What is all that is left to say takes nobody's time: whatever else fits is
+// better.
+func TestAGuessBringsNothingAbout(t *testing.T) {
+	v := Judge(secondStall(), []freezeframe.Rule{claims("peer", 0.9, 0, 900*ms), claims("lock", 0.31, 0, time.Second, "peer")})
+	if len(v.Findings) != 2 || v.Findings[0].Cause != "peer" || v.Findings[1].Explains.Length() != 100*ms {
+		t.Errorf("findings %+v", v.Findings)
+	}
+}

@@ -686,7 +686,10 @@ func (p *judgement) judge(n *conn, kind int, now freezeframe.Instant) {
 	if w.last != 0 && now.Sub(w.last) < again || age < suspectAt || age <= 2*usual && kind != waitAnswer {
 		return
 	}
-	if kind > waitReceive && age < 2*suspectAt {
+	// What is told to the microsecond is suspected sooner: a stall of little more
+	// than what is read every tenth of a second would else be over before its
+	// evidence is looked at.
+	if kind > waitReceive && age < 2*suspectAt && !(p.exact && kind == waitAnswer && age > 2*usual) {
 		return
 	}
 	quality := p.worth(n, s, kind, age, now)

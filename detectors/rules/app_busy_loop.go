@@ -16,6 +16,9 @@ const (
 	// loopUser of its process's CPU time in user space, or it is the kernel
 	// that is busy for it.
 	loopUser = 0.7
+	// loopMixed is from when on it may be its own doing all the same: it makes one
+	// system call after the other.
+	loopMixed = 0.2
 )
 
 func appBusyLoop() freezeframe.Rule {
@@ -23,7 +26,7 @@ func appBusyLoop() freezeframe.Rule {
 		Cause: "app.busy_loop",
 		Title: "a thread that computes and does not come back",
 		Means: "The one thread that should have answered was computing all the time: a slow regular expression, a huge reply, an endless loop. It wanted nothing from the machine but a CPU, and had one nearly all the time.",
-		Proof: "The victim's only working thread was on a CPU for at least four fifths of the time, in user space (about two thirds, when it waited for nothing but a CPU).",
+		Proof: "The victim's only working thread was on a CPU for at least four fifths of the time, in user space (about two thirds, when it waited for nothing but a CPU). Where it was in the kernel for much of that, it is named only if no cause there fits.",
 		Remedy: []string{
 			"Now: see where it is: `py-spy dump -p PID`, `jstack PID`, `perf top -p PID`, `gdb -p PID -batch -ex bt`.",
 			"So that it does not come back: a time limit on the request; heavy work in a pool of its own; regular expressions that do not backtrack (RE2).",
@@ -95,11 +98,14 @@ func judgeBusyLoop(w freezeframe.Window) []freezeframe.Finding {
 		name := named(f.Culprit.Comm, sp.who.PID)
 		if p != nil && p.cpu.sum > 0 {
 			user := 1 - ratio(float64(p.system.sum), float64(p.cpu.sum))
-			if user < loopUser {
-				continue
-			}
 			f.Confidence = 0.9
 			f.Evidence = append(f.Evidence, evidence("procs", "utime_us", "%s of its CPU time was in user space", pct(user)))
+			if user < loopMixed {
+				continue
+			}
+			if user < loopUser {
+				f.Confidence = suspected // it may be the kernel that is busy for it
+			}
 		}
 		f.Evidence = append(f.Evidence, evidence("tasks", "run_ns", "thread %d of %s was on a CPU for %s without waiting for anything", sp.who.TID, name, length(claim.Length())))
 		f.Summary = fmt.Sprintf("%s computed for %s and answered nobody.", name, length(claim.Length()))

@@ -15,12 +15,12 @@ func appLockContention() freezeframe.Rule {
 		Cause: "app.lock_contention",
 		Title: "threads that wait for a lock of their own program",
 		Means: "One thread of the program held a lock (a mutex, a monitor, a latch) while it computed or slept, and the threads that serve requests stood at it.",
-		Proof: "Threads that serve connections slept in a futex on a POSIX mutex which itself says who owns it, and that thread computed or slept meanwhile. Or, of other locks, until the same thread woke them, which had been on a CPU or asleep of its own will all the while: whoever wakes a waiter is who let go of the lock (that needs BPF). Threads that wait for work look alike, but never touch a connection.",
+		Proof: "Threads that serve connections slept in a futex on a POSIX mutex which itself says who owns it, and that thread computed or slept meanwhile. Or, of other locks, until the same thread woke them, which had been on a CPU or asleep of its own will all the while: whoever wakes a waiter is who let go of the lock (that needs BPF). Threads that wait for work look alike, but never touch a connection. Least sure, where nothing else fits: threads that had requests (BPF) slept in a futex, whoever let them go.",
 		Remedy: []string{
 			"Now: see what the holder does: `gdb -p PID -batch -ex 'thread apply all bt'`, `py-spy dump --pid PID`, `jstack PID`.",
 			"So that it does not come back: no work, no sleep and no call to others under a lock; copy what is needed and let go; a lock of its own for each part of the data.",
 		},
-		Reads:    []string{sourceLedger, "waits.file", "waits.pid", "tasks.file", "futexes.owner_tid", "procs.comm"},
+		Reads:    []string{sourceLedger, "waits.file", "waits.pid", "tasks.file", "futexes.owner_tid", "procs.comm", "requests.kind", "requests.tid", "requests.began_at", "requests.done_at"},
 		Subsumes: []freezeframe.Cause{"app.busy_loop", "dep.remote_unresponsive", "app.worker_pool_exhausted", "net.accept_queue_overflow"},
 		Judge:    judgeLockOfProgram,
 	}
@@ -58,9 +58,9 @@ func judgeLockOfProgram(w freezeframe.Window) []freezeframe.Finding {
 		}
 	}
 	if len(all) == 0 {
-		return nil
+		return atLockWithRequests(w)
 	}
-	serving := servers(w)
+	serving, asked := servers(w), withRequests(w)
 	// Where none of a victim's threads waits on connections, as in an event loop,
 	// one at a lock with an owner has something to do.
 	anyServes := map[int]bool{}
@@ -71,7 +71,7 @@ func judgeLockOfProgram(w freezeframe.Window) []freezeframe.Finding {
 	}
 	all = slices.DeleteFunc(all, func(s standing) bool {
 		v := &s.account.Victim
-		return !serving[v.TID] && (s.wait.Lock == "" || anyServes[v.PID] || s.account.Weight <= 0)
+		return !serving[v.TID] && !asked[v.TID] && (s.wait.Lock == "" || anyServes[v.PID] || s.account.Weight <= 0)
 	})
 	byHolder := map[int][]standing{}
 	for _, s := range all {
@@ -98,6 +98,11 @@ func judgeLockOfProgram(w freezeframe.Window) []freezeframe.Finding {
 		if len(waiters) > 1 {
 			f.Confidence = proven
 		}
+		if !slices.ContainsFunc(list, func(s standing) bool { return serving[s.account.Victim.TID] || s.wait.Lock != "" }) {
+			// An event loop, for one: whoever woke it may have handed it what it waited
+			// for.
+			f.Confidence = suspected
+		}
 		did := "computed"
 		if slept > ran {
 			did = "slept"
@@ -118,7 +123,7 @@ func judgeLockOfProgram(w freezeframe.Window) []freezeframe.Finding {
 	slices.SortFunc(out, func(a, b freezeframe.Finding) int {
 		return cmp.Or(cmp.Compare(b.Explains.Length(), a.Explains.Length()), strings.Compare(a.Summary, b.Summary))
 	})
-	return out
+	return append(out, atLockWithRequests(w)...)
 }
 
 // leastHeld is the longest single wait below which a lock merely changes hands

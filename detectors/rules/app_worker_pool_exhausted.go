@@ -22,12 +22,12 @@ func appWorkerPoolExhausted() freezeframe.Rule {
 		Cause: "app.worker_pool_exhausted",
 		Title: "a service whose workers are all occupied",
 		Means: "Every worker of the service was occupied with a request that takes long, so nobody was left to take the next one. What they wait for is the deeper cause, where it can be named.",
-		Proof: "All workers of the service were in the same kind of wait (or all computing) for nearly all of the time, and connections or requests stood waiting. It is the verdict only when what the workers waited for has no better name.",
+		Proof: "All workers of the service were in the same kind of wait (or all computing) for nearly all of the time, and connections or requests stood waiting. It is the verdict only when what the workers waited for has no better name. Least sure, where nothing else fits: the threads that had requests (BPF) slept until a timer of their own.",
 		Remedy: []string{
 			"Now: see what the workers do (their slow log, `py-spy dump`, php-fpm's status page, `cat /proc/PID/task/*/wchan`).",
 			"So that it does not come back: time limits on requests and on everything they call; slow work in a queue of its own; more workers where memory allows.",
 		},
-		Reads:    []string{sourceLedger, sourceSymptoms, "listeners.queue", "listeners.pid", "listeners.comm", "listeners.address", "connections.rqueue", "connections.listener", "procs.ppid", "procs.comm"},
+		Reads:    []string{sourceLedger, sourceSymptoms, "listeners.queue", "listeners.pid", "listeners.comm", "listeners.address", "connections.rqueue", "connections.listener", "procs.ppid", "procs.comm", "requests.kind", "requests.tid", "requests.began_at", "requests.done_at"},
 		Subsumes: []freezeframe.Cause{"net.accept_queue_overflow"},
 		Judge:    judgeWorkerPool,
 	}
@@ -90,7 +90,7 @@ func judgeWorkerPool(w freezeframe.Window) []freezeframe.Finding {
 		f.Chain = []string{sy.Target, fmt.Sprintf("%d × %s %s", workers, orElse(accounts[0].Victim.Comm, "worker"), doings[kind])}
 		out = append(out, f)
 	}
-	return out
+	return append(out, asleepWithRequests(w)...)
 }
 
 // sameWait returns the class in which most workers spent nearly all of their

@@ -3,7 +3,9 @@ package rules
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
+	"time"
 
 	"freezeframe"
 )
@@ -22,7 +24,7 @@ func cpuRTStarvation() freezeframe.Rule {
 			"Now: take its priority away, `chrt --other -p 0 TID` for the thread named here (`chrt -a --other -p 0 PID` for all of the process).",
 			"So that it does not come back: look for what keeps the thread from sleeping; keep kernel.sched_rt_runtime_us at its 950000; limit who may ask for real time (LimitRTPRIO=0 in the unit, rtprio in limits.conf), and give such a thread a CPU of its own (CPUAffinity=).",
 		},
-		Reads:    []string{sourceLedger, "tasks.policy", "tasks.run_ns", "tasks.cpu", "procs.comm", "waits.kind", "waits.comm", "waits.other_prio"},
+		Reads:    []string{sourceLedger, "tasks.policy", "tasks.run_ns", "tasks.cpu", "procs.comm", "waits.kind", "waits.comm", "waits.other_prio", "waits.prio", "waits.cpu", "waits.began_ns", "waits.ended_ns"},
 		Subsumes: bringsAbout("cpu.contention", "cpu.affinity_hotspot", "cpu.fork_storm", "virt.paused", "runtime.jvm_gc", "io.device_hung", "io.device_slow", "fs.journal_commit"),
 		Judge:    judgeRTStarvation,
 	}
@@ -53,7 +55,7 @@ func judgeRTStarvation(w freezeframe.Window) []freezeframe.Finding {
 		}
 	}
 	if len(hogs) == 0 {
-		return nil
+		return starvedBriefly(w, ms)
 	}
 	slices.SortStableFunc(hogs, func(a, b *thread) int { return cmp.Compare(b.load(), a.load()) })
 	// A victim that waited on another CPU waited for something else.
@@ -101,6 +103,73 @@ func judgeRTStarvation(w freezeframe.Window) []freezeframe.Finding {
 	return []freezeframe.Finding{f}
 }
 
+// starvedBriefly judges by the kernel's own record of who ran without a break
+// (BPF): in a stall that is over before threads were read twice.
+func starvedBriefly(w freezeframe.Window, ms moments) []freezeframe.Finding {
+	type run struct {
+		freezeframe.Span
+		cpu uint64
+		pid int
+	}
+	var runs, queued []run // real-time threads on a CPU; victims in line for one
+	names := map[int]string{}
+	victims := map[int]bool{}
+	for i := range ms {
+		victims[ms[i].who.TID] = true
+	}
+	series := w.Between("waits", around(w.Stall().Span))
+	series.Each([]string{"kind", "pid", "comm", "began_ns", "ended_ns", "prio", "cpu"}, func(_ freezeframe.Instant, key freezeframe.Key, v []uint64) {
+		r := run{Span: freezeframe.Span{Start: freezeframe.Instant(v[3]), End: freezeframe.Instant(v[4])}, cpu: v[6], pid: int(v[1])}
+		switch {
+		case v[0] == unbrokenRun && v[5] < maxRTPriority && !hasPrefix(w.Text(v[2]), "irq/", "migration/", "idle_inject/"):
+			names[r.pid] = w.Text(v[2])
+			runs = append(runs, r)
+		case v[0] == runQueueWait && victims[key.TID()]:
+			queued = append(queued, r)
+		}
+	})
+	// What each of them kept of the times in which a victim stood in line for its
+	// CPU.
+	var inLine freezeframe.Spans
+	kept := map[int][]freezeframe.Span{}
+	for _, q := range queued {
+		var all []freezeframe.Span
+		for _, r := range runs {
+			if both := r.And(q.Span); r.cpu == q.cpu && both.Length() > 0 {
+				all = append(all, both)
+				kept[r.pid] = append(kept[r.pid], both)
+			}
+		}
+		if float64(freezeframe.Union(all...).Length()) >= rtLoad*float64(q.Length()) {
+			inLine = append(inLine, q.Span)
+		}
+	}
+	claim := worth(w, ms.spans().And(freezeframe.Union(inLine...)))
+	if claim == nil {
+		return nil
+	}
+	hog, most := 0, time.Duration(0)
+	for _, pid := range slices.Sorted(maps.Keys(kept)) {
+		if d := freezeframe.Union(kept[pid]...).And(claim).Length(); d > most {
+			hog, most = pid, d
+		}
+	}
+	if hog == 0 {
+		return nil
+	}
+	ps := processesIn(w, around(core(claim)))
+	name := orElse(ps.name(hog), names[hog])
+	return []freezeframe.Finding{{
+		Culprit:    ps.blame(freezeframe.Party{PID: hog, Comm: name}),
+		Summary:    fmt.Sprintf("%s ran at real-time priority for %s without a break; ordinary threads stood in line for that CPU for %s.", named(name, hog), length(most), length(claim.Length())),
+		Explains:   claim,
+		Confidence: proven,
+		Chain:      story(ms),
+		Evidence:   []freezeframe.Evidence{evidence("waits", "prio", "real-time threads of %s kept the CPU that the victims stood in line for, for %s", named(name, hog), length(most))},
+		Remedy:     []string{fmt.Sprintf("`chrt --all-tasks --other -p 0 %d`", hog)},
+	}}
+}
+
 // heldBack is which part of a wait for a disk the kernel's own worker must have
 // stood in line behind a real-time thread for that to be what it was for.
 const heldBack = 0.8
@@ -128,6 +197,7 @@ func behindWorkers(w freezeframe.Window) moments {
 
 const (
 	runQueueWait = 2 // in waits.kind
+	unbrokenRun  = 3
 	// maxRTPriority is the kernel's MAX_RT_PRIO: priorities below are real-time.
 	maxRTPriority = 100
 )

@@ -16,6 +16,7 @@ const (
 	counted   = 0.55 // counters alone
 	inferred  = 0.4  // nothing else fits
 	mentioned = 0.35 // it happened, but something deeper decided
+	suspected = 0.31 // all that is left to say: whatever else fits is better
 )
 
 func who(p freezeframe.Party) string {

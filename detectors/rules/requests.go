@@ -1,0 +1,95 @@
+package rules
+
+import (
+	"fmt"
+
+	"freezeframe"
+	"freezeframe/bpf"
+)
+
+type threadsOfRequests struct{}
+
+// withRequests returns the threads that had read a request in the stall and had
+// not answered it for a while: such a thread has something to do, wherever it
+// sleeps. Without BPF, and where a service's requests pass from thread to thread,
+// there is none.
+func withRequests(w freezeframe.Window) map[int]bool {
+	return freezeframe.Once(w, threadsOfRequests{}, func() map[int]bool {
+		s := w.Stall().Span
+		out := map[int]bool{}
+		series := w.Between("requests", around(s))
+		series.Each([]string{"kind", "tid", "began_at", "done_at"}, func(at freezeframe.Instant, _ freezeframe.Key, v []uint64) {
+			r := freezeframe.Span{Start: freezeframe.Instant(v[2]), End: freezeframe.Instant(v[3])}
+			if r.End == 0 {
+				r.End = at
+			}
+			if tid := int(int32(v[1])); v[0] == bpf.WaitAnswer && tid > 0 && r.Start != 0 && r.And(s).Length() >= leastHeld {
+				out[tid] = true
+			}
+		})
+		return out
+	})
+}
+
+// heldBySelf returns the longer waits of the threads that had requests, of those
+// for which keep is true: what kept them is inside their own program, and nothing
+// says more. It is what is left to say when no rule knows better.
+func heldBySelf(w freezeframe.Window, keep func(*freezeframe.Wait) bool) moments {
+	threads := withRequests(w)
+	stall, ledger := w.Stall(), w.Ledger()
+	var out moments
+	for i := range ledger.Accounts {
+		a := &ledger.Accounts[i]
+		if ours(&stall, a) || !threads[a.Victim.TID] {
+			continue
+		}
+		for j := range a.Waits {
+			if x := &a.Waits[j]; x.Length() >= leastHeld && keep(x) {
+				out = append(out, moment{Span: x.Span, account: a, own: x, wait: x, who: victim(a)})
+			}
+		}
+	}
+	return out
+}
+
+// asleepWithRequests claims what no other rule explains: threads that had
+// requests and slept until a timer of their own woke them.
+func asleepWithRequests(w freezeframe.Window) []freezeframe.Finding {
+	ms := heldBySelf(w, func(x *freezeframe.Wait) bool {
+		return x.Class == freezeframe.Sleeping || x.Class == freezeframe.UserLock && x.TimedOut
+	})
+	claim := worth(w, ms.spans())
+	if claim == nil {
+		return nil
+	}
+	ps := processesIn(w, around(core(claim)))
+	m := ms.longest()
+	f := freezeframe.Finding{Culprit: ps.blame(m.who), Explains: claim, Confidence: suspected, Chain: story(ms)}
+	f.Culprit.Comm = orElse(ps.name(m.who.PID), f.Culprit.Comm)
+	f.Summary = fmt.Sprintf("%s slept of its own will, with requests that it had read and not answered, for %s: no lock, disk or peer was seen to keep it.", named(f.Culprit.Comm, m.who.PID), length(claim.Length()))
+	f.Evidence = []freezeframe.Evidence{evidence("requests", "tid", "thread %d (%s) had a request, and slept in %s until its own timer for %s", m.who.TID, m.who.Comm, orElse(m.wait.Syscall, "the kernel"), length(m.Length()))}
+	return []freezeframe.Finding{f}
+}
+
+// atLockWithRequests claims what no other rule explains: threads that had requests
+// and stood at a lock of their program, whoever held that.
+func atLockWithRequests(w freezeframe.Window) []freezeframe.Finding {
+	ms := heldBySelf(w, func(x *freezeframe.Wait) bool { return x.Class == freezeframe.UserLock && !x.TimedOut })
+	claim := worth(w, ms.spans())
+	if claim == nil {
+		return nil
+	}
+	ps := processesIn(w, around(core(claim)))
+	m := ms.longest()
+	f := freezeframe.Finding{Culprit: ps.blame(m.who), Explains: claim, Confidence: suspected, Chain: story(ms)}
+	f.Culprit.Comm = orElse(ps.name(m.who.PID), f.Culprit.Comm)
+	f.Summary = fmt.Sprintf("Threads of %s that had requests stood at a lock of their own program for %s; what held it was not seen.", named(f.Culprit.Comm, m.who.PID), length(claim.Length()))
+	f.Evidence = []freezeframe.Evidence{evidence("requests", "tid", "thread %d (%s) had a request, and slept in a futex for %s", m.who.TID, m.who.Comm, length(m.Length()))}
+	if h := m.wait.Holder; h != nil && h.TID != 0 {
+		f.Evidence = append(f.Evidence, evidence("waits", "other_tid", "thread %d (%s) woke it", h.TID, h.Comm))
+	}
+	if p := ps.byPID[m.who.PID]; p != nil && p.cpu.rate() >= 0.8e6 {
+		f.Summary = fmt.Sprintf("Threads of %s that had requests stood at a lock of their own program for %s, while it computed on %s of a CPU.", named(f.Culprit.Comm, m.who.PID), length(claim.Length()), pct(p.cpu.rate()/1e6))
+	}
+	return []freezeframe.Finding{f}
+}
