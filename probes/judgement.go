@@ -32,6 +32,7 @@ type judgement struct {
 	conns     connTable
 	reached   addressTable
 	began     freezeframe.Instant // the first reading
+	armed     freezeframe.Instant // until when early looks at nothing again
 	own       uint64              // our pid
 	name      uint64              // text: what our process is called
 }
@@ -686,10 +687,10 @@ func (p *judgement) judge(n *conn, kind int, now freezeframe.Instant) {
 	if w.last != 0 && now.Sub(w.last) < again || age < suspectAt || age <= 2*usual && kind != waitAnswer {
 		return
 	}
-	// What is told to the microsecond is suspected sooner: a stall of little more
-	// than what is read every tenth of a second would else be over before its
-	// evidence is looked at.
-	if kind > waitReceive && age < 2*suspectAt && !(p.exact && kind == waitAnswer && age > 2*usual) {
+	if kind == waitAnswer && s != nil {
+		p.early(s, age, now)
+	}
+	if kind > waitReceive && age < 2*suspectAt {
 		return
 	}
 	quality := p.worth(n, s, kind, age, now)
@@ -728,6 +729,27 @@ func (p *judgement) judge(n *conn, kind int, now freezeframe.Instant) {
 	w.worth, w.last = quality, now
 	p.tell(n, s, kind, 0, now, usual)
 }
+
+// early has the evidence of a wait looked at for a moment that is far beyond the
+// half of its service's, whatever it is worth: a stall of little more than what is
+// read every tenth of a second would else be over before anybody looks, and one at
+// a service that stalls often is known as one only when it is over. It does so
+// rarely: a service may be like that all day.
+func (p *judgement) early(s *service, age time.Duration, now freezeframe.Instant) {
+	if b := &s.usual[waitAnswer]; !p.exact || now < p.armed || b.total < enough || age < earlyTimes*time.Duration(b.without(b.total/2)) {
+		return
+	}
+	p.armed = now.Add(earlyEvery)
+	if p.hub.Focus != nil {
+		p.hub.Focus.Suspect(now.Add(earlyFor))
+	}
+}
+
+const (
+	earlyTimes = 8
+	earlyFor   = 300 * time.Millisecond
+	earlyEvery = 8 * time.Second
+)
 
 // othersAnswered tells whether a service has answered others since a wait began
 // or soon after.

@@ -673,3 +673,44 @@ func TestExactOneWay(t *testing.T) {
 		}
 	}
 }
+
+// Evidence is looked at while a wait is still short and worth nothing, where it is
+// far beyond the half of its service's; but not all day.
+func TestEvidenceIsLookedAtEarly(t *testing.T) {
+	w := newExactWorld(t)
+	w.quick(40, 2*time.Millisecond)
+	w.step(4 * time.Second)
+	short := func() {
+		w.t.Helper()
+		began := w.now
+		row := w.wait(5, bpf.WaitAnswer, began, map[string]uint64{"answered_at": uint64(began)})
+		w.flight[5] = row
+		w.step(50 * time.Millisecond)
+		delete(w.flight, 5)
+		w.end(row, bpf.ToldDone, w.now)
+		w.step(50 * time.Millisecond)
+	}
+	w.flight[9] = w.wait(9, bpf.WaitAnswer, w.now.Add(40*time.Millisecond), nil)
+	w.step(50 * time.Millisecond)
+	if w.focus.Stalled(w.now) {
+		t.Error("a wait like others is looked at")
+	}
+	delete(w.flight, 9)
+	short()
+	if !w.focus.Stalled(w.now) {
+		t.Fatal("a wait of 50 ms at a service of 2 ms is not looked at")
+	}
+	w.step(2 * time.Second)
+	if w.focus.Stalled(w.now) {
+		t.Error("it is looked at for long")
+	}
+	short()
+	if w.focus.Stalled(w.now) {
+		t.Error("it is looked at again at once")
+	}
+	w.step(earlyEvery)
+	short()
+	if !w.focus.Stalled(w.now) {
+		t.Error("it is not looked at again")
+	}
+}
