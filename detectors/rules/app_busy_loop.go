@@ -111,6 +111,43 @@ func judgeBusyLoop(w freezeframe.Window) []freezeframe.Finding {
 		f.Summary = fmt.Sprintf("%s computed for %s and answered nobody.", name, length(claim.Length()))
 		out = append(out, f)
 	}
+	if len(out) > 0 {
+		return out
+	}
+	return busyServices(w)
+}
+
+// wholeCPU is how much of a CPU a service must have used for it to be busy.
+const wholeCPU = 0.8
+
+// busyServices claims what no other rule explains: services that used a CPU or
+// more, not only inside the kernel, while their requests waited, by several threads at a time
+// (or by turns, where one lock lets one of them compute).
+func busyServices(w freezeframe.Window) []freezeframe.Finding {
+	stall, ledger := w.Stall(), w.Ledger()
+	ps := processesIn(w, stall.Span)
+	var out []freezeframe.Finding
+	done := map[int]bool{}
+	for i := range ledger.Accounts {
+		a := &ledger.Accounts[i]
+		if a.Weight <= 0 || ours(&stall, a) || done[a.Victim.PID] {
+			continue
+		}
+		done[a.Victim.PID] = true
+		p := ps.byPID[a.Victim.PID]
+		if p == nil || p.cpu.rate() < wholeCPU*1e6 || 1-ratio(float64(p.system.sum), float64(p.cpu.sum)) < loopMixed {
+			continue
+		}
+		claim := worth(w, symptoms(w, func(sy *freezeframe.Symptom) bool { return suffers(sy, p.pid) }))
+		if claim == nil {
+			continue
+		}
+		out = append(out, freezeframe.Finding{
+			Culprit: ps.blame(freezeframe.Party{PID: p.pid, Comm: p.comm}), Explains: claim, Confidence: suspected,
+			Summary:  fmt.Sprintf("%s computed on %.1f CPUs itself while its requests waited, for %s.", p, p.cpu.rate()/1e6, length(claim.Length())),
+			Evidence: []freezeframe.Evidence{evidence("procs", "utime_us", "it used %s of a CPU, %s of that in user space", pct(p.cpu.rate()/1e6), pct(1-ratio(float64(p.system.sum), float64(p.cpu.sum))))},
+		})
+	}
 	return out
 }
 

@@ -81,15 +81,15 @@ func atLockWithRequests(w freezeframe.Window) []freezeframe.Finding {
 	}
 	ps := processesIn(w, around(core(claim)))
 	m := ms.longest()
+	if p := processesIn(w, w.Stall().Span).byPID[m.who.PID]; p != nil && p.cpu.rate() >= wholeCPU*1e6 {
+		return nil // one of them computes meanwhile: see busyServices
+	}
 	f := freezeframe.Finding{Culprit: ps.blame(m.who), Explains: claim, Confidence: suspected, Chain: story(ms)}
 	f.Culprit.Comm = orElse(ps.name(m.who.PID), f.Culprit.Comm)
 	f.Summary = fmt.Sprintf("Threads of %s that had requests stood at a lock of their own program for %s; what held it was not seen.", named(f.Culprit.Comm, m.who.PID), length(claim.Length()))
 	f.Evidence = []freezeframe.Evidence{evidence("requests", "tid", "thread %d (%s) had a request, and slept in a futex for %s", m.who.TID, m.who.Comm, length(m.Length()))}
 	if h := m.wait.Holder; h != nil && h.TID != 0 {
 		f.Evidence = append(f.Evidence, evidence("waits", "other_tid", "thread %d (%s) woke it", h.TID, h.Comm))
-	}
-	if p := ps.byPID[m.who.PID]; p != nil && p.cpu.rate() >= 0.8e6 {
-		f.Summary = fmt.Sprintf("Threads of %s that had requests stood at a lock of their own program for %s, while it computed on %s of a CPU.", named(f.Culprit.Comm, m.who.PID), length(claim.Length()), pct(p.cpu.rate()/1e6))
 	}
 	return []freezeframe.Finding{f}
 }

@@ -80,3 +80,22 @@ func TestStarvedBriefly(t *testing.T) {
 		}
 	}
 }
+
+// A service that computes by several threads, or by one after the other, is busy;
+// where the kernel computes for it that is another matter.
+func TestBusyServices(t *testing.T) {
+	scene := func(user, system float64) *window {
+		return build(func(w *window) {
+			w.Suffers(service, "orders", wait{Class: freezeframe.UserLock, Wchan: "futex_do_wait", Syscall: "futex"})
+			running(w, service, "orders", user, system)
+		})
+	}
+	if f := verdict(t, scene(1.6, 0.2), "app.busy_loop", process(service)); f.Confidence >= 0.35 {
+		t.Errorf("confidence %.2f of what is all that is left to say", f.Confidence)
+	}
+	for name, w := range map[string]*window{"half a CPU": scene(0.5, 0), "the kernel": scene(0.1, 1.6)} {
+		if found := detectors.Judge(w, rules.All()).Findings; len(found) != 0 {
+			t.Errorf("%s: %s", name, found[0].Summary)
+		}
+	}
+}
