@@ -22,6 +22,6 @@ var memCgroupHigh = []lab.Fault{
 
 func memoryHigh(s *lab.Scene, to string) {
 	unit := s.Unit("MemoryAccounting=yes")
-	s.Watch(s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Set: 64, Work: []string{"touch:4096"}}, unit))
+	s.Watch(s.Serve(victim.Spec{Name: "orders", Kind: victim.Go, Set: 64, Work: []string{"pages:100", "touch:4096"}}, unit))
 	s.Break(func() { s.SetProperty(unit, "MemoryHigh="+to) }, func() { s.SetProperty(unit, "MemoryHigh=infinity") })
 }
