@@ -429,7 +429,6 @@ func (w *Watch) loop(ctx context.Context) {
 	timer := time.NewTimer(time.Hour)
 	timer.Stop()
 	var due freezeframe.Instant // when the timer fires; 0: it does not
-	wasOpen := false
 	for {
 		select {
 		case <-ctx.Done():
@@ -447,7 +446,7 @@ func (w *Watch) loop(ctx context.Context) {
 		if open {
 			w.focus.Suspect(now.Add(full))
 			w.chase.step(now)
-			if !wasOpen && w.opts.OnStall != nil {
+			if !w.stalled.Load() && w.opts.OnStall != nil {
 				w.opts.OnStall(*w.tracker.Current(now))
 			}
 		}
@@ -458,7 +457,6 @@ func (w *Watch) loop(ctx context.Context) {
 				w.first(*ended)
 			}
 		}
-		wasOpen = open
 		w.stalled.Store(open)
 		w.settle(now)
 		// A stall that begins while one before waits for the time after it wants

@@ -139,3 +139,18 @@ func TestVerdictsDoNotFollowEachOtherAtOnce(t *testing.T) {
 		t.Errorf("a rest of %v while many wait", many)
 	}
 }
+
+// The garbage of work aside is collected when the last of it is done, not by each
+// piece.
+func TestAsideSettlesTheHeap(t *testing.T) {
+	w := &Watch{}
+	w.Aside(func() {
+		w.Aside(func() {})
+		if w.heap.settled.Load() != 0 {
+			t.Error("collected while work goes on")
+		}
+	})
+	if w.heap.settled.Load() == 0 || w.relaxed != 0 {
+		t.Errorf("not collected, %d pieces of work", w.relaxed)
+	}
+}

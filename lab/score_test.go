@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -209,8 +210,8 @@ func TestViews(t *testing.T) {
 	waits := calm(3000, 4000)
 	rand.Shuffle(len(waits), func(i, j int) { waits[i], waits[j] = waits[j], waits[i] })
 	views := Views(waits)
-	if len(views) != 1 || views[0].Start != 3000*ms || views[0].End != 4000*ms || views[0].Worst != time.Second {
-		t.Errorf("views of one stall: %v", views)
+	if len(views) != 1 || views[0].Start != 3000*ms || views[0].End != 4000*ms || views[0].Worst != time.Second || views[0].Calm != 2980*ms {
+		t.Errorf("views of one stall: %+v", views)
 	}
 	// What comes to its turn in its client only when the stall is over was late,
 	// but nothing was late in serving it.
@@ -225,6 +226,14 @@ func TestViews(t *testing.T) {
 	}
 	if views := Views(calm(3000, 3090)); len(views) != 0 {
 		t.Errorf("90 ms is a stall: %v", views)
+	}
+	// Two stalls with nothing asked between them: what was in time before the first
+	// says nothing of the second.
+	two := slices.DeleteFunc(append(calm(3000, 4000), victim.Wait{Intended: 5000 * ms, Sent: 5000 * ms, Done: 5500 * ms}), func(w victim.Wait) bool {
+		return w.Intended >= 4000*ms && w.Intended != 5000*ms || w.Intended == 5000*ms && w.Done != 5500*ms
+	})
+	if views := Views(two); len(views) != 2 || views[1].Calm != 4000*ms {
+		t.Errorf("views of two stalls: %+v", views)
 	}
 	failed := calm(0, 0)
 	failed[150].Err = "refused"

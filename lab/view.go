@@ -53,6 +53,9 @@ func Views(waits []victim.Wait) []View {
 			continue
 		}
 		if n := len(views); n == 0 || w.Intended-views[n-1].End > int64(apart) {
+			if n > 0 {
+				calm = max(calm, views[n-1].End)
+			}
 			views = append(views, View{Start: w.Intended, Calm: cmp.Or(calm, w.Intended)})
 		}
 		v := &views[len(views)-1]

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"freezeframe"
+	"freezeframe/internal/kernel"
 )
 
 // services watches every TCP and Unix-stream service of the host without
@@ -79,8 +80,6 @@ const (
 	// peerGone is how long a peer may be silent before it is not a network
 	// fault any more but a peer that went away.
 	peerGone = 60 * time.Second
-	// unansweredProbes is how many in a row say that nobody answers them.
-	unansweredProbes = 2
 	// manyWaits is how many waits of a kind a listener has reported at a time;
 	// the others say the same.
 	manyWaits = 8
@@ -397,10 +396,7 @@ func (p *services) look(n *conn, row []uint64, now freezeframe.Instant) {
 	// sending for it; what a server sends last its client may wait for.
 	orphan := !server && c.get(row, cInode) == 0 && state != tcpEstablished
 	delivery := retransmits > 0 && c.get(row, cUnacked) > 0 && state != tcpSynSent && !orphan
-	// What this host drops itself on its way out was never sent: it is tried again
-	// like a closed window is probed, only that nobody answers. An answer sets the
-	// count to 0 (tcp_ack in net/ipv4/tcp_input.c).
-	if c.get(row, cProbes) >= unansweredProbes && c.get(row, cUnacked) == 0 && c.get(row, cWQueue) > 0 && state == tcpEstablished {
+	if kernel.DroppedHere(c.get(row, cProbes), c.get(row, cUnacked)) && c.get(row, cWQueue) > 0 && state == tcpEstablished {
 		delivery = true
 	}
 	acked, unacked := freezeframe.Instant(c.get(row, cAckedAt)), freezeframe.Instant(c.get(row, cUnackedAt))

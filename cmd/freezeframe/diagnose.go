@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-
 	"slices"
 	"syscall"
 	"time"

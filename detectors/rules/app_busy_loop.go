@@ -97,7 +97,7 @@ func judgeBusyLoop(w freezeframe.Window) []freezeframe.Finding {
 		f := freezeframe.Finding{Culprit: ps.blame(sp.who), Explains: claim, Confidence: seen, Chain: story(sp.ms)}
 		name := named(f.Culprit.Comm, sp.who.PID)
 		if p != nil && p.cpu.sum > 0 {
-			user := 1 - ratio(float64(p.system.sum), float64(p.cpu.sum))
+			user := p.user()
 			f.Confidence = 0.9
 			f.Evidence = append(f.Evidence, evidence("procs", "utime_us", "%s of its CPU time was in user space", pct(user)))
 			if user < loopMixed {
@@ -121,8 +121,8 @@ func judgeBusyLoop(w freezeframe.Window) []freezeframe.Finding {
 const wholeCPU = 0.8
 
 // busyServices claims what no other rule explains: services that used a CPU or
-// more, not only inside the kernel, while their requests waited, by several threads at a time
-// (or by turns, where one lock lets one of them compute).
+// more, not only inside the kernel, while their requests waited, by several
+// threads at a time (or by turns, where one lock lets one of them compute).
 func busyServices(w freezeframe.Window) []freezeframe.Finding {
 	stall, ledger := w.Stall(), w.Ledger()
 	ps := processesIn(w, stall.Span)
@@ -135,7 +135,7 @@ func busyServices(w freezeframe.Window) []freezeframe.Finding {
 		}
 		done[a.Victim.PID] = true
 		p := ps.byPID[a.Victim.PID]
-		if p == nil || p.cpu.rate() < wholeCPU*1e6 || 1-ratio(float64(p.system.sum), float64(p.cpu.sum)) < loopMixed {
+		if p == nil || p.cpu.rate() < wholeCPU*1e6 || p.user() < loopMixed {
 			continue
 		}
 		claim := worth(w, symptoms(w, func(sy *freezeframe.Symptom) bool { return suffers(sy, p.pid) }))
@@ -145,7 +145,7 @@ func busyServices(w freezeframe.Window) []freezeframe.Finding {
 		out = append(out, freezeframe.Finding{
 			Culprit: ps.blame(freezeframe.Party{PID: p.pid, Comm: p.comm}), Explains: claim, Confidence: suspected,
 			Summary:  fmt.Sprintf("%s computed on %.1f CPUs itself while its requests waited, for %s.", p, p.cpu.rate()/1e6, length(claim.Length())),
-			Evidence: []freezeframe.Evidence{evidence("procs", "utime_us", "it used %s of a CPU, %s of that in user space", pct(p.cpu.rate()/1e6), pct(1-ratio(float64(p.system.sum), float64(p.cpu.sum))))},
+			Evidence: []freezeframe.Evidence{evidence("procs", "utime_us", "it used %s of a CPU, %s of that in user space", pct(p.cpu.rate()/1e6), pct(p.user()))},
 		})
 	}
 	return out

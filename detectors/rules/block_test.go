@@ -81,10 +81,10 @@ func TestADiskThatAnswersIsNotHung(t *testing.T) {
 
 // TestASuspendedDeviceIsHung: it counts nothing, neither done nor in flight.
 func TestASuspendedDeviceIsHung(t *testing.T) {
-	hung := func(suspended func(at time.Duration) bool) (found freezeframe.Finding) {
+	hung := func(done float64, suspended func(at time.Duration) bool) (found freezeframe.Finding) {
 		w := build(func(w *window) {
 			asleep(w, wait{Class: freezeframe.DeviceWait, Stack: deviceStack, File: "/srv/data"})
-			mapped(w, "dm-1", suspended)
+			mapped(w, "dm-1", done, suspended)
 		})
 		for _, f := range detectors.Judge(w, rules.All()).Findings {
 			if f.Cause == "io.device_hung" {
@@ -95,7 +95,8 @@ func TestASuspendedDeviceIsHung(t *testing.T) {
 	}
 	// Between stalls it is looked at once a second: the first reading that tells
 	// may come late.
-	f := hung(func(at time.Duration) bool { return at >= stallFrom+300*ms && at < stallTo })
+	late := func(at time.Duration) bool { return at >= stallFrom+300*ms && at < stallTo }
+	f := hung(0, late)
 	if f.Culprit.Device != "dm-1" || !strings.Contains(f.Summary, "vg-data") || f.Explains.Length() < (stallTo-stallFrom)*8/10 {
 		t.Errorf("%+v", f)
 	}
@@ -104,9 +105,12 @@ func TestASuspendedDeviceIsHung(t *testing.T) {
 		"before": func(at time.Duration) bool { return at < stallFrom-200*ms },
 		"since":  func(at time.Duration) bool { return at > stallTo+200*ms },
 	} {
-		if f := hung(suspended); f.Cause != "" {
+		if f := hung(0, suspended); f.Cause != "" {
 			t.Errorf("suspended %s: %s", what, f.Summary)
 		}
+	}
+	if f := hung(100, late); f.Cause != "" {
+		t.Errorf("suspended, and at work: %s", f.Summary)
 	}
 }
 

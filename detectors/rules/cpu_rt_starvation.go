@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"freezeframe"
+	"freezeframe/bpf"
 )
 
 // rtLoad is the share of a CPU from which on a real-time thread starves the
@@ -121,10 +122,10 @@ func starvedBriefly(w freezeframe.Window, ms moments) []freezeframe.Finding {
 	series.Each([]string{"kind", "pid", "comm", "began_ns", "ended_ns", "prio", "cpu"}, func(_ freezeframe.Instant, key freezeframe.Key, v []uint64) {
 		r := run{Span: freezeframe.Span{Start: freezeframe.Instant(v[3]), End: freezeframe.Instant(v[4])}, cpu: v[6], pid: int(v[1])}
 		switch {
-		case v[0] == unbrokenRun && v[5] < maxRTPriority && !hasPrefix(w.Text(v[2]), "irq/", "migration/", "idle_inject/"):
+		case v[0] == bpf.Ran && v[5] < maxRTPriority && !hasPrefix(w.Text(v[2]), "irq/", "migration/", "idle_inject/"):
 			names[r.pid] = w.Text(v[2])
 			runs = append(runs, r)
-		case v[0] == runQueueWait && victims[key.TID()]:
+		case v[0] == bpf.Queued && victims[key.TID()]:
 			queued = append(queued, r)
 		}
 	})
@@ -182,7 +183,7 @@ func behindWorkers(w freezeframe.Window) moments {
 	var inLine freezeframe.Spans
 	series := w.Between("waits", around(w.Stall().Span))
 	series.Each([]string{"kind", "began_ns", "ended_ns", "other_prio", "comm"}, func(_ freezeframe.Instant, _ freezeframe.Key, v []uint64) {
-		if v[0] == runQueueWait && v[3] != 0 && v[3] < maxRTPriority && hasPrefix(w.Text(v[4]), "kworker/", "ksoftirqd/", "loop") {
+		if v[0] == bpf.Queued && v[3] != 0 && v[3] < maxRTPriority && hasPrefix(w.Text(v[4]), "kworker/", "ksoftirqd/", "loop") {
 			inLine = append(inLine, freezeframe.Span{Start: freezeframe.Instant(v[1]), End: freezeframe.Instant(v[2])})
 		}
 	})
@@ -196,8 +197,6 @@ func behindWorkers(w freezeframe.Window) moments {
 }
 
 const (
-	runQueueWait = 2 // in waits.kind
-	unbrokenRun  = 3
 	// maxRTPriority is the kernel's MAX_RT_PRIO: priorities below are real-time.
 	maxRTPriority = 100
 )

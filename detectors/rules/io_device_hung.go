@@ -135,7 +135,7 @@ func judgeDeviceHung(w freezeframe.Window) []freezeframe.Finding {
 		if claim == nil || float64(claim.Length()) < hungShare*float64(waited.Length()) {
 			continue
 		}
-		if len(suspended) > 0 {
+		if float64(suspended.And(claim).Length()) >= hungShare*float64(claim.Length()) {
 			out = append(out, freezeframe.Finding{
 				Culprit: freezeframe.Culprit{Kind: freezeframe.CulpritDevice, Device: b.key}, Explains: claim, Confidence: proven, Chain: story(b.moments),
 				Summary:  fmt.Sprintf("%s (%s of the device mapper) was suspended and kept what it was asked for; the work waited for it for %s.", b.key, orElse(called, "a device"), length(claim.Length())),

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"freezeframe"
+	"freezeframe/internal/kernel"
 )
 
 func netFirewallDrop() freezeframe.Rule {
@@ -92,7 +93,7 @@ func pathsOf(w freezeframe.Window, s freezeframe.Span, ms moments) [][2]string {
 	series := w.Between("connections", s)
 	series.Each([]string{"inode", "pid", "local", "peer", "retransmits", "state", "probes", "unacked"}, func(_ freezeframe.Instant, _ freezeframe.Key, v []uint64) {
 		asked := files[fmt.Sprintf("socket:[%d]", v[0])]
-		if !asked && !(slices.Contains(pids, int(v[1])) && v[1] != 0 && (v[4] > 0 || v[5] == synSent || droppedHere(v[6], v[7]))) {
+		if !asked && !(slices.Contains(pids, int(v[1])) && v[1] != 0 && (v[4] > 0 || v[5] == synSent || kernel.DroppedHere(v[6], v[7]))) {
 			return
 		}
 		local, peer := w.Text(v[2]), w.Text(v[3])

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"freezeframe"
+	"freezeframe/internal/kernel"
 )
 
 const (
@@ -49,11 +50,6 @@ const (
 	unansweredAfter = 400 * time.Millisecond
 )
 
-// droppedHere tells whether what a connection sends does not leave this host:
-// nothing of it is under way, and as many tries in a row were answered by nobody.
-// Those at a closed window are, each (tcp_ack in net/ipv4/tcp_input.c).
-func droppedHere(probes, unacked uint64) bool { return probes >= 2 && unacked == 0 }
-
 // resendings returns the connections with retransmissions in flight.
 func resendings(w freezeframe.Window, s freezeframe.Span) []resending {
 	series := w.Between("connections", s)
@@ -85,7 +81,7 @@ func resendings(w freezeframe.Window, s freezeframe.Span) []resending {
 		// A request to connect is sent again only after a second; what this host
 		// drops itself is never sent.
 		asked := freezeframe.Instant(v[9])
-		unsent := droppedHere(v[10], v[11])
+		unsent := kernel.DroppedHere(v[10], v[11])
 		if unsent {
 			c.probes = max(c.probes, v[10])
 		}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"freezeframe"
+	"freezeframe/internal/kernel"
 )
 
 func netReceiveBufferFull() freezeframe.Rule {
@@ -111,7 +112,7 @@ func backlogs(w freezeframe.Window, s freezeframe.Span) map[string]*backlog {
 		// Something unacknowledged that is sent again is lost, not refused; a
 		// probe of a closed window counts as neither.
 		b.shut = b.shut || v[5] > 0
-		b.resent = b.resent || v[6] > 0 && v[5] == 0 && v[9] > 0 || droppedHere(v[5], v[9])
+		b.resent = b.resent || v[6] > 0 && v[5] == 0 && v[9] > 0 || kernel.DroppedHere(v[5], v[9])
 		if v[7] != 0 {
 			b.reader = int(v[7])
 		}

@@ -56,6 +56,11 @@ func (p *process) grown() uint64 {
 
 func (p *process) kernel() bool { return p.pid == kernelThreads || p.ppid == kernelThreads }
 
+// user is which share of its CPU time was in user space.
+func (p *process) user() float64 {
+	return 1 - ratio(float64(p.system.sum), float64(p.cpu.sum))
+}
+
 // culprit blames a process; what else is known of it is added by the report.
 func (p *process) culprit() freezeframe.Culprit {
 	return freezeframe.Culprit{Kind: freezeframe.CulpritProcess, PID: p.pid, Comm: p.comm}

@@ -31,13 +31,14 @@ func withRequests(w freezeframe.Window) map[int]bool {
 	})
 }
 
-// heldBySelf returns the longer waits of the threads that had requests, of those
+// heldBySelf claims the longer waits of the threads that had requests, of those
 // for which keep is true: what kept them is inside their own program, and nothing
-// says more. It is what is left to say when no rule knows better.
-func heldBySelf(w freezeframe.Window, keep func(*freezeframe.Wait) bool) moments {
+// says more. It is what is left to say when no rule knows better. The moment is the
+// longest of them; ok is false when they are not worth telling.
+func heldBySelf(w freezeframe.Window, keep func(*freezeframe.Wait) bool) (f freezeframe.Finding, longest *moment, ok bool) {
 	threads := withRequests(w)
 	stall, ledger := w.Stall(), w.Ledger()
-	var out moments
+	var ms moments
 	for i := range ledger.Accounts {
 		a := &ledger.Accounts[i]
 		if ours(&stall, a) || !threads[a.Victim.TID] {
@@ -45,28 +46,31 @@ func heldBySelf(w freezeframe.Window, keep func(*freezeframe.Wait) bool) moments
 		}
 		for j := range a.Waits {
 			if x := &a.Waits[j]; x.Length() >= leastHeld && keep(x) {
-				out = append(out, moment{Span: x.Span, account: a, own: x, wait: x, who: victim(a)})
+				ms = append(ms, moment{Span: x.Span, account: a, own: x, wait: x, who: victim(a)})
 			}
 		}
 	}
-	return out
+	claim := worth(w, ms.spans())
+	if claim == nil {
+		return f, nil, false
+	}
+	ps := processesIn(w, around(core(claim)))
+	longest = ms.longest()
+	f = freezeframe.Finding{Culprit: ps.blame(longest.who), Explains: claim, Confidence: suspected, Chain: story(ms)}
+	f.Culprit.Comm = orElse(ps.name(longest.who.PID), f.Culprit.Comm) // the program's, not the thread's
+	return f, longest, true
 }
 
 // asleepWithRequests claims what no other rule explains: threads that had
 // requests and slept until a timer of their own woke them.
 func asleepWithRequests(w freezeframe.Window) []freezeframe.Finding {
-	ms := heldBySelf(w, func(x *freezeframe.Wait) bool {
+	f, m, ok := heldBySelf(w, func(x *freezeframe.Wait) bool {
 		return x.Class == freezeframe.Sleeping || x.Class == freezeframe.UserLock && x.TimedOut
 	})
-	claim := worth(w, ms.spans())
-	if claim == nil {
+	if !ok {
 		return nil
 	}
-	ps := processesIn(w, around(core(claim)))
-	m := ms.longest()
-	f := freezeframe.Finding{Culprit: ps.blame(m.who), Explains: claim, Confidence: suspected, Chain: story(ms)}
-	f.Culprit.Comm = orElse(ps.name(m.who.PID), f.Culprit.Comm)
-	f.Summary = fmt.Sprintf("%s slept of its own will, with requests that it had read and not answered, for %s: no lock, disk or peer was seen to keep it.", named(f.Culprit.Comm, m.who.PID), length(claim.Length()))
+	f.Summary = fmt.Sprintf("%s slept of its own will, with requests that it had read and not answered, for %s: no lock, disk or peer was seen to keep it.", named(f.Culprit.Comm, m.who.PID), length(f.Explains.Length()))
 	f.Evidence = []freezeframe.Evidence{evidence("requests", "tid", "thread %d (%s) had a request, and slept in %s until its own timer for %s", m.who.TID, m.who.Comm, orElse(m.wait.Syscall, "the kernel"), length(m.Length()))}
 	return []freezeframe.Finding{f}
 }
@@ -74,19 +78,14 @@ func asleepWithRequests(w freezeframe.Window) []freezeframe.Finding {
 // atLockWithRequests claims what no other rule explains: threads that had requests
 // and stood at a lock of their program, whoever held that.
 func atLockWithRequests(w freezeframe.Window) []freezeframe.Finding {
-	ms := heldBySelf(w, func(x *freezeframe.Wait) bool { return x.Class == freezeframe.UserLock && !x.TimedOut })
-	claim := worth(w, ms.spans())
-	if claim == nil {
+	f, m, ok := heldBySelf(w, func(x *freezeframe.Wait) bool { return x.Class == freezeframe.UserLock && !x.TimedOut })
+	if !ok {
 		return nil
 	}
-	ps := processesIn(w, around(core(claim)))
-	m := ms.longest()
 	if p := processesIn(w, w.Stall().Span).byPID[m.who.PID]; p != nil && p.cpu.rate() >= wholeCPU*1e6 {
 		return nil // one of them computes meanwhile: see busyServices
 	}
-	f := freezeframe.Finding{Culprit: ps.blame(m.who), Explains: claim, Confidence: suspected, Chain: story(ms)}
-	f.Culprit.Comm = orElse(ps.name(m.who.PID), f.Culprit.Comm)
-	f.Summary = fmt.Sprintf("Threads of %s that had requests stood at a lock of their own program for %s; what held it was not seen.", named(f.Culprit.Comm, m.who.PID), length(claim.Length()))
+	f.Summary = fmt.Sprintf("Threads of %s that had requests stood at a lock of their own program for %s; what held it was not seen.", named(f.Culprit.Comm, m.who.PID), length(f.Explains.Length()))
 	f.Evidence = []freezeframe.Evidence{evidence("requests", "tid", "thread %d (%s) had a request, and slept in a futex for %s", m.who.TID, m.who.Comm, length(m.Length()))}
 	if h := m.wait.Holder; h != nil && h.TID != 0 {
 		f.Evidence = append(f.Evidence, evidence("waits", "other_tid", "thread %d (%s) woke it", h.TID, h.Comm))

@@ -193,10 +193,11 @@ func timed(w *window, was, wasBytes float64, wasTook time.Duration, done, bytes 
 	})
 }
 
-// mapped writes what the device mapper says of a device that works or not.
-func mapped(w *window, disk string, suspended func(at time.Duration) bool) {
+// mapped writes what the device mapper says of a device that works or not, and that
+// completes so many requests a second in the stall; none are in flight.
+func mapped(w *window, disk string, done float64, suspended func(at time.Duration) bool) {
 	w.Rows("diskstats", 50*ms, disk, func(at time.Duration) v {
-		n := int(w.Ran(at, 100, 0)) // nothing is counted in the stall, nor in flight
+		n := int(w.Ran(at, 100, done))
 		return v{"dev": 1 << 20, "reads": n, "read_bytes": n * 4096}
 	})
 	w.Rows("mapper", 100*ms, disk, func(at time.Duration) v {

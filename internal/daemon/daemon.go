@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-
 	"slices"
 	"sync"
 	"sync/atomic"

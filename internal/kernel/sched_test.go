@@ -3,6 +3,7 @@ package kernel
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"runtime"
 	"strings"
@@ -151,6 +152,76 @@ func TestRelaxAndRestore(t *testing.T) {
 	}
 	if policy(kept) != unix.SCHED_RR || policy(raised) != unix.SCHED_RR || policy(ordinary) != unix.SCHED_NORMAL {
 		t.Errorf("restored: kept %d, raised %d, ordinary %d", policy(kept), policy(raised), policy(ordinary))
+	}
+}
+
+// Whoever relaxes the others is never an ordinary thread beside a real-time one
+// that is still to be lowered, or was raised before it.
+func TestRelaxLowersTheCallerLast(t *testing.T) {
+	if !hasCapability(unix.CAP_SYS_NICE) {
+		t.Skip("needs CAP_SYS_NICE")
+	}
+	const priority = 6 // nobody else's here
+	var phase atomic.Uint64
+	tids, done, ended := make(chan int), make(chan struct{}), make(chan error)
+	thread := func(f func() error) {
+		go func() {
+			runtime.LockOSThread() // it ends with its thread
+			err := SetThreadPolicy(0, unix.SCHED_RR, priority)
+			tids <- TID()
+			if err == nil {
+				err = f()
+			}
+			ended <- err
+		}()
+	}
+	sleeper := func() error { <-done; return nil }
+	caller := func() error {
+		for range 300 {
+			phase.Add(1)
+			restore, err := Relax(priority, nil)
+			if err != nil {
+				return err
+			}
+			if attr, err := unix.SchedGetAttr(0, 0); err != nil || attr.Policy != unix.SCHED_NORMAL {
+				return fmt.Errorf("the caller is not relaxed: %+v, %w", attr, err)
+			}
+			phase.Add(1)
+			if err := restore(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	// Its thread number lies between those of others, whichever is listed first.
+	thread(sleeper)
+	others := []int{<-tids}
+	thread(caller)
+	self := <-tids
+	thread(sleeper)
+	others = append(others, <-tids)
+	realtime := func(tid int) bool {
+		attr, err := unix.SchedGetAttr(tid, 0)
+		return err == nil && attr.Policy == unix.SCHED_RR
+	}
+	for looks := 0; ; looks++ {
+		select {
+		case err := <-ended:
+			if err != nil || looks == 0 {
+				t.Error(looks, err)
+			}
+			close(done)
+			<-ended
+			<-ended
+			return
+		default:
+		}
+		before := phase.Load()
+		for _, other := range others {
+			if first, own, last := realtime(other), realtime(self), realtime(other); first && !own && last && phase.Load() == before {
+				t.Errorf("phase %d: an ordinary caller beside a real-time thread", before)
+			}
+		}
 	}
 }
 

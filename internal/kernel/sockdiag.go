@@ -92,6 +92,12 @@ type TCPInfo struct {
 	BusyUs        uint64 // with data that was not acknowledged, in all
 }
 
+// DroppedHere tells, by TCPInfo's Probes and Unacked, whether what a connection
+// has to send does not leave this host: nothing of it is under way, and two tries
+// in a row were answered by nobody. A closed window is probed alike, but each answer
+// sets the count to 0 (tcp_ack in net/ipv4/tcp_input.c).
+func DroppedHere(probes, unacked uint64) bool { return probes >= 2 && unacked == 0 }
+
 // UnixSocket is one Unix socket. Name is valid until the next call; an
 // abstract name starts with a NUL byte.
 type UnixSocket struct {
