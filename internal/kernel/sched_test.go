@@ -111,10 +111,21 @@ func TestThreadPolicy(t *testing.T) {
 	}
 }
 
+// ordinaryAfter has the test leave no real-time thread to those after it: threads
+// that start meanwhile inherit, or are raised.
+func ordinaryAfter(t *testing.T) {
+	t.Cleanup(func() {
+		if err := eachThread(func(tid int) error { return SetThreadPolicy(tid, unix.SCHED_NORMAL, 0) }); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestRelaxAndRestore(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("not root: real-time priority cannot be had")
 	}
+	ordinaryAfter(t)
 	const priority = 7 // nobody else's here
 	tids := make(chan int)
 	done := make(chan struct{})
@@ -161,9 +172,10 @@ func TestRelaxLowersTheCallerLast(t *testing.T) {
 	if !hasCapability(unix.CAP_SYS_NICE) {
 		t.Skip("needs CAP_SYS_NICE")
 	}
+	ordinaryAfter(t)
 	const priority = 6 // nobody else's here
 	var phase atomic.Uint64
-	tids, done, ended := make(chan int), make(chan struct{}), make(chan error)
+	tids, start, done, ended := make(chan int), make(chan struct{}), make(chan struct{}), make(chan error)
 	thread := func(f func() error) {
 		go func() {
 			runtime.LockOSThread() // it ends with its thread
@@ -177,6 +189,7 @@ func TestRelaxLowersTheCallerLast(t *testing.T) {
 	}
 	sleeper := func() error { <-done; return nil }
 	caller := func() error {
+		<-start // the others are real-time threads by then
 		for range 300 {
 			phase.Add(1)
 			restore, err := Relax(priority, nil)
@@ -200,6 +213,7 @@ func TestRelaxLowersTheCallerLast(t *testing.T) {
 	self := <-tids
 	thread(sleeper)
 	others = append(others, <-tids)
+	close(start)
 	realtime := func(tid int) bool {
 		attr, err := unix.SchedGetAttr(tid, 0)
 		return err == nil && attr.Policy == unix.SCHED_RR
